@@ -1,0 +1,16 @@
+"""carcls: a folder of car photos in, a submission.csv out. Importing it imports nothing heavy."""
+
+__version__ = "0.1.0"
+__all__ = ["Config", "run"]
+
+
+def __getattr__(name: str):  # PEP 562: `import carcls` stays below 50 ms
+    if name == "Config":
+        from carcls.config import Config
+
+        return Config
+    if name == "run":
+        from carcls.run import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,6 @@
+"""``python -m carcls``."""
+
+from carcls.desk.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

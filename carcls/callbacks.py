@@ -1,0 +1,456 @@
+"""What a training run says and keeps: progress lines, events, the remote monitor, checkpoints, stops.
+
+Import it after ``runtime.setup`` has chosen the Keras backend; nothing here depends on which one it is.
+The order of these callbacks in ``fit`` does not matter.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import requests
+from urllib3.exceptions import HTTPError
+
+from carcls.config import Config
+from carcls.inputs import write_atomic
+
+Rate = Callable[[int], float]  # training step of the stage, from 0 → learning rate
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818
+    """The loss is no longer a number; the message says where and what to try."""
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold of ``value``: scalars of any library to float or int, NaN and infinities to None."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "__array__"):  # numpy, a tensor of any backend, a Keras variable
+        return plain(np.asarray(value).tolist())
+    return str(value)
+
+
+class SafeRemoteMonitor(keras.callbacks.RemoteMonitor):
+    """Keras's RemoteMonitor that cannot delay, stop or change a run.
+
+    ``post`` only queues; a daemon thread sends, with time-outs, and when it lags the oldest events are
+    dropped. Any reply but HTTP 2xx is a failure (a redirect would lose the event); after ``tries`` failures
+    in a row nothing more is sent, and one printed line says so. ``post`` or ``close`` prints it, not the
+    thread: a daemon thread that prints while Python ends can crash it.
+    """
+
+    timeout = (3.0, 5.0)  # seconds to connect, to answer
+    tries = 3
+
+    def __init__(
+        self,
+        root: str = "http://localhost:9000",
+        path: str = "/publish/epoch/end/",
+        field: str = "data",
+        headers: dict[str, str] | None = None,
+        send_as_json: bool = True,
+    ) -> None:
+        super().__init__(root.rstrip("/"), path, field, headers, send_as_json)
+        self._queue: deque[dict[str, Any]] = deque(maxlen=64)
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._trouble = ""  # set by the thread once it has given up
+        self._closing = self._said = False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.post({"epoch": epoch, **(logs or {})})
+
+    def post(self, event: dict[str, Any]) -> None:
+        """Queue one event; returns at once, raises nothing."""
+        if self._trouble or self._closing:
+            self._say(self._trouble)
+            return
+        with self._wake:
+            self._queue.append(plain(event))
+            self._wake.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="monitor", daemon=True)
+            self._thread.start()
+
+    def close(self, wait: float = 5.0) -> None:
+        """Send what is queued, for at most ``wait`` seconds. Nothing is sent afterwards."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(wait)
+            late = self._thread.is_alive() and f"no answer in {wait:g} s; the last events were not sent"
+            self._say(self._trouble or late or "")
+        with self._wake:
+            self._queue.clear()
+
+    def _say(self, trouble: str) -> None:
+        if trouble and not self._said:
+            self._said = True
+            print(f"monitor {self.root}: {trouble}; the run goes on without it", flush=True)
+
+    def _work(self) -> None:
+        failures, problem = 0, ""
+        while True:
+            with self._wake:
+                while not self._queue and not self._closing:
+                    self._wake.wait()
+                if not self._queue:
+                    self._trouble = problem and f"the last events were not sent ({problem})"
+                    return
+                event = self._queue.popleft()
+            problem = self._send(event)
+            failures = failures + 1 if problem else 0
+            if failures >= self.tries:
+                self._trouble = f"gave up after {failures} failures in a row ({problem})"
+                return
+
+    def _send(self, event: dict[str, Any]) -> str:
+        """Send one event; what went wrong, or ''."""
+        body: dict[str, Any] = {"json": event} if self.send_as_json else {"data": {self.field: json.dumps(event)}}
+        try:
+            # stream: the reply's body, however long, is never read
+            with requests.post(self.root + self.path, headers=self.headers, timeout=self.timeout, stream=True,
+                               allow_redirects=False, **body) as reply:  # fmt: skip
+                return "" if reply.ok and not reply.is_redirect else f"HTTP {reply.status_code}"
+        except (OSError, ValueError, HTTPError, HTTPException) as error:  # requests' own errors are OSErrors
+            return f"{type(error).__name__}: {error}"[:200]
+
+
+class Events:
+    """Every event of a run, one JSON line each in ``path`` (appended), and the same to the monitor if any."""
+
+    def __init__(self, path: Path, monitor: SafeRemoteMonitor | None = None) -> None:
+        self.path, self.monitor = path, monitor
+        self._start = time.monotonic()
+
+    def send(self, kind: str, **values: Any) -> None:
+        """Record one event; adds ``kind`` and ``time``, seconds since this object was made."""
+        event = {"kind": kind, "time": round(time.monotonic() - self._start, 3), **plain(values)}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, allow_nan=False) + "\n")
+        if self.monitor:
+            self.monitor.post(event)
+
+    def close(self, wait: float = 5.0) -> None:
+        """Let the monitor finish, for at most ``wait`` seconds."""
+        if self.monitor:
+            self.monitor.close(wait)
+
+
+def rank(logs: dict[str, Any]) -> tuple[float, float]:
+    """Sorts epochs: higher validation accuracy first, ties by lower validation loss, NaN last."""
+    accuracy, loss = (float(logs.get(key, math.nan)) for key in ("val_accuracy", "val_loss"))
+    return (-math.inf if math.isnan(accuracy) else accuracy), (-math.inf if math.isnan(loss) else -loss)
+
+
+def clock(seconds: float) -> str:
+    """``"2:05"`` or ``"1:02:05"``."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress(keras.callbacks.Callback):
+    """One line an epoch, a progress bar within it on a terminal, an "epoch" event, and the history.
+
+    ``rows`` collects one dict per epoch over all stages (hand the same list to every stage's Progress); after
+    each epoch it is written to ``history`` as CSV, atomically.
+    """
+
+    async_safe = True  # Keras need not wait for each step's numbers where the backend computes ahead (JAX)
+
+    def __init__(  # noqa: PLR0917
+        self,
+        cfg: Config,
+        stage: int,
+        steps_per_epoch: int,
+        batch: int,
+        events: Events,
+        learning_rate: Rate,
+        rows: list[dict[str, Any]],
+        history: Path,
+    ) -> None:
+        """``stage`` counts from 0. ``learning_rate`` maps a step of this stage, from 0, to its rate."""
+        super().__init__()
+        self.cfg, self.stage, self.steps, self.batch = cfg, stage, steps_per_epoch, batch
+        self.events, self.learning_rate, self.rows, self.history = events, learning_rate, rows, history
+        self._shape = cfg.stages[stage]
+        self._best = (-math.inf, -math.inf)
+        self._startup = 0.0  # seconds that the first step of the stage took beyond an ordinary one
+        self._head = f"stage {stage + 1}/{len(cfg.stages)} {self._shape.height}x{self._shape.width}"
+        self._bar = False
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._bar = sys.stdout.isatty()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+        self._begin = self._drawn = time.monotonic()
+        self._first = self._last = (
+            0,
+            self._begin,
+        )  # steps done, when; the first step also traces and fills caches
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        done = (batch + 1, time.monotonic())
+        self._first = self._first if self._first[0] else done
+        self._last = max(self._last, done)
+        if self._bar and done[1] - self._drawn >= 0.2:
+            self._drawn = done[1]
+            filled = 20 * done[0] // max(self.steps, done[0])
+            bar = f"[{'#' * filled}{'.' * (20 - filled)}] {done[0]}/{self.steps}"
+            loss, accuracy = _of(logs, "loss"), _of(logs, "accuracy")
+            self._draw(f"{bar}  loss {loss:.4f}  acc {accuracy:.4f}  {self._speed():.0f} images/s")
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self._bar:
+            self._draw("validating")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        best = rank(logs) > self._best or epoch == 0
+        if best:
+            self._best = rank(logs)
+        seconds = time.monotonic() - self._begin
+        row = {
+            "stage": self.stage + 1,
+            "height": self._shape.height,
+            "width": self._shape.width,
+            "epoch": epoch + 1,
+            "lr": self.learning_rate((epoch + 1) * self.steps - 1),
+            **{key: _of(logs, key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            "best": best,
+            "images_per_s": round(self._speed(), 1),
+            "seconds": round(seconds, 2),
+            "left_s": round(self._left(epoch, seconds), 1),
+        }
+        self.rows.append(row)
+        self._draw("")
+        print(
+            f"{self._head}  epoch {epoch + 1:>{len(str(self._shape.epochs))}}/{self._shape.epochs}  "
+            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
+            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  "
+            f"{row['images_per_s']:.0f} images/s  {clock(row['left_s'])} left",
+            flush=True,
+        )
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, row, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_atomic(self.history, text.getvalue())
+        self.events.send("epoch", **row, stages=len(self.cfg.stages), epochs=self._shape.epochs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._draw("")
+
+    def _step_s(self) -> float:
+        """Seconds a step, without the first one where there are more."""
+        (first, start), (last, end) = self._first, self._last
+        if last > first:
+            return (end - start) / (last - first)
+        return (end - self._begin) / max(last, 1)
+
+    def _speed(self) -> float:
+        return self.batch / max(self._step_s(), 1e-9)
+
+    def _left(self, epoch: int, seconds: float) -> float:
+        """Seconds of training left in the run: this epoch's time per pixel over the pixels still to come."""
+        startup = max(0.0, self._first[1] - self._begin - self._first[0] * self._step_s())
+        if epoch == 0:
+            self._startup = startup
+        later = self.cfg.stages[self.stage + 1 :]
+        here = self._shape.height * self._shape.width
+        pixels = (self._shape.epochs - epoch - 1) * here + sum(s.epochs * s.height * s.width for s in later)
+        return (seconds - startup) * pixels / here + len(later) * self._startup
+
+    def _draw(self, text: str) -> None:
+        """Show ``text`` in the bar's line instead of what is there; empty clears it."""
+        if self._bar:
+            line = text and f"{self._head} epoch {self._epoch + 1}/{self._shape.epochs} {text}"
+            sys.stdout.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
+            sys.stdout.flush()
+
+
+def _of(logs: dict[str, Any] | None, key: str) -> float:
+    return float((logs or {}).get(key, math.nan))
+
+
+class AveragedWeights(keras.callbacks.Callback):
+    """Validates with the optimizer's moving average of the weights (use_ema=True), trains with the raw ones.
+
+    The average replaces the trainable weights from on_test_begin to on_test_end, and inside ``swapped()``,
+    where ``Best`` saves: on_epoch_end comes after on_test_end, so without it the raw weights would be saved.
+    BN statistics are not averaged; they follow the raw weights (as in Keras). ``predict`` is left alone
+    (Keras's SwapEMAWeights leaves the swapped weights in the model there): at the end of ``fit`` Keras itself
+    puts the average into the model for good.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._raw: list[np.ndarray[Any, Any]] | None = None
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._enter()
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._leave()
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The model has the averaged weights inside and the raw ones after."""
+        self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _pairs(self) -> list[tuple[Any, Any]]:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # under loss scaling
+        if not optimizer.use_ema:
+            raise ValueError("AveragedWeights needs an optimizer with use_ema=True")
+        if not optimizer.built or not int(keras.ops.convert_to_numpy(optimizer.iterations)):
+            return []  # before the first step the averages are zeros
+        # The optimizer's own list: aligned with its averages even if the model's has changed since.
+        pairs = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
+        return [(weight, average) for weight, average in pairs if average is not None]
+
+    def _enter(self) -> None:
+        if self._raw is not None:
+            raise RuntimeError("the averaged weights are in the model already")
+        pairs = self._pairs()
+        self._raw = [keras.ops.convert_to_numpy(weight) for weight, _ in pairs]
+        for weight, average in pairs:
+            weight.assign(keras.ops.convert_to_numpy(average))
+
+    def _leave(self) -> None:
+        raw, self._raw = self._raw or [], None
+        for (weight, _), value in zip(self._pairs(), raw, strict=True):
+            weight.assign(value)
+
+
+class Best(keras.callbacks.Callback):
+    """Keeps in ``path`` the weights of the epoch with the best validation accuracy (ties: lower loss).
+
+    ``last`` is a file that gets the weights of every epoch (S37). With ``averaged``, what is saved are the
+    averaged weights. Other than by Keras's ModelCheckpoint, a file is never torn.
+    """
+
+    def __init__(self, path: Path, last: Path | None = None, averaged: AveragedWeights | None = None) -> None:
+        super().__init__()
+        for file in (path, last or path):
+            if not file.name.endswith(".weights.h5"):
+                raise ValueError(f"{file}: the name of a weights file must end with .weights.h5")
+        self.path, self.last, self.averaged = path, last, averaged
+        self.best_accuracy = self.best_loss = math.nan
+        self.best_epoch = 0  # from 1; 0: none yet
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
+        better = not self.best_epoch or rank(logs) > so_far
+        if better:
+            self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
+            self.best_epoch = epoch + 1
+        files = ([self.path] if better else []) + ([self.last] if self.last else [])
+        if not files:
+            return
+        if self.averaged is None:
+            self._save(files)
+        else:
+            with self.averaged.swapped():
+                self._save(files)
+
+    def restore(self) -> None:
+        """Put the best weights into the model. Raises RuntimeError if no epoch has ended."""
+        if not self.best_epoch:
+            raise RuntimeError(f"{self.path}: no epoch has ended, so there are no best weights")
+        self.model.load_weights(self.path)
+
+    def _save(self, files: list[Path]) -> None:
+        temps = [file.with_name(file.name.removesuffix(".weights.h5") + ".tmp.weights.h5") for file in files]
+        self.model.save_weights(temps[0])
+        for temp in temps[1:]:
+            shutil.copyfile(temps[0], temp)
+        for temp, file in zip(temps, files, strict=True):
+            temp.replace(file)
+
+
+class EarlyStop(keras.callbacks.EarlyStopping):
+    """Stops a stage after cfg.patience epochs without a better validation loss; patience 0 never stops.
+
+    The first cfg.min_epochs epochs neither count nor set the mark: BN statistics make them noisy (S41).
+    """
+
+    def __init__(self, cfg: Config, events: Events | None = None) -> None:
+        super().__init__("val_loss", patience=cfg.patience, mode="min", start_from_epoch=cfg.min_epochs)
+        self.events = events
+
+    def get_monitor_value(self, logs: dict[str, Any] | None) -> float:
+        loss = _of(logs, "val_loss")
+        return math.inf if math.isnan(loss) else loss  # a NaN as the mark would make every later epoch worse
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not self.patience or self.model.stop_training:
+            return
+        super().on_epoch_end(epoch, logs)
+        if self.model.stop_training:
+            print(
+                f"early stop after epoch {epoch + 1}: validation loss {_of(logs, 'val_loss'):.4f}, not below "
+                f"{self.best:.4f} (epoch {self.best_epoch + 1}) for {self.patience} epochs",
+                flush=True,
+            )
+            if self.events:
+                self.events.send("early_stop", epoch=epoch + 1, best_epoch=self.best_epoch + 1, best_loss=self.best)
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Raises TrainingDiverged at the first step whose loss is not finite.
+
+    The loss that Keras reports is a mean over the epoch so far: a bad step shows in every report after it.
+    """
+
+    async_safe = True
+
+    def __init__(self, cfg: Config, stage: int, steps_per_epoch: int, learning_rate: Rate) -> None:
+        """``stage`` counts from 0. ``learning_rate`` maps a step of this stage, from 0, to its rate."""
+        super().__init__()
+        self.cfg, self.stage, self.steps, self.learning_rate = cfg, stage, steps_per_epoch, learning_rate
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if math.isfinite(loss):
+            return
+        cfg, shape = self.cfg, self.cfg.stages[self.stage]
+        rate = self.learning_rate(self._epoch * self.steps + batch)
+        raise TrainingDiverged(
+            f"the loss is {loss} in stage {self.stage + 1}/{len(cfg.stages)} ({shape.height}x{shape.width}), "
+            f"epoch {self._epoch + 1}/{shape.epochs}, step {batch + 1}/{self.steps}, "
+            f"at learning rate {rate:.2e}; try lr={cfg.lr / 3:.1g}, a longer warm-up "
+            f"(warmup={min(0.9, max(0.2, 2 * cfg.warmup)):.1g}) or precision=float32"
+        )

@@ -1,0 +1,185 @@
+"""What a run is: one frozen, validated Config. A variant of a run is a ``replace`` of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it, what was found and what was expected."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Stage(_Frozen):
+    """One step of progressive training: photos of one size for some epochs."""
+
+    height: int = Field(ge=32, le=2048, description="photo height, px")
+    width: int = Field(ge=32, le=2048, description="photo width, px")
+    epochs: int = Field(ge=1, le=1000, description="passes over the training photos")
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.epochs}"
+
+
+def _stages(text: str) -> list[dict[str, int]]:
+    """``"96x176x5,112x208x6"`` → stages of height × width × epochs."""
+    rows = []
+    for part in text.replace(" ", "").split(","):
+        found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", part)
+        if not found:
+            raise ValueError(f"{part!r} is not HEIGHTxWIDTHxEPOCHS, as in 96x176x5,112x208x6")
+        rows.append(dict(zip(("height", "width", "epochs"), map(int, found.groups()), strict=True)))
+    return rows
+
+
+class Config(_Frozen):
+    """Every setting of a run with its default, unit and reason (``python -m carcls run --help``)."""
+
+    # Data
+    data: str = Field("", description="folder with the competition's files; empty: look for it on Kaggle")
+    out: str = Field("", description="run folder; empty: /kaggle/working on Kaggle, else ./out")
+    competition: str = Field("sf-dl-car-classification", description="slug of the Kaggle competition")
+    val_fraction: float = Field(0.15, gt=0, lt=0.9, description="share of train photos kept for validation")
+    fit: Literal["pad", "crop"] = Field("pad", description="how a photo meets the size, keeping its shape")
+    seed: int = Field(1, ge=0, lt=2**31, description="of split, order, augmentation and initial weights")
+
+    # Model
+    backbone: str = Field("efficientnet_lite_b0", description="name in the registry (python -m carcls backbones)")
+    weights: str = Field("imagenet", description="imagenet, none (from scratch), or a preset folder or file")
+    pooling: Literal["avg", "max"] = Field("avg", description="global pooling of the head")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout before the output layer (S30)")
+    hidden: int = Field(0, ge=0, description="units of a hidden Dense + BN layer in the head; 0: none (S29)")
+    unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start (S31), "
+                                                       "staged from the head down, or the head alone")  # fmt: skip
+    freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came (S32)")
+    depth_decay: float = Field(1.0, gt=0, le=1, description="learning rate factor per quarter of depth, output "
+                               "to input; 1: the same everywhere (S34)")  # fmt: skip
+
+    # Training
+    stages: tuple[Stage, ...] = Field((Stage(height=96, width=176, epochs=5), Stage(height=112, width=208, epochs=6)),
+                                      description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
+    batch: int = Field(32, ge=1, le=4096, description="photos per training step, all devices together")
+    optimizer: Literal["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"] = Field("adam", description="by name")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    schedule: Literal["cosine", "piecewise", "constant", "exponential", "plateau"] = Field(
+        "cosine", description="of the learning rate over the whole run")  # fmt: skip
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
+    ema: float = Field(0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off")
+    mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
+    patience: int = Field(0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off")
+    min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act (S41)")
+
+    # Augmentation and test-time augmentation
+    augment: str = Field("light", description="policy of training photos (S16): light, medium, none, or a file that "
+                         "albumentations.save wrote")  # fmt: skip
+    strength: float = Field(1.0, ge=0, le=1, description="of the policy at the start")
+    strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch (S20)")
+    tta_views: int = Field(8, ge=1, le=256, description="views per photo: itself, its mirror, random ones; 1: no TTA")
+    tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength (S54)")
+
+    # Machine
+    backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field("auto", description="of maths")
+    xla: Literal["auto", "on", "off"] = Field("auto", description="compile steps with XLA; auto: never on a CPU")
+    cache_share: float = Field(0.4, ge=0, lt=1, description="of free memory for decoded photos; beyond it, disk")
+
+    # Progress
+    monitor_url: str = Field("", description="where RemoteMonitor posts progress; empty: nowhere")
+    tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/tensorboard")
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _parse_stages(cls, value: Any) -> Any:
+        return _stages(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        if not self.stages:
+            raise ValueError("stages: at least one HEIGHTxWIDTHxEPOCHS is needed")
+        if self.strength_end > self.strength:
+            raise ValueError(f"strength_end {self.strength_end} is above strength {self.strength}: "
+                             "augmentation weakens towards the end (S20)")  # fmt: skip
+        if self.tta_strength > self.strength:
+            raise ValueError(f"tta_strength {self.tta_strength} is above strength {self.strength}: "
+                             "test-time views are never stronger than training (S54)")  # fmt: skip
+        if self.tta_strength == 0 and self.tta_views > 2:
+            raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
+                             "image would be the same (S52)")  # fmt: skip
+        if self.mixup and self.cutmix:
+            raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
+        if self.unfreeze == "staged" and len(self.stages) < 2:
+            raise ValueError("unfreeze=staged opens the network from stage to stage: at least two stages are needed")
+        return self
+
+    def replace(self, **changes: Any) -> Config:
+        """A validated copy with some settings changed. Raises ConfigError."""
+        return parse({**self.model_dump(), **changes})
+
+    def save(self, path: Path) -> None:
+        path.write_text(self.model_dump_json(indent=2) + "\n")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "sample": {"stages": "64x96x3,96x128x4", "val_fraction": 0.2, "tta_views": 4},
+    "quick": {},
+    "good": {"stages": "96x176x8,112x208x6,128x240x9"},
+    "kaggle": {
+        "backbone": "efficientnetv2_s",
+        "stages": "192x256x6,288x384x6,384x512x4",
+        "lr": 1e-3,
+        "batch": 64,
+    },
+}
+
+
+def parse(settings: dict[str, Any]) -> Config:
+    """Config from a mapping; the key ``preset`` picks what the others change. Raises ConfigError."""
+    settings = dict(settings)
+    preset = settings.pop("preset", "default")
+    if preset not in PRESETS:
+        raise ConfigError(f"preset={preset!r}: no such preset; expected one of {', '.join(PRESETS)}")
+    unknown = sorted(set(settings) - set(Config.model_fields))
+    if unknown:
+        raise ConfigError(
+            f"unknown setting {', '.join(unknown)}; expected preset or one of {', '.join(Config.model_fields)}"
+        )
+    try:
+        return Config.model_validate({**PRESETS[preset], **settings})
+    except ValidationError as error:
+        lines = []
+        for e in error.errors():
+            name = ".".join(map(str, e["loc"]))
+            found = f"={e['input']!r}" if name else ""
+            lines.append(f"{name}{found}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": "))
+        raise ConfigError("; ".join(lines)) from None
+
+
+def from_words(words: list[str]) -> Config:
+    """Config from ``key=value`` words, as SET and the command line give them. Raises ConfigError."""
+    settings: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
+        settings[key] = value
+    return parse(settings)
+
+
+def load(path: Path) -> Config:
+    """Config from the JSON that ``Config.save`` wrote. Raises ConfigError."""
+    try:
+        return parse(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from None

@@ -1,0 +1,182 @@
+"""``make bench``: how fast the input and a training step are, beside references, in one run.
+
+Machines differ and are shared, so what counts are the ratios. Every pair is measured alternately, three times;
+the median is printed and the ratio's lowest and highest beside it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from carcls import inputs, photos, pipeline, runtime
+from carcls.config import Config
+from carcls.desk import sample
+
+ROUNDS = 3
+SIZES = (128, 224)
+LIMIT = 1000  # photos
+
+
+def main(data: str = "", large: str = "") -> None:
+    """Print the ratios. data: a competition's folder, else the drawn sample. large: a folder of large photos, for decoding."""
+    data = data or str(sample.draw(inputs.cache_home() / "sample"))
+    with tempfile.TemporaryDirectory() as out:
+        cfg = Config(data=data, out=out, weights="none")
+        rt = runtime.setup(cfg)
+        place = inputs.locate(cfg)
+        frame = photos.load(cfg, place).train.head(LIMIT)
+        print(f"{len(frame)} photos of {data}; {rt.devices[0]}")
+        for size in SIZES:
+            _inputs(cfg, place, frame, size)
+        if large:
+            _large(cfg, place, Path(large))
+        _step(cfg, rt, place, frame)
+
+
+def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in inputs.PHOTO_SUFFIXES)
+    sizes = [cv2.imread(str(p)).shape[:2] for p in paths]
+    frame = pd.DataFrame({"path": [str(p) for p in paths], "height": [s[0] for s in sizes],
+                          "width": [s[1] for s in sizes], "readable": True, "label": 0})  # fmt: skip
+    frame = pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
+    for size in SIZES:
+        _compare(f"large photos, {size} px, first epoch", {
+            "decode + resize alone (cv2, threads)": lambda n=size: _decode_only(cfg, frame, n),
+            "ours, first epoch": lambda n=size: _ours(cfg, place, frame, n, cached=False),
+        })  # fmt: skip
+
+
+def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) -> None:
+    _compare(f"input, {size} px, first epoch", {
+        "decode + resize alone (cv2, threads)": lambda: _decode_only(cfg, frame, size),
+        "ours, first epoch, flip + crop + affine": lambda: _ours(cfg, place, frame, size, cached=False),
+    })  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        keras_data = _keras_layers(frame, size, Path(folder))
+        cache = pipeline.PhotoCache(frame, size, size, "crop", cfg.cache_share, place.scratch)
+        _ours(cfg, place, frame, size, cached=True, cache=cache)
+        _compare(f"input, {size} px, cached epoch, batch 32", {
+            "Keras tutorial layers (flip, rotation, zoom)": lambda: _drain(keras_data, len(frame)),
+            "ours, flip + crop + affine": lambda: _ours(cfg, place, frame, size, cached=True, cache=cache),
+        })  # fmt: skip
+
+
+def _decode_only(cfg: Config, frame: pd.DataFrame, size: int) -> float:
+    """The ceiling: photos/s of reading, decoding at reduced scale and resizing, on as many threads as cores."""
+    shapes = pipeline.PhotoCache(frame, size, size, "crop", 0.9, Path(tempfile.gettempdir())).shapes
+
+    def one(i: int) -> None:
+        h, w = shapes[i]
+        data = np.fromfile(paths[i], np.uint8)
+        reduce = next((r for r in (8, 4, 2) if full[i][0] // r >= h and full[i][1] // r >= w), 1)
+        flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+                8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]  # fmt: skip
+        cv2.resize(cv2.imdecode(data, flag), (size, size), interpolation=cv2.INTER_LINEAR)
+
+    paths, full = frame["path"].tolist(), frame[["height", "width"]].to_numpy()
+    cv2.setNumThreads(1)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(pipeline.threads()) as pool:
+        list(pool.map(one, range(len(frame))))
+    return len(frame) / (time.perf_counter() - start)
+
+
+def _ours(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, cached: bool, cache: Any = None) -> float:
+    cfg = cfg.replace(fit="crop", augment="light")
+    cache = cache or pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, place.scratch)
+    labels = frame["label"].to_numpy()
+    made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), labels, (size, size), 10, train=lambda epoch: 1.0,
+                                 epochs=3 if cached else 1)  # fmt: skip
+    return _drain(made.dataset, made.steps * cfg.batch * (3 if cached else 1))
+
+
+def _drain(dataset: Any, count: int) -> float:
+    start = time.perf_counter()
+    for _ in dataset:
+        pass
+    return count / (time.perf_counter() - start)
+
+
+def _keras_layers(frame: pd.DataFrame, size: int, folder: Path) -> Any:
+    """Keras's tutorial: image_dataset_from_directory, cached, then flip, rotation and zoom layers on batches."""
+    import keras
+    import tensorflow as tf
+
+    for n, row in enumerate(frame.itertuples()):
+        target = folder / str(row.label) / f"{n}.jpg"
+        target.parent.mkdir(exist_ok=True)
+        target.symlink_to(Path(row.path).resolve())
+    layers = keras.Sequential([
+        keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.02), keras.layers.RandomZoom(0.1),
+    ])  # fmt: skip
+    data = keras.utils.image_dataset_from_directory(folder, image_size=(size, size), batch_size=None, seed=1, verbose=False)
+    data = data.cache()
+    for _ in data:
+        pass
+    return data.batch(32).map(lambda x, y: (layers(x, training=True), y), tf.data.AUTOTUNE).prefetch(2)
+
+
+def _step(cfg: Config, rt: runtime.Runtime, place: inputs.Place, frame: pd.DataFrame, size: int = 128) -> None:
+    import dataclasses
+
+    import tensorflow as tf
+
+    from carcls import model
+
+    cache = pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, place.scratch)
+    labels = frame["label"].to_numpy()
+    made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), labels, (size, size), 10, train=lambda epoch: 1.0,
+                                 epochs=1000)  # fmt: skip
+    batch = next(iter(made.dataset))
+    memory = tf.data.Dataset.from_tensors(batch).repeat()
+
+    def stepper(runtime_: runtime.Runtime, data: Any) -> Callable[[], float]:
+        net, _ = model.build(cfg, runtime_, 10)
+        model.open_layers(cfg, net, 0)
+        model.compile_model(cfg, net, runtime_, np.full(1000, 1e-4))
+        net.make_train_function()
+        source: Iterator[Any] = iter(data)
+        for _ in range(3):
+            net.train_function(source)
+
+        def measure(steps: int = 12) -> float:
+            start = time.perf_counter()
+            for _ in range(steps):
+                net.train_function(source)
+            return steps * cfg.batch / (time.perf_counter() - start)
+
+        return measure
+
+    keras_bn = dataclasses.replace(rt, fused_bn=False)
+    _compare(f"training step, {cfg.backbone}, {size} px", {
+        "Keras as it comes": stepper(keras_bn, memory),
+        "ours, one batch in memory": stepper(rt, memory),
+    })  # fmt: skip
+    _compare(f"training fed by the pipeline, {size} px", {
+        "one batch in memory": stepper(rt, memory),
+        "fed by the pipeline": stepper(rt, made.dataset),
+    })  # fmt: skip
+
+
+def _compare(title: str, arms: dict[str, Callable[[], float]]) -> None:
+    """Measure the arms alternately and print images/s and the second's ratio to the first."""
+    seen: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(ROUNDS):
+        for name, measure in arms.items():
+            seen[name].append(measure())
+    first, *_others = seen
+    print(f"\n{title}")
+    for name, values in seen.items():
+        ratios = [v / f for v, f in zip(values, seen[first], strict=True)]
+        ratio = "" if name == first else f"   {statistics.median(ratios):5.2f} × ({min(ratios):.2f}–{max(ratios):.2f})"
+        print(f"  {name:45} {statistics.median(values):8.0f} images/s{ratio}", flush=True)

@@ -1,0 +1,320 @@
+"""Where things are, on Kaggle and on a desk: the competition's files, weights, the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from carcls.config import Config
+
+SAMPLE_NAMES = ("sample-submission.csv", "sample_submission.csv")
+TRAIN_FOLDERS = ("train",)
+TEST_FOLDERS = ("test_upload", "test")  # the competition's test.zip unpacks to test_upload
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
+_DONE = ".unpacked.json"  # says which zip a folder of scratch was unpacked from
+_SEARCH_DEPTH = 5  # of the search by marker file: input/competitions/<slug>/… and some room
+
+
+class InputError(ValueError):
+    """Files that cannot be used; the message names them, what was found and what was expected."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run reads and writes. Folders exist, zipped photos are unpacked."""
+
+    root: Path  # the competition's folder
+    out: Path  # what the run leaves
+    scratch: Path  # what may vanish after the run
+    train_csv: Path | None  # None: one folder per class says the labels
+    sample_csv: Path
+    train_photos: Path
+    test_photos: Path
+    on_kaggle: bool
+    answers: Path | None  # the true test labels, where a competition comes with them (the drawn sample does)
+
+
+def kaggle_root() -> Path:
+    """``/kaggle``, or what CARCLS_KAGGLE_ROOT names (for trying a kernel elsewhere)."""
+    return Path(os.environ.get("CARCLS_KAGGLE_ROOT") or "/kaggle")
+
+
+def on_kaggle() -> bool:
+    return (kaggle_root() / "input").is_dir()
+
+
+def cache_home() -> Path:
+    """Where things are kept from run to run: $CARCLS_HOME, else ~/.cache/carcls."""
+    home = os.environ.get("CARCLS_HOME")
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "carcls"
+
+
+def search_roots(cfg: Config) -> list[Path]:
+    """Folders in which to look for weights or an earlier run, best first. They need not exist."""
+    attached = [kaggle_root() / "input"] if on_kaggle() else []
+    return [*attached, cache_home() / "weights", Path()]
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that whoever looks sees the old one or the whole new one. Text becomes UTF-8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def tree(folder: Path, depth: int = 3, most: int = 40) -> str:
+    """What is in a folder, ``depth`` levels down, in ``most`` lines at most; long lists are cut short."""
+    lines = list(_tree(folder, depth, "  "))
+    more = [f"  … {len(lines) - most + 1} more lines"] if len(lines) > most else []
+    return "\n".join([f"{folder}/", *(lines[: most - 1] + more if more else lines or ["  (empty)"])])
+
+
+def _tree(folder: Path, depth: int, indent: str, each: int = 12, files: int = 4) -> Iterator[str]:
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        yield f"{indent}({error.strerror or error})"
+        return
+    folders = [entry for entry in entries if entry.is_dir()]
+    others = [entry for entry in entries if not entry.is_dir()]
+    # One file too many takes the same line as "… 1 more"; CSV and zip files are what a reader looks for.
+    others.sort(key=lambda entry: (entry.suffix.lower() not in (".csv", ".zip"), entry.name))
+    for entry in folders[:each]:
+        yield f"{indent}{entry.name}/"
+        if depth > 1:
+            yield from _tree(entry, depth - 1, indent + "  ")
+    if len(folders) > each:
+        yield f"{indent}… {len(folders) - each} more folders"
+    shown = others if len(others) <= files + 1 else others[:files]
+    yield from (f"{indent}{entry.name}" for entry in shown)
+    if len(others) > len(shown):
+        yield f"{indent}… {len(others) - len(shown)} more files"
+
+
+def locate(cfg: Config) -> Place:
+    """Find the competition's files, unpack its photos, make the run folder. Raises InputError."""
+    kaggle = on_kaggle()
+    root = _root(cfg)
+    train_csv, sample_csv = _csv(root, ("train.csv",)), _csv(root, SAMPLE_NAMES)
+    train, test = _photos(root, TRAIN_FOLDERS), _photos(root, TEST_FOLDERS)
+    lacks = [] if sample_csv else [" or ".join(SAMPLE_NAMES)]
+    lacks += [] if train else ["train photos (train.zip, or a folder train with photos)"]
+    lacks += [] if test else ["test photos (test.zip, or a folder test_upload or test with photos)"]
+    if not (sample_csv and train and test):
+        raise InputError(f"{root}: missing {'; missing '.join(lacks)}. There is:\n{tree(root)}")
+    out = _writable(Path(cfg.out).expanduser() if cfg.out else kaggle_root() / "working" if kaggle else Path("out"))
+    scratch = _scratch(out, kaggle)
+    answers = root / "answers" / "answers.csv"
+    return Place(
+        root=root,
+        out=out,
+        scratch=scratch,
+        train_csv=train_csv,
+        sample_csv=sample_csv,
+        train_photos=_top(_unpacked(train, scratch / "train")),
+        test_photos=_top(_unpacked(test, scratch / "test")),
+        on_kaggle=kaggle,
+        answers=answers if answers.is_file() else None,
+    )
+
+
+def _root(cfg: Config) -> Path:
+    """The competition's folder."""
+    if cfg.data:
+        root = Path(cfg.data).expanduser()
+        if not root.is_dir():
+            found = "is a file" if root.is_file() else "does not exist"
+            raise InputError(
+                f"data={cfg.data}: {found}; expected a folder with train.csv, {SAMPLE_NAMES[0]} and photos"
+            )
+        if _csv(root, SAMPLE_NAMES):
+            return root
+        found_in = _search(root)
+        if len(found_in) > 1:
+            names = "\n  ".join(map(str, found_in))
+            raise InputError(f"data={cfg.data}: several competitions in it; set data to one of\n  {names}")
+        return found_in[0] if found_in else root  # locate says what root lacks
+    if not on_kaggle():
+        raise InputError(
+            "data: empty, and this is not Kaggle; set data=FOLDER, the folder with the competition's files"
+        )
+    attached = kaggle_root() / "input"
+    # Both layouts are in use (the first is today's); neither is promised, hence the search by marker file.
+    for folder in (attached / "competitions" / cfg.competition, attached / cfg.competition):
+        if _csv(folder, SAMPLE_NAMES):
+            return folder
+    found_in = _search(attached)
+    named = [folder for folder in found_in if cfg.competition in folder.parts] or found_in
+    if len(named) == 1:
+        return named[0]
+    how = "in the kernel's editor: Add Input → Competitions; with the kaggle command: competition_sources"
+    if named:
+        names = "\n  ".join(map(str, named))
+        raise InputError(f"{attached}: no {cfg.competition}, but several others; set data to one of\n  {names}")
+    raise InputError(f"{attached}: the competition {cfg.competition} is not there; attach it ({how}), "
+                     f"or set data=FOLDER. There is:\n{tree(attached, depth=4)}")  # fmt: skip
+
+
+def _search(top: Path) -> list[Path]:
+    """Folders below ``top`` that look like a competition: the sample, and train.csv or train photos."""
+    found, level = [], [top]
+    for _ in range(_SEARCH_DEPTH):
+        found += [f for f in level if _csv(f, SAMPLE_NAMES) and (_csv(f, ("train.csv",)) or _photos(f, TRAIN_FOLDERS))]
+        level = [entry for folder in level for entry in _folders(folder) if entry.name not in ("train", "test_upload")]
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _junk(entry.name))
+    except OSError:  # a folder we may not read holds nothing for us
+        return []
+
+
+def _csv(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _photos(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder of photos if it holds one, else the zip of that name."""
+    for name in names:
+        if (root / name).is_dir() and _has_photo(root / name):
+            return root / name
+    return next((root / f"{name}.zip" for name in names if (root / f"{name}.zip").is_file()), None)
+
+
+def _junk(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))  # ._1.jpg in zips made on a Mac is no photo
+
+
+def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones."""
+    for at, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _junk(name))
+        relative = Path(at).relative_to(folder).as_posix()
+        yield from (("" if relative == "." else relative, name) for name in sorted(names) if not _junk(name))
+
+
+def is_photo_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES  # noqa: PTH122 — a third of Path's time, and there are 22,000
+
+
+def _has_photo(folder: Path) -> bool:
+    return any(is_photo_name(name) for _, name in photo_files(folder))
+
+
+def _top(folder: Path) -> Path:
+    """Down through folders that only wrap another one (train/train/…), so that classes come first."""
+    while True:
+        entries = [entry for entry in folder.iterdir() if not _junk(entry.name)]
+        if len(entries) != 1 or not entries[0].is_dir():
+            return folder
+        folder = entries[0]
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if need be, after a file was written to it. Raises InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}); set out to another folder"
+        ) from None
+    return folder
+
+
+def _scratch(out: Path, kaggle: bool) -> Path:
+    """Kaggle keeps all of /kaggle/working as the kernel's output, so scratch is elsewhere there."""
+    if not kaggle:
+        return _writable(out / ".scratch")
+    try:
+        return _writable(kaggle_root() / "temp" / "carcls")
+    except InputError:
+        return _writable(Path(tempfile.gettempdir()) / "carcls")
+
+
+def _unpacked(source: Path, target: Path) -> Path:
+    """The folder with the photos of ``source``: itself, or ``target`` with the zip unpacked into it.
+
+    Unpacks under another name first, so a half-unpacked zip is never taken for a whole one. A folder
+    unpacked from the same zip (member names, sizes and checksums) is kept. Raises InputError.
+    """
+    if source.is_dir():
+        return source
+    try:
+        with zipfile.ZipFile(source) as archive:
+            _refuse_unsafe(source, archive.infolist())
+            members = [m for m in archive.infolist() if not any(_junk(part) for part in m.filename.split("/") if part)]
+            files = [member for member in members if not member.is_dir()]
+            if not any(is_photo_name(member.filename) for member in files):
+                raise InputError(f"{source}: no photo in it ({len(files)} files); expected {', '.join(PHOTO_SUFFIXES)}")
+            listing = "\n".join(f"{m.filename} {m.file_size} {m.CRC:08x}" for m in files)
+            done = {
+                "zip": source.name,
+                "files": len({member.filename for member in files}),
+                "sha256": hashlib.sha256(listing.encode()).hexdigest(),
+            }
+            if _is_done(target, done):
+                return target
+            needed, free = sum(m.file_size for m in files), shutil.disk_usage(target.parent).free
+            if needed > free:
+                raise InputError(
+                    f"{source}: needs {needed / 1e6:,.0f} MB in {target.parent}, free: {free / 1e6:,.0f} MB"
+                )
+            part = target.with_name(f"{target.name}.part")
+            _remove(part)  # of a run that was killed
+            part.mkdir()
+            for member in files:
+                archive.extract(member, part)  # checks the CRC
+        write_atomic(part / _DONE, json.dumps(done))
+        _remove(target)
+        part.rename(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
+    except OSError as error:
+        raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None
+    return target
+
+
+def _refuse_unsafe(source: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Raise InputError if a member would land outside the folder, or is a link to elsewhere."""
+    for member in members:
+        parts = re.split(r"[/\\]", member.filename)
+        if parts[0] == "" or re.match(r"[A-Za-z]:", member.filename):
+            raise InputError(f"{source}: member {member.filename!r} has an absolute path; nothing was unpacked")
+        if ".." in parts:
+            raise InputError(f"{source}: member {member.filename!r} leaves the folder; nothing was unpacked")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise InputError(f"{source}: member {member.filename!r} is a symbolic link; nothing was unpacked")
+
+
+def _is_done(target: Path, done: dict[str, object]) -> bool:
+    try:
+        same = json.loads((target / _DONE).read_text()) == done
+    except (OSError, json.JSONDecodeError):
+        return False
+    return same and sum(1 for _ in photo_files(target)) == done["files"]
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

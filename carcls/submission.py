@@ -1,0 +1,62 @@
+"""submission.csv: the sample's order, columns and label type, checked before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from carcls import inputs, photos
+
+NEARLY_ALL = 0.9  # share of one class that no car competition has, unless training has it too
+
+
+def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray) -> list[str]:
+    """Write one row for each id of the sample submission; returns warnings to show.
+
+    ids: of the predicted photos; probs (photos, classes) in the order of ids. Raises
+    inputs.InputError unless every id of the sample is there once with finite probabilities.
+    """
+    if probs.shape != (len(ids), len(table.classes)):
+        raise inputs.InputError(f"{path.name}: probabilities are {probs.shape}, expected {(len(ids), len(table.classes))}")
+    if not np.isfinite(probs).all():
+        bad = [i for i, row in zip(ids, probs, strict=True) if not np.isfinite(row).all()]
+        raise inputs.InputError(f"{path.name}: {len(bad)} photos have no finite prediction, {bad[0]} first; nothing written")
+    row = {i: n for n, i in enumerate(ids)}
+    missing = [i for i in table.sample_ids if i not in row]
+    if missing or len(row) != len(ids) or len(ids) != len(table.sample_ids):
+        raise inputs.InputError(
+            f"{path.name}: {len(ids)} predictions of {len(row)} ids, {len(table.sample_ids)} rows in the sample "
+            f"submission, {len(missing)} of them without prediction ({', '.join(missing[:3])}); nothing written"
+        )
+    labels = [table.classes[k] for k in probs.argmax(1)]
+    frame = pd.DataFrame({
+        table.id_column: table.sample_ids,
+        table.label_column: [labels[row[i]] for i in table.sample_ids],
+    })  # fmt: skip
+    inputs.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
+    return warnings(table, labels)
+
+
+def warnings(table: photos.Table, labels: list) -> list[str]:
+    """What looks wrong with predictions: one class takes nearly everything, or a class is never predicted."""
+    counts = pd.Series(labels).value_counts()
+    trained = table.train["label"].map(lambda k: table.classes[k]).value_counts(normalize=True)
+    top, share = counts.index[0], counts.iloc[0] / len(labels)
+    found = []
+    if share > NEARLY_ALL and trained.get(top, 0) < NEARLY_ALL:
+        found.append(f"class {top} takes {share:.0%} of the submission but {trained.get(top, 0):.0%} of the training photos: "
+                     "the network has not learned; do not submit this")  # fmt: skip
+    never = [str(c) for c in table.classes if c not in counts.index]
+    if never and len(labels) >= 20 * len(table.classes):
+        found.append(f"never predicted: class {', '.join(never)}")
+    return found
+
+
+def accuracy(path: Path, answers: Path) -> float:
+    """Share of the answers' rows that a submission has right. Raises inputs.InputError if their ids differ."""
+    given, true = (pd.read_csv(file, dtype=str).set_axis(["id", "label"], axis=1).set_index("id") for file in (path, answers))
+    if set(given.index) != set(true.index) or not given.index.is_unique:
+        raise inputs.InputError(f"{path}: {len(given)} ids do not match the {len(true)} of {answers}")
+    return float((given["label"] == true["label"].reindex(given.index)).mean())

@@ -1,0 +1,108 @@
+"""Training one network: its stages, small photos to large, the best weights carried from each to the next."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from carcls import callbacks, inputs, model, photos, pipeline, schedule
+from carcls.config import Config
+from carcls.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its best weights, and how it got there."""
+
+    model: keras.Model
+    accuracy: float  # on validation, without test-time augmentation
+    loss: float
+    history: pd.DataFrame  # a row an epoch
+    seconds: float  # in fit, validation included
+
+
+def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, events: callbacks.Events) -> Trained:
+    """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the run folder.
+
+    The learning rate follows one schedule over the whole run. Raises callbacks.TrainingDiverged when the loss is no number.
+    """
+    frame = pd.concat([table.train, table.val], ignore_index=True)
+    labels = frame["label"].to_numpy()
+    train_rows, val_rows = np.split(np.arange(len(frame)), [len(table.train)])
+    classes = len(table.classes)
+    steps = [len(train_rows) // min(cfg.batch, len(train_rows)) * stage.epochs for stage in cfg.stages]
+    rates = schedule.table(cfg, sum(steps))
+    epochs = sum(stage.epochs for stage in cfg.stages)
+
+    net, loaded = _in_scope(rt, lambda: model.build(cfg, rt, classes))
+    print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
+    averaged = callbacks.AveragedWeights() if cfg.ema else None
+    best_file, last_file = place.out / "best.weights.h5", place.out / "last.weights.h5"
+    rows: list[dict[str, Any]] = []
+    start = time.monotonic()
+    first_step = first_epoch = 0
+    for number, stage in enumerate(cfg.stages):
+        size = (stage.height, stage.width)
+        cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
+        print(f"stage {number + 1}/{len(cfg.stages)}  {stage.height}x{stage.width}, {stage.epochs} epochs; {cache}")
+        train = pipeline.make_batches(
+            cfg, cache, train_rows, labels[train_rows], size, classes, stage=number, epochs=stage.epochs,
+            train=lambda epoch, done=first_epoch: schedule.strength(cfg, (done + epoch) / max(1, epochs - 1)),
+            static=rt.xla,
+        )  # fmt: skip
+        val = pipeline.make_batches(cfg, cache, val_rows, labels[val_rows], size, classes, static=rt.xla)
+        # One compilation serves all stages unless the set of training weights changes: tracing a step takes longer
+        # than a small epoch, and the optimiser's moments stay valid.
+        if number == 0 or cfg.unfreeze == "staged":
+            model.open_layers(cfg, net, number)
+            left = rates[first_step:]
+            _in_scope(rt, lambda rest=left: model.compile_model(cfg, net, rt, rest))
+        else:
+            net.optimizer.iterations.assign(first_step)  # where the schedule would be, had no stage stopped early
+        rate = _rate(cfg, net, rates, first_step)
+        best = callbacks.Best(best_file, last_file, averaged)
+        watchers = [
+            callbacks.StopOnNaN(cfg, number, train.steps, rate),
+            callbacks.Progress(cfg, number, train.steps, min(cfg.batch, len(train_rows)), events, rate, rows,
+                               place.out / "history.csv"),
+            best,
+            callbacks.EarlyStop(cfg, events),
+            *([averaged] if averaged else []),
+            *_optional(cfg, place.out),
+        ]  # fmt: skip
+        net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
+                validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
+        best.restore()
+        first_step += steps[number]
+        first_epoch += stage.epochs
+    return Trained(net, best.best_accuracy, best.best_loss, pd.DataFrame(rows), time.monotonic() - start)
+
+
+def _in_scope(rt: Runtime, make: Any) -> Any:
+    """With several GPUs, variables must be made inside the strategy's scope."""
+    if rt.strategy is None:
+        return make()
+    with rt.strategy.scope():
+        return make()
+
+
+def _rate(cfg: Config, net: keras.Model, rates: np.ndarray, first: int) -> callbacks.Rate:
+    if cfg.schedule == "plateau":
+        return lambda step: float(keras.ops.convert_to_numpy(net.optimizer.learning_rate))
+    return lambda step: float(rates[min(first + step, len(rates) - 1)])
+
+
+def _optional(cfg: Config, out: Path) -> list[keras.callbacks.Callback]:
+    """ReduceLROnPlateau and TensorBoard, where asked for."""
+    chosen: list[keras.callbacks.Callback] = []
+    if cfg.schedule == "plateau":
+        chosen.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3))
+    if cfg.tensorboard:
+        chosen.append(keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False))
+    return chosen

@@ -1,0 +1,82 @@
+"""Shared by all tests: settings that must be there before the first import, small photos and competitions."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import warnings  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+with warnings.catch_warnings():
+    # Warnings are errors in our tests; those that other packages raise while they are imported are not ours:
+    # matplotlib calls deprecated names of pyparsing, keras-cv's tensorflow-datasets those of pkg_resources.
+    warnings.simplefilter("ignore")
+    import keras  # noqa: F401
+    import keras_cv  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401, ICN001
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+
+CARS10 = Path(__file__).parents[2] / "shared" / "data" / "cars10"
+
+
+@pytest.fixture(scope="session")
+def cars10() -> Path:
+    if not CARS10.is_dir():
+        pytest.skip("the photos of cars10 are not beside the repository")
+    return CARS10
+
+
+def write_photo(path: Path, photo: np.ndarray) -> Path:
+    """RGB uint8 (H, W, 3) to a file of the kind that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))
+    return path
+
+
+def easy_photo(label: int, rng: np.random.Generator, height: int = 48, width: int = 64) -> np.ndarray:
+    """A noisy photo whose class shows in its colour."""
+    photo = rng.integers(0, 60, (height, width, 3))
+    photo[..., label % 3] += 120 + 30 * (label // 3)
+    return photo.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def competition(tmp_path: Path) -> Path:
+    """Three easy classes, 36 train and 10 test photos, unpacked, in the competition's layout."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "competition"
+    rows = []
+    for n in range(36):
+        write_photo(root / "train" / str(n % 3) / f"{100 + n}.png", easy_photo(n % 3, rng))
+        rows.append((f"{100 + n}.png", n % 3))
+    for n in range(10):
+        write_photo(root / "test_upload" / f"{900 + n}.png", easy_photo(n % 3, rng))
+    pd.DataFrame(rows, columns=["Id", "Category"]).to_csv(root / "train.csv", index=False)
+    sample = pd.DataFrame({"Id": [f"{900 + n}.png" for n in reversed(range(10))], "Category": 0})
+    sample.to_csv(root / "sample-submission.csv", index=False)
+    return root
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backbone of two small convolutions with BN, so that a whole run takes seconds."""
+    from carcls import backbones
+
+    def make(shape):
+        layers = keras.layers
+        images = keras.Input(shape)
+        x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(images)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
+        x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
+        return keras.Model(images, x)
+
+    entry = backbones.Backbone("tiny", "keras", make, "x / 127.5 - 1", None, "tests")
+    monkeypatch.setitem(backbones.REGISTRY, "tiny", entry)
+    return "tiny"

@@ -1,0 +1,117 @@
+"""The network: what trains, at which rate, and what is frozen for good."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from carcls import model, runtime
+from carcls.config import Config
+
+CFG = Config(weights="none", backbone="tiny", schedule="constant", warmup=0, lr=0.01, batch=4)
+CPU = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fused_bn=True)
+
+
+def data(n=8):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (n, 24, 32, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(n) % 3]
+
+
+def trained(cfg, rt=CPU, epochs=1):
+    """Weights by path before and after some training, and the model."""
+    keras.utils.set_random_seed(1)
+    net, _ = model.build(cfg, rt, 3)
+    model.open_layers(cfg, net, 0)
+    model.compile_model(cfg, net, rt, np.full(10, cfg.lr, np.float32))
+    before = {w.path: w.numpy() for w in net.weights}
+    net.fit(*data(), batch_size=4, epochs=epochs, verbose=0, shuffle=False)
+    return before, {w.path: w.numpy() for w in net.weights}, net
+
+
+def moved(before, after):
+    return {path for path in before if not np.array_equal(before[path], after[path])}
+
+
+def test_everything_trains_by_default(tiny):  # S31
+    before, after, _ = trained(CFG)
+    assert moved(before, after) == set(before)
+
+
+def test_the_head_alone_and_a_fused_kernel_that_respects_it(tiny):
+    before, after, _ = trained(CFG.replace(unfreeze="head"))
+    assert {path.split("/")[0] for path in moved(before, after)} == {"head"}
+
+
+def test_frozen_bn_does_not_move_under_fit_and_still_learns(tiny):  # S32, S33
+    before, after, net = trained(CFG.replace(freeze_bn=True, lr=1e-3), epochs=5)
+    kept = {path for path in before if "batch_normalization" in path}
+    assert len(kept) == 8
+    assert moved(before, after) == set(before) - kept
+    assert net.evaluate(*data(), verbose=0)[0] < 3
+
+
+def test_staged_opens_from_the_head_down(tiny):  # S31
+    cfg = CFG.replace(unfreeze="staged", stages="32x32x1,32x32x1,32x32x1")
+    net, _ = model.build(cfg, CPU, 3)
+    counts = []
+    for stage in range(3):
+        model.open_layers(cfg, net, stage)
+        counts.append(len(net.trainable_variables))
+    assert counts[0] == 2
+    assert counts[0] < counts[1] < counts[2] == 2 + 6
+
+
+def test_rates_by_depth_scale_the_steps_themselves(tiny):  # S34
+    cfg = CFG.replace(optimizer="sgd", depth_decay=0.5)
+    net, _ = model.build(cfg, CPU, 3)
+    factors = model.depth_factors(cfg, net)
+    assert factors == sorted(factors)
+    assert factors[0] == 0.5**4
+    assert factors[-1] == 1.0
+
+    def steps(cfg):
+        keras.utils.set_random_seed(1)
+        net, _ = model.build(cfg, CPU, 3)
+        model.compile_model(cfg, net, CPU, np.full(10, cfg.lr, np.float32))
+        before = [w.numpy() for w in net.trainable_variables]
+        net.train_on_batch(*data(4))
+        return [w.numpy() - b for w, b in zip(net.trainable_variables, before, strict=True)]
+
+    plain = steps(cfg.replace(depth_decay=1.0, dropout=0.0))
+    for factor, slow, fast in zip(factors, steps(cfg.replace(dropout=0.0)), plain, strict=True):
+        assert np.allclose(slow, factor * fast, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"])
+def test_every_optimiser_follows_the_schedule(tiny, name):  # S42
+    cfg = CFG.replace(optimizer=name)
+    net, _ = model.build(cfg, CPU, 3)
+    rates = np.array([0.01, 0.005, 0.0], np.float32)
+    model.compile_model(cfg, net, CPU, rates)
+    for rate in [*rates, 0.0]:
+        assert float(net.optimizer.learning_rate) == pytest.approx(rate)
+        before = net.get_layer("head").kernel.numpy()
+        net.train_on_batch(*data(4))
+        moves = np.abs(net.get_layer("head").kernel.numpy() - before).max() > 0
+        assert moves == (rate > 0 or name == "sgd")  # SGD's momentum carries on
+
+
+def test_heads(tiny):  # S29, S30
+    net, _ = model.build(CFG, CPU, 3)
+    assert [type(layer).__name__ for layer in net.layers[-3:]] == ["GlobalAveragePooling2D", "Dropout", "Dense"]
+    assert net.get_layer("dropout").rate == 0.5
+    assert net.get_layer("head").activation is keras.activations.linear
+    net, _ = model.build(CFG.replace(pooling="max", hidden=7), CPU, 3)
+    assert isinstance(net.get_layer("pool"), keras.layers.GlobalMaxPooling2D)
+    assert net.get_layer("hidden").units == 7
+    assert net(data(2)[0]).shape == (2, 3)
+
+
+def test_fused_and_plain_batch_normalisation_train_alike(tiny):
+    _, fused, _ = trained(CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3))
+    _, plain, _ = trained(
+        CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3), dataclasses.replace(CPU, fused_bn=False)
+    )
+    for (path, one), other in zip(fused.items(), plain.values(), strict=True):
+        assert np.allclose(one, other, rtol=1e-3, atol=1e-4), path

@@ -1,0 +1,60 @@
+"""submission.csv: order, columns, label type, checks before writing, and the alarm."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carcls import inputs, photos, submission
+
+
+def table(classes=(0, 1, 2), ids=("b.jpg", "a.jpg", "c.jpg")) -> photos.Table:
+    train = pd.DataFrame({"id": list("xyz"), "path": "", "label": [0, 1, 2], "fold": photos.TRAIN, "source": "train",
+                          "height": 1, "width": 1, "readable": True})  # fmt: skip
+    return photos.Table(train, list(classes), "Name", "Kind", list(ids), pd.DataFrame())
+
+
+PROBS = np.eye(3)[[2, 0, 1]]  # for a.jpg, b.jpg, c.jpg
+
+
+def test_rows_are_in_the_samples_order_with_its_columns(tmp_path):
+    submission.write(tmp_path / "s.csv", table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS)
+    assert (tmp_path / "s.csv").read_text() == "Name,Kind\nb.jpg,0\na.jpg,2\nc.jpg,1\n"
+
+
+def test_string_labels_stay_strings(tmp_path):
+    submission.write(tmp_path / "s.csv", table(classes=("van", "suv", "007")), ["a.jpg", "b.jpg", "c.jpg"], PROBS)
+    assert (tmp_path / "s.csv").read_text() == "Name,Kind\nb.jpg,van\na.jpg,007\nc.jpg,suv\n"
+
+
+@pytest.mark.parametrize(
+    ("ids", "probs", "said"),
+    [
+        (["a.jpg", "b.jpg"], PROBS[:2], "2 predictions of 2 ids, 3 rows.*1 of them without prediction .c.jpg"),
+        (["a.jpg", "b.jpg", "b.jpg"], PROBS, "3 predictions of 2 ids"),
+        (["a.jpg", "b.jpg", "c.jpg", "d.jpg"], PROBS[[0, 1, 2, 0]], "4 predictions"),
+        (["a.jpg", "b.jpg", "c.jpg"], PROBS * np.nan, "3 photos have no finite prediction, a.jpg first"),
+        (["a.jpg", "b.jpg", "c.jpg"], PROBS[:, :2], r"\(3, 2\), expected \(3, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_an_earlier_file_stays(tmp_path, ids, probs, said):
+    (tmp_path / "s.csv").write_text("earlier")
+    with pytest.raises(inputs.InputError, match=said):
+        submission.write(tmp_path / "s.csv", table(), ids, probs)
+    assert (tmp_path / "s.csv").read_text() == "earlier"
+
+
+def test_one_class_that_takes_nearly_everything_is_flagged():
+    assert submission.warnings(table(), [1] * 19 + [0]) == [
+        "class 1 takes 95% of the submission but 33% of the training photos: the network has not learned; do not submit this"
+    ]
+    assert submission.warnings(table(), [0, 1, 2] * 5) == []
+    assert submission.warnings(table(), [0, 1] * 40) == ["never predicted: class 2"]
+
+
+def test_accuracy_of_a_submission(tmp_path):
+    (tmp_path / "answers.csv").write_text("Id,Category\na,1\nb,2\nc,3\n")
+    (tmp_path / "mine.csv").write_text("Id,Category\nc,3\nb,2\na,7\n")
+    assert submission.accuracy(tmp_path / "mine.csv", tmp_path / "answers.csv") == pytest.approx(2 / 3)
+    (tmp_path / "mine.csv").write_text("Id,Category\nc,3\nd,2\n")
+    with pytest.raises(inputs.InputError, match="mine.csv: 2 ids do not match the 3 of"):
+        submission.accuracy(tmp_path / "mine.csv", tmp_path / "answers.csv")
