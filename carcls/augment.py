@@ -19,7 +19,7 @@ import numpy as np
 from carcls.config import ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks a server for news otherwise
-import albumentations as A  # noqa: E402  (after the line above, which it reads at import)
+import albumentations as A
 
 POLICIES = ("light", "medium", "none")
 
@@ -86,7 +86,7 @@ def warp(photo: np.ndarray, m: np.ndarray, target_hw: tuple[int, int]) -> np.nda
 
 def view(photo: np.ndarray, target_hw: tuple[int, int], fit: str, mirror: bool = False) -> np.ndarray:
     """The photo itself, or its mirror image, at the network's size: no randomness (validation, S6)."""
-    return warp(photo, matrix(photo.shape[:2], target_hw, fit, mirror=mirror), target_hw)
+    return warp(photo, matrix((photo.shape[0], photo.shape[1]), target_hw, fit, mirror=mirror), target_hw)
 
 
 class RandomView(A.ImageOnlyTransform):
@@ -113,9 +113,13 @@ class RandomView(A.ImageOnlyTransform):
             "shift": (SHIFT * s * u[5], SHIFT * s * u[6]),
         }
 
-    def apply(self, img: np.ndarray, mirror: bool, angle: float, zoom: float, at: Any, shift: Any, **_: Any) -> np.ndarray:
+    def apply(
+        self, img: np.ndarray, mirror: bool, angle: float, zoom: float, at: Any, shift: Any, **_: Any
+    ) -> np.ndarray:
         target = (self.height, self.width)
-        m = matrix(img.shape[:2], target, self.fit, mirror=mirror, angle=angle, zoom=zoom, at=at, shift=shift)
+        m = matrix(
+            (img.shape[0], img.shape[1]), target, self.fit, mirror=mirror, angle=angle, zoom=zoom, at=at, shift=shift
+        )
         return warp(img, m, target)
 
 

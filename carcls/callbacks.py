@@ -181,7 +181,7 @@ class Progress(keras.callbacks.Callback):
 
     async_safe = True  # Keras need not wait for each step's numbers where the backend computes ahead (JAX)
 
-    def __init__(  # noqa: PLR0917
+    def __init__(
         self,
         cfg: Config,
         stage: int,

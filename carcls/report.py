@@ -13,12 +13,14 @@ import jinja2
 import matplotlib
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
-from carcls import augment, photos, schedule, tta
+from carcls import augment, photos, tta
 from carcls.config import Config
+from carcls.inputs import write_atomic
 
 matplotlib.use("agg")  # files only: there is no screen on Kaggle
-import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
+import matplotlib.pyplot as plt
 
 CAPTIONS = {
     "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
@@ -172,7 +174,9 @@ measured on {{ r.validation_photos }} photos that training did not see, mean of 
 <h2>Settings</h2><pre>{{ settings }}</pre><p>Source {{ r.source }}; {{ r.versions }}</p></html>"""
 
 
-def write(cfg: Config, table: photos.Table, history: pd.DataFrame, val: tta.Votes, result: dict[str, Any], out: Path) -> list[Path]:
+def write(
+    cfg: Config, table: photos.Table, history: pd.DataFrame, val: tta.Votes, result: dict[str, Any], out: Path
+) -> list[Path]:
     """The pictures of a finished run and report.html, which has them all inside; returns their paths."""
     truth, probs = table.val["label"].to_numpy(), val.mean()
     pictures = [
@@ -186,13 +190,8 @@ def write(cfg: Config, table: photos.Table, history: pd.DataFrame, val: tta.Vote
         views=len(val.probs),
         verdicts=verdicts(history),
         pictures=[(p.name, CAPTIONS[p.name], base64.b64encode(p.read_bytes()).decode()) for p in shown],
-        history=jinja2.filters.Markup(history.to_html(index=False, float_format="%.4g", border=0)),
+        history=Markup(history.to_html(index=False, float_format="%.4g", border=0)),
         settings=cfg.model_dump_json(indent=2),
     )  # fmt: skip
-    from carcls.inputs import write_atomic
-
     write_atomic(out / "report.html", page)
     return [*pictures, out / "report.html"]
-
-
-_ = schedule

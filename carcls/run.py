@@ -37,6 +37,7 @@ def run(cfg: Config) -> Path:
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     try:
         events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
+        tta.check_views(cfg, table.val, place)
         pictures = [report.augmentation(cfg, table, place.out / "augmentation.png")]
         _say("train")
         trained = train.fit(cfg, rt, table, place, events)
@@ -88,7 +89,9 @@ def summary(cfg: Config, table: photos.Table, trained: Any, val: Any) -> dict[st
         "training_seconds": round(trained.seconds, 1),
         "settings": cfg.model_dump(mode="json"),
         "source": source_hash(),
-        "versions": {name: metadata.version(name) for name in ("keras", "keras-cv", "albumentations", "numpy", "pandas")},
+        "versions": {
+            name: metadata.version(name) for name in ("keras", "keras-cv", "albumentations", "numpy", "pandas")
+        },
     }
 
 

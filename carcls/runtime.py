@@ -37,7 +37,9 @@ def setup(cfg: Config) -> Runtime:
     backend, why_backend = _backend(cfg)
     if "keras" in sys.modules and sys.modules["keras"].backend.backend() != backend:
         found = sys.modules["keras"].backend.backend()
-        raise ConfigError(f"backend={backend}: keras is already imported with {found}; set KERAS_BACKEND={backend} first")
+        raise ConfigError(
+            f"backend={backend}: keras is already imported with {found}; set KERAS_BACKEND={backend} first"
+        )
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -57,7 +59,9 @@ def setup(cfg: Config) -> Runtime:
     keras.utils.set_random_seed(cfg.seed)
     xla, why_xla = _xla(cfg, kind, backend)
     fused = backend == "tensorflow" and kind == "cpu" and not xla
-    strategy = tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
+    strategy = (
+        tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
+    )
     reasons = (
         f"backend    {backend}: {why_backend}",
         f"device     {len(devices)} × {kind} ({devices[0]}): "
@@ -126,5 +130,9 @@ def keep_memory() -> None:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 256 << 20)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+    for option, value in (
+        (-3, 1 << 30),
+        (-1, 2**31 - 1),
+        (-2, 256 << 20),
+    ):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
         libc.mallopt(option, value)

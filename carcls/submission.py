@@ -19,10 +19,14 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray) ->
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
-        raise inputs.InputError(f"{path.name}: probabilities are {probs.shape}, expected {(len(ids), len(table.classes))}")
+        raise inputs.InputError(
+            f"{path.name}: probabilities are {probs.shape}, expected {(len(ids), len(table.classes))}"
+        )
     if not np.isfinite(probs).all():
         bad = [i for i, row in zip(ids, probs, strict=True) if not np.isfinite(row).all()]
-        raise inputs.InputError(f"{path.name}: {len(bad)} photos have no finite prediction, {bad[0]} first; nothing written")
+        raise inputs.InputError(
+            f"{path.name}: {len(bad)} photos have no finite prediction, {bad[0]} first; nothing written"
+        )
     row = {i: n for n, i in enumerate(ids)}
     missing = [i for i in table.sample_ids if i not in row]
     if missing or len(row) != len(ids) or len(ids) != len(table.sample_ids):
@@ -56,7 +60,9 @@ def warnings(table: photos.Table, labels: list) -> list[str]:
 
 def accuracy(path: Path, answers: Path) -> float:
     """Share of the answers' rows that a submission has right. Raises inputs.InputError if their ids differ."""
-    given, true = (pd.read_csv(file, dtype=str).set_axis(["id", "label"], axis=1).set_index("id") for file in (path, answers))
+    given, true = (
+        pd.read_csv(file, dtype=str).set_axis(["id", "label"], axis=1).set_index("id") for file in (path, answers)
+    )
     if set(given.index) != set(true.index) or not given.index.is_unique:
         raise inputs.InputError(f"{path}: {len(given)} ids do not match the {len(true)} of {answers}")
     return float((given["label"] == true["label"].reindex(given.index)).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
     rates = schedule.table(cfg, sum(steps))
     epochs = sum(stage.epochs for stage in cfg.stages)
 
-    net, loaded = _in_scope(rt, lambda: model.build(cfg, rt, classes))
+    net, loaded = _in_scope(rt, partial(model.build, cfg, rt, classes))
     print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
     averaged = callbacks.AveragedWeights() if cfg.ema else None
     best_file, last_file = place.out / "best.weights.h5", place.out / "last.weights.h5"
@@ -61,8 +62,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         # than a small epoch, and the optimiser's moments stay valid.
         if number == 0 or cfg.unfreeze == "staged":
             model.open_layers(cfg, net, number)
-            left = rates[first_step:]
-            _in_scope(rt, lambda rest=left: model.compile_model(cfg, net, rt, rest))
+            _in_scope(rt, partial(model.compile_model, cfg, net, rt, rates[first_step:]))
         else:
             net.optimizer.iterations.assign(first_step)  # where the schedule would be, had no stage stopped early
         rate = _rate(cfg, net, rates, first_step)
@@ -102,7 +102,9 @@ def _optional(cfg: Config, out: Path) -> list[keras.callbacks.Callback]:
     """ReduceLROnPlateau and TensorBoard, where asked for."""
     chosen: list[keras.callbacks.Callback] = []
     if cfg.schedule == "plateau":
-        chosen.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3))
+        chosen.append(
+            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
+        )
     if cfg.tensorboard:
         chosen.append(keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False))
     return chosen

@@ -42,7 +42,7 @@ def load(path: Path) -> Votes:
 
 
 def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: inputs.Place) -> Votes:
-    """Every photo of the frame through the model, once per view. Raises ConfigError if two views are identical."""
+    """Every photo of the frame through the model, once per view."""
     last = cfg.stages[-1]
     size = (last.height, last.width)
     cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
@@ -53,9 +53,7 @@ def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: input
     logits = batches.collect(model.predict(batches.dataset, steps=batches.steps, verbose=0))
     if logits.shape[1] != len(frame):
         raise AssertionError(f"{logits.shape[1]} photos predicted of {len(frame)}")
-    probs = softmax(logits)
-    check_distinct(probs)
-    return Votes(frame["id"].tolist(), probs)
+    return Votes(frame["id"].tolist(), softmax(logits))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -64,13 +62,30 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (e / e.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def check_distinct(probs: np.ndarray) -> None:
-    """Raise ConfigError if two views say the same of every photo: passes that do not differ add nothing (S52)."""
+def check_views(cfg: Config, frame: pd.DataFrame, place: inputs.Place) -> None:
+    """Raise ConfigError if two test-time views are the same pixels: passes that do not differ add nothing (S52).
+
+    Looks at up to eight photos of the frame, before anything is trained. It looks at pixels because a network may
+    say the same of different views, and that is no fault of theirs.
+    """
+    last = cfg.stages[-1]
+    few = frame[frame["readable"]].head(8)
+    cache = pipeline.PhotoCache(few, last.height, last.width, cfg.fit, cfg.cache_share, place.scratch)
+    labels = few["label"].to_numpy()
+    batches = pipeline.make_batches(
+        cfg, cache, np.arange(len(few)), labels, (last.height, last.width), 2, views=cfg.tta_views
+    )
+    images = np.concatenate([images.numpy() for images, _, _ in batches.dataset])
+    check_distinct(batches.collect(images.reshape(len(images), -1)))
+
+
+def check_distinct(views: np.ndarray) -> None:
+    """views (views, photos, pixels): raise ConfigError if two of them are equal for all photos."""
     first: dict[bytes, int] = {}
-    for number, view in enumerate(probs):  # view: (photos, classes)
+    for number, view in enumerate(views):
         twin = first.setdefault(view.tobytes(), number)
         if twin != number:
             raise ConfigError(
-                f"test-time views {twin} and {number} give identical predictions for all {len(view)} photos: "
-                "the views do not differ, so averaging them cannot help; raise tta_strength or set tta_views=1"
+                f"test-time views {twin} and {number} are identical for all of {len(view)} photos, so averaging them "
+                "cannot help; raise tta_strength or set tta_views=1"
             )

@@ -6,21 +6,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-import warnings  # noqa: E402
-from pathlib import Path  # noqa: E402
+import warnings
+from pathlib import Path
 
 with warnings.catch_warnings():
     # Warnings are errors in our tests; those that other packages raise while they are imported are not ours:
     # matplotlib calls deprecated names of pyparsing, keras-cv's tensorflow-datasets those of pkg_resources.
     warnings.simplefilter("ignore")
-    import keras  # noqa: F401
+    import keras
     import keras_cv  # noqa: F401
-    import matplotlib.pyplot  # noqa: F401, ICN001
+    import matplotlib.pyplot  # noqa: F401
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import pytest  # noqa: E402
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
 
 CARS10 = Path(__file__).parents[2] / "shared" / "data" / "cars10"
 

@@ -70,4 +70,6 @@ def test_config_is_frozen_and_replace_validates():
 
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, carcls; print([m for m in ('tensorflow', 'keras', 'numpy', 'pydantic') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -110,8 +110,6 @@ def test_heads(tiny):  # S29, S30
 
 def test_fused_and_plain_batch_normalisation_train_alike(tiny):
     _, fused, _ = trained(CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3))
-    _, plain, _ = trained(
-        CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3), dataclasses.replace(CPU, fused_bn=False)
-    )
+    _, plain, _ = trained(CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3), dataclasses.replace(CPU, fused_bn=False))
     for (path, one), other in zip(fused.items(), plain.values(), strict=True):
         assert np.allclose(one, other, rtol=1e-3, atol=1e-4), path

@@ -71,7 +71,9 @@ def test_training_is_the_same_whatever_the_threads_and_differs_by_epoch_and_seed
 
 def test_an_epoch_of_training_has_no_row_twice(frame, tmp_path):
     frame = frame.assign(label=np.arange(21))
-    made = pipeline.make_batches(CFG, cache(frame, tmp_path), np.arange(21), np.arange(21), SIZE, 21, train=lambda e: 1.0)
+    made = pipeline.make_batches(
+        CFG, cache(frame, tmp_path), np.arange(21), np.arange(21), SIZE, 21, train=lambda e: 1.0
+    )
     rows = np.concatenate([labels.numpy().argmax(1) for _, labels, _ in made.dataset])
     assert len(set(rows)) == len(rows) == 16
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from carcls import inputs, tta
-from carcls.config import ConfigError
+from carcls import augment, inputs, photos, tta
+from carcls.config import Config, ConfigError
 
 
 def test_softmax_in_half_precision_does_not_overflow():
@@ -13,11 +13,23 @@ def test_softmax_in_half_precision_does_not_overflow():
 
 
 def test_identical_views_are_an_error():  # S52
-    probs = np.random.default_rng(0).dirichlet(np.ones(3), (4, 5)).astype(np.float32)
-    tta.check_distinct(probs)
-    probs[3] = probs[1]
-    with pytest.raises(ConfigError, match="views 1 and 3 give identical predictions for all 5 photos"):
-        tta.check_distinct(probs)
+    views = np.random.default_rng(0).integers(0, 256, (4, 5, 30), np.uint8)
+    tta.check_distinct(views)
+    views[3, 0] = views[1, 0]
+    tta.check_distinct(views)  # one photo may look alike, such as a symmetric one
+    views[3] = views[1]
+    with pytest.raises(ConfigError, match="views 1 and 3 are identical for all of 5 photos"):
+        tta.check_distinct(views)
+
+
+def test_views_are_checked_on_pixels_before_training(competition, tmp_path, monkeypatch):
+    cfg = Config(data=str(competition), out=str(tmp_path / "out"), stages="48x64x1", tta_views=4)
+    place = inputs.locate(cfg)
+    val = photos.load(cfg, place).val
+    tta.check_views(cfg, val, place)
+    monkeypatch.setattr(augment, "policy", lambda *a: lambda photo, seed: augment.view(photo, (48, 64), "pad"))
+    with pytest.raises(ConfigError, match="views 0 and 2 are identical"):
+        tta.check_views(cfg, val, place)
 
 
 def test_votes_load_as_they_were_saved(tmp_path):

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,14 @@ def main(data: str = "", large: str = "") -> None:
 
 def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in inputs.PHOTO_SUFFIXES)
-    sizes = [cv2.imread(str(p)).shape[:2] for p in paths]
+    sizes = [photos.read_photo(p).shape[:2] for p in paths]
     frame = pd.DataFrame({"path": [str(p) for p in paths], "height": [s[0] for s in sizes],
                           "width": [s[1] for s in sizes], "readable": True, "label": 0})  # fmt: skip
     frame = pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
     for size in SIZES:
         _compare(f"large photos, {size} px, first epoch", {
-            "decode + resize alone (cv2, threads)": lambda n=size: _decode_only(cfg, frame, n),
-            "ours, first epoch": lambda n=size: _ours(cfg, place, frame, n, cached=False),
+            "decode + resize alone (cv2, threads)": partial(_decode_only, cfg, frame, size),
+            "ours, first epoch": partial(_ours, cfg, place, frame, size, cached=False),
         })  # fmt: skip
 
 
@@ -81,7 +82,9 @@ def _decode_only(cfg: Config, frame: pd.DataFrame, size: int) -> float:
         reduce = next((r for r in (8, 4, 2) if full[i][0] // r >= h and full[i][1] // r >= w), 1)
         flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
                 8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]  # fmt: skip
-        cv2.resize(cv2.imdecode(data, flag), (size, size), interpolation=cv2.INTER_LINEAR)
+        photo = cv2.imdecode(data, flag)
+        assert photo is not None, f"{paths[i]} cannot be decoded"
+        cv2.resize(photo, (w, h), interpolation=cv2.INTER_LINEAR)
 
     paths, full = frame["path"].tolist(), frame[["height", "width"]].to_numpy()
     cv2.setNumThreads(1)
@@ -119,7 +122,9 @@ def _keras_layers(frame: pd.DataFrame, size: int, folder: Path) -> Any:
     layers = keras.Sequential([
         keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.02), keras.layers.RandomZoom(0.1),
     ])  # fmt: skip
-    data = keras.utils.image_dataset_from_directory(folder, image_size=(size, size), batch_size=None, seed=1, verbose=False)
+    data = keras.utils.image_dataset_from_directory(
+        folder, image_size=(size, size), batch_size=None, seed=1, verbose=False
+    )
     data = data.cache()
     for _ in data:
         pass

@@ -34,7 +34,7 @@ SETTINGS = {
 MODULES = {}
 '''
 
-_TAIL = '''
+_TAIL = """
 
 def main():
     import sys
@@ -60,7 +60,7 @@ def main():
 
 if __name__ == "__main__":
     main()
-'''
+"""
 
 
 def text() -> str:
@@ -72,7 +72,9 @@ def text() -> str:
         if path.name == "__main__.py":
             continue
         if "'''" in source or source.rstrip("\n").endswith("\\"):
-            raise inputs.InputError(f"{path}: has three single quotes or ends with a backslash; kernel.py cannot hold it as text")
+            raise inputs.InputError(
+                f"{path}: has three single quotes or ends with a backslash; kernel.py cannot hold it as text"
+            )
         rule = "# " + "=" * 98
         parts.append(f"\n{rule}\n# carcls/{path.name}\n{rule}\nMODULES[\"{path.name}\"] = r'''{source}'''\n")
     whole = "".join(parts) + _TAIL

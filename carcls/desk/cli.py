@@ -65,8 +65,7 @@ def settings_help() -> str:
     for name, field in Config.model_fields.items():
         choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
         default = ",".join(map(str, field.default)) if name == "stages" else field.default
-        limits = [f"{m.__class__.__name__.lower()} {next(iter(vars(m).values()), m)}" for m in ()]
-        rows.append(f"  {name}={default}" + (f"   ({'|'.join(map(str, choices))})" if choices else "") + "".join(limits))
+        rows.append(f"  {name}={default}" + (f"   ({'|'.join(map(str, choices))})" if choices else ""))
         rows.append(f"      {field.description}")
     rows.append("presets:")
     for name, changes in config.PRESETS.items():

@@ -5,7 +5,6 @@ models (``MODELS``) differ in body shape and in fine detail: lights, windows, ri
 rails, spoiler. Colour, place, scale, direction, tilt and light vary and say nothing about the class.
 """
 
-import csv
 import io
 import json
 import math

@@ -1,0 +1,77 @@
+"""kernel.py as Kaggle runs it: a simulated /kaggle without network, in both of Kaggle's layouts."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+KERNEL = Path(__file__).parents[1] / "kernel.py"
+SLUG = "sf-dl-car-classification"
+
+# Imported by Python at start: any connection that leaves this process is an error.
+NO_NETWORK = """
+import socket
+def refuse(*args, **kwargs):
+    raise OSError("there is no network in this test")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+"""
+
+
+def start(tmp_path: Path, settings: str) -> subprocess.CompletedProcess:
+    """Run kernel.py with other settings, as /kaggle/src/script.py is run: no arguments, cwd /kaggle/working."""
+    text = KERNEL.read_text()
+    assert '"preset": "kaggle"' in text
+    script = tmp_path / "kaggle" / "src" / "script.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(text.replace('"preset": "kaggle"', settings, 1))
+    (tmp_path / "site").mkdir(exist_ok=True)
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_NETWORK)
+    working = tmp_path / "kaggle" / "working"
+    working.mkdir(exist_ok=True)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KERAS", "PYTHON"))}
+    env |= {"CARCLS_KAGGLE_ROOT": str(tmp_path / "kaggle"), "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
+    env |= {"CARCLS_HOME": str(tmp_path / "home"), "KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+    return subprocess.run(
+        [sys.executable, str(script)], cwd=working, env=env, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("layout", ["input/competitions", "input"])
+def test_a_submission_without_network_in_both_layouts(tmp_path, competition, layout):
+    root = tmp_path / "kaggle" / layout / SLUG
+    root.mkdir(parents=True)
+    for name in ("train", "test_upload"):  # zipped, as the competition has them
+        zipped = {"train": "train", "test_upload": "test"}[name]
+        shutil.make_archive(str(root / zipped), "zip", competition, name)
+    for name in ("train.csv", "sample-submission.csv"):
+        shutil.copy(competition / name, root)
+    settings = ('"backbone": "mobilenet_v3_small", "weights": "none", "stages": "32x32x1", "batch": 16, "tta_views": 2, '
+                '"lr": 1e-3')  # fmt: skip
+    done = start(tmp_path, settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = pd.read_csv(tmp_path / "kaggle" / "working" / "submission.csv")
+    assert made["Id"].tolist() == pd.read_csv(competition / "sample-submission.csv")["Id"].tolist()
+    assert "validation" in done.stdout
+    assert (tmp_path / "kaggle" / "working" / "report.html").is_file()
+
+
+def test_with_nothing_attached_it_says_what_to_attach(tmp_path):
+    (tmp_path / "kaggle" / "input" / "datasets").mkdir(parents=True)
+    done = start(tmp_path, '"preset": "kaggle"')
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert SLUG in done.stderr
+    assert "datasets" in done.stderr  # the tree of what is there
+
+
+def test_without_weights_it_says_where_it_looked(tmp_path, competition):
+    shutil.copytree(competition, tmp_path / "kaggle" / "input" / SLUG)
+    done = start(tmp_path, '"preset": "kaggle"')
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "efficientnetv2_s_imagenet" in done.stderr
+    assert not (tmp_path / "kaggle" / "working" / "submission.csv").exists()
