@@ -1182,7 +1182,7 @@ class Config(_Frozen):
                                "to input; 1: the same everywhere (S34)")  # fmt: skip
 
     # Training
-    stages: tuple[Stage, ...] = Field((Stage(height=96, width=176, epochs=5), Stage(height=112, width=208, epochs=6)),
+    stages: tuple[Stage, ...] = Field((Stage(height=96, width=160, epochs=5), Stage(height=128, width=224, epochs=6)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
     batch: int = Field(32, ge=1, le=4096, description="photos per training step, all devices together")
     optimizer: Literal["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"] = Field("adam", description="by name")
@@ -1248,11 +1248,12 @@ class Config(_Frozen):
         path.write_text(self.model_dump_json(indent=2) + "\n")
 
 
+# Sizes are multiples of 32 px, so that every stride of the networks divides them.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "sample": {"stages": "64x96x3,96x128x4", "val_fraction": 0.2, "tta_views": 4},
-    "quick": {},
-    "good": {"stages": "96x176x8,112x208x6,128x240x9"},
+    "quick": {"stages": "96x160x5,128x224x6", "augment": "medium"},
+    "good": {"stages": "96x160x8,128x224x6,160x256x7", "augment": "medium"},
     "kaggle": {
         "backbone": "efficientnetv2_s",
         "stages": "192x256x6,288x384x6,384x512x4",
@@ -3379,7 +3380,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         print(f"stage {number + 1}/{len(cfg.stages)}  {stage.height}x{stage.width}, {stage.epochs} epochs; {cache}")
         train = pipeline.make_batches(
             cfg, cache, train_rows, labels[train_rows], size, classes, stage=number, epochs=stage.epochs,
-            train=lambda epoch, done=first_epoch: schedule.strength(cfg, (done + epoch) / max(1, epochs - 1)),
+            train=partial(_strength, cfg, first_epoch, epochs),
             static=rt.xla,
         )  # fmt: skip
         val = pipeline.make_batches(cfg, cache, val_rows, labels[val_rows], size, classes, static=rt.xla)
@@ -3407,6 +3408,11 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         first_step += steps[number]
         first_epoch += stage.epochs
     return Trained(net, best.best_accuracy, best.best_loss, pd.DataFrame(rows), time.monotonic() - start)
+
+
+def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
+    """Of the augmentation in an epoch of this stage, after done epochs of earlier stages, of epochs in all (S20)."""
+    return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
 
 
 def _in_scope(rt: Runtime, make: Any) -> Any:

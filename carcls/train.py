@@ -54,7 +54,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         print(f"stage {number + 1}/{len(cfg.stages)}  {stage.height}x{stage.width}, {stage.epochs} epochs; {cache}")
         train = pipeline.make_batches(
             cfg, cache, train_rows, labels[train_rows], size, classes, stage=number, epochs=stage.epochs,
-            train=lambda epoch, done=first_epoch: schedule.strength(cfg, (done + epoch) / max(1, epochs - 1)),
+            train=partial(_strength, cfg, first_epoch, epochs),
             static=rt.xla,
         )  # fmt: skip
         val = pipeline.make_batches(cfg, cache, val_rows, labels[val_rows], size, classes, static=rt.xla)
@@ -82,6 +82,11 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         first_step += steps[number]
         first_epoch += stage.epochs
     return Trained(net, best.best_accuracy, best.best_loss, pd.DataFrame(rows), time.monotonic() - start)
+
+
+def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
+    """Of the augmentation in an epoch of this stage, after done epochs of earlier stages, of epochs in all (S20)."""
+    return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
 
 
 def _in_scope(rt: Runtime, make: Any) -> Any:
