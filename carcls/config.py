@@ -60,6 +60,8 @@ class Config(_Frozen):
     unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start (S31), "
                                                        "staged from the head down, or the head alone")  # fmt: skip
     freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came (S32)")
+    bn_momentum: float = Field(0.9, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
+                               "a short run has (S41)")  # fmt: skip
     depth_decay: float = Field(1.0, gt=0, le=1, description="learning rate factor per quarter of depth, output "
                                "to input; 1: the same everywhere (S34)")  # fmt: skip
 

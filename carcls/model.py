@@ -32,6 +32,8 @@ def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
     x = keras.layers.Dropout(cfg.dropout, name="dropout")(x)
     logits = keras.layers.Dense(classes, dtype="float32", name=HEAD)(x)
     model = keras.Model(images, logits, name=cfg.backbone)
+    for layer in batch_norms(model):
+        layer.momentum = cfg.bn_momentum
     if rt.fused_bn:
         fused.fuse_batch_norm(model)
     return model, loaded
@@ -52,9 +54,13 @@ def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
     if cfg.freeze_bn:
         # On each layer: Keras 3.13 ignores `training=False` on a trainable backbone under fit, and
         # the statistics move all the same (S32, S33).
-        for layer in backbone._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+        for layer in batch_norms(backbone):
+            layer.trainable = False
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """All of them, also inside keras-cv's block layers, which no public list reaches."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def _backbone(model: keras.Model) -> keras.Model:

@@ -97,6 +97,15 @@ def test_every_optimiser_follows_the_schedule(tiny, name):  # S42
         assert moves == (rate > 0 or name == "sgd")  # SGD's momentum carries on
 
 
+def test_bn_momentum_is_the_settings_own_and_acts(tiny):
+    for momentum in (0.5, 1 - 1e-6):
+        before, after, net = trained(CFG.replace(bn_momentum=momentum))
+        assert {layer.momentum for layer in model.batch_norms(net)} == {momentum}
+        means = [path for path in before if "moving_mean" in path]
+        change = max(np.abs(after[path] - before[path]).max() for path in means)
+        assert (change > 1e-2) == (momentum == 0.5)
+
+
 def test_heads(tiny):  # S29, S30
     net, _ = model.build(CFG, CPU, 3)
     assert [type(layer).__name__ for layer in net.layers[-3:]] == ["GlobalAveragePooling2D", "Dropout", "Dense"]
