@@ -86,8 +86,6 @@ NO_OP = 14.0
 
 GREY = 127
 
-_UPSIDE_DOWN = ("VerticalFlip", "Transpose", "RandomRotate90", "D4", "SquareSymmetry")
-
 
 def check_pixels(photo: np.ndarray) -> None:
     """Raise ConfigError unless photo is uint8 (H, W, 3): float 0–255 breaks albumentations silently (S3)."""
@@ -194,11 +192,11 @@ class Policy:
 
 
 def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) -> Policy:
-    """The training policy of that name at that strength, linted.
+    """The training policy of that name at that strength.
 
     light: RandomView. medium: light, then brightness and contrast, and cut-out at p=0.5 (S19).
     none: the photo itself. A path: a policy saved by ``albumentations.save``, after the photo is
-    brought to size; strength does not change it. Raises ConfigError on an unknown name or a refused policy.
+    brought to size; strength does not change it, and it is linted. Raises ConfigError on an unknown name or a refused policy.
     """
     place = RandomView(height, width, fit, strength=0.0 if name == "none" else strength)
     if name in ("light", "none"):
@@ -215,9 +213,14 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"augment={name!r}: expected {', '.join(POLICIES)} or a file saved by albumentations.save")
-    loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
+    try:
+        loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"augment={name}: not a policy saved by albumentations.save ({error})") from None
     transforms = list(loaded.transforms) if isinstance(loaded, A.Compose) else [loaded]
     problems = lint(transforms, height, width)
+    if isinstance(loaded, A.Compose) and loaded.p < 1:
+        problems.append(f"the whole Compose has p={loaded.p}; give each transform its own")
     if problems:
         raise ConfigError(f"augment={name}: " + "; ".join(problems))
     return Policy([_Place(height, width, fit), *transforms])
@@ -237,19 +240,27 @@ class _Place(A.ImageOnlyTransform):
 def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool = False) -> list[str]:
     """What is wrong with a policy for car photos, one sentence each; an empty list if nothing is.
 
-    Refused: vertical flips and quarter turns of cars (S22), transforms that change next to nothing
-    and still cost time (S21), output other than uint8 of the same size, and with tta any p below 1 (S56).
+    Judged by what each transform does to two made-up photos. Refused: turning a car on its roof or side (S22), changing next to
+    nothing while still costing time (S21), output other than uint8 of the same size, and with tta any p below 1 (S56).
     """
-    problems = []
     probe = _probe(height, width)
+    sky = np.zeros_like(probe)  # above, the road below
+    sky[: height // 2] = 255
+    problems = []
     for transform in transforms:
         name = type(transform).__name__
-        if name in _UPSIDE_DOWN:
-            problems.append(f"{name} turns cars upside down; use HorizontalFlip")
-            continue
         if tta and transform.p < 1:
             problems.append(f"{name} has p={transform.p}; test-time views need p=1, or some are the photo itself")
-        outputs = [_apply_always(transform, probe, seed) for seed in range(16)]
+        try:
+            outputs = [_apply_always(transform, probe, seed) for seed in range(16)]
+            skies = [_apply_always(transform, sky, seed) for seed in range(16)]
+        except Exception as error:  # somebody else's transform may raise anything; here it becomes a sentence
+            problems.append(f"{name} cannot be applied to a photo of {height}x{width}: {error}")
+            continue
+        third = height // 3
+        if any(s.dtype == np.uint8 and s[:third].mean() <= s[-third:].mean() + 20 for s in skies):
+            problems.append(f"{name} turns cars upside down or on their side; use HorizontalFlip and small rotations")
+            continue
         wrong = [o for o in outputs if o.dtype != np.uint8 or o.shape != probe.shape]
         if wrong:
             problems.append(f"{name} turns uint8 {probe.shape} into {wrong[0].dtype} {wrong[0].shape}")
@@ -518,14 +529,21 @@ def load_weights(model: Any, name: str, cfg: Config) -> str:
     Returns a line that says what was loaded. Raises InputError if they are not found or do not fit; then the
     model may hold some of them and is not to be used.
     """
+    file = find_weights(name, cfg)
+    if file is None:
+        return f"{name}: from scratch (weights=none)"
+    _load(model, find(name), file)
+    return f"{name}: {model.count_params():,} parameters from {file}"
+
+
+def find_weights(name: str, cfg: Config) -> Path | None:
+    """The file that ``load_weights`` will read; None with weights=none. Raises InputError that says where it looked."""
     backbone = find(name)
     if cfg.weights == "none":
-        return f"{name}: from scratch (weights=none)"
-    wanted = cfg.weights
-    file = _search(backbone, cfg) if wanted == "imagenet" else _given(backbone, Path(wanted).expanduser())
+        return None
+    file = _search(backbone, cfg) if cfg.weights == "imagenet" else _given(backbone, Path(cfg.weights).expanduser())
     _check_class(backbone, file)
-    _load(model, backbone, file)
-    return f"{name}: {model.count_params():,} parameters from {file}"
+    return file
 
 
 def _given(backbone: Backbone, path: Path) -> Path:
@@ -683,14 +701,10 @@ import numpy as np
 import requests
 from urllib3.exceptions import HTTPError
 
-from carcls.config import Config
+from carcls.config import Config, TrainingDiverged
 from carcls.inputs import write_atomic
 
 Rate = Callable[[int], float]  # training step of the stage, from 0 → learning rate
-
-
-class TrainingDiverged(RuntimeError):  # noqa: N818
-    """The loss is no longer a number; the message says where and what to try."""
 
 
 def plain(value: Any) -> Any:
@@ -1132,8 +1146,12 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names it, what was found and what was expected."""
 
 
+class TrainingDiverged(RuntimeError):  # noqa: N818  (it says what happened)
+    """The loss is no longer a number; the message says where and what to try."""
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Stage(_Frozen):
@@ -1178,6 +1196,8 @@ class Config(_Frozen):
     unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start (S31), "
                                                        "staged from the head down, or the head alone")  # fmt: skip
     freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came (S32)")
+    bn_momentum: float = Field(0.9, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
+                               "a short run has (S41)")  # fmt: skip
     depth_decay: float = Field(1.0, gt=0, le=1, description="learning rate factor per quarter of depth, output "
                                "to input; 1: the same everywhere (S34)")  # fmt: skip
 
@@ -1187,7 +1207,7 @@ class Config(_Frozen):
     batch: int = Field(32, ge=1, le=4096, description="photos per training step, all devices together")
     optimizer: Literal["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"] = Field("adam", description="by name")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    weight_decay: float | None = Field(None, ge=0, description="decoupled weight decay; empty: the optimiser's own")
     schedule: Literal["cosine", "piecewise", "constant", "exponential", "plateau"] = Field(
         "cosine", description="of the learning rate over the whole run")  # fmt: skip
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0")
@@ -1234,6 +1254,9 @@ class Config(_Frozen):
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
                              "image would be the same (S52)")  # fmt: skip
+        if self.augment not in ("light", "medium") and self.tta_views > 1:
+            raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
+                             "training then does not have (S54); set tta_views=1")  # fmt: skip
         if self.mixup and self.cutmix:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
         if self.unfreeze == "staged" and len(self.stages) < 2:
@@ -1243,9 +1266,6 @@ class Config(_Frozen):
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some settings changed. Raises ConfigError."""
         return parse({**self.model_dump(), **changes})
-
-    def save(self, path: Path) -> None:
-        path.write_text(self.model_dump_json(indent=2) + "\n")
 
 
 # Sizes are multiples of 32 px, so that every stride of the networks divides them.
@@ -1292,16 +1312,19 @@ def from_words(words: list[str]) -> Config:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
-        settings[key] = value
+        settings[key] = None if not value and key == "weight_decay" else value
     return parse(settings)
 
 
 def load(path: Path) -> Config:
-    """Config from the JSON that ``Config.save`` wrote. Raises ConfigError."""
+    """Config from the config.json of a run. Raises ConfigError."""
     try:
-        return parse(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from None
+        found = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: holds {type(found).__name__}; expected settings by name")
+    return parse(found)
 '''
 
 # ==================================================================================================
@@ -1755,6 +1778,8 @@ def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
     x = keras.layers.Dropout(cfg.dropout, name="dropout")(x)
     logits = keras.layers.Dense(classes, dtype="float32", name=HEAD)(x)
     model = keras.Model(images, logits, name=cfg.backbone)
+    for layer in batch_norms(model):
+        layer.momentum = cfg.bn_momentum
     if rt.fused_bn:
         fused.fuse_batch_norm(model)
     return model, loaded
@@ -1775,9 +1800,13 @@ def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
     if cfg.freeze_bn:
         # On each layer: Keras 3.13 ignores `training=False` on a trainable backbone under fit, and
         # the statistics move all the same (S32, S33).
-        for layer in backbone._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+        for layer in batch_norms(backbone):
+            layer.trainable = False
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """All of them, also inside keras-cv's block layers, which no public list reaches."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def _backbone(model: keras.Model) -> keras.Model:
@@ -1804,12 +1833,12 @@ def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optim
     base = {"adam": kinds.Adam, "adamw": kinds.AdamW, "sgd": kinds.SGD, "adamax": kinds.Adamax, "lion": kinds.Lion,
             "rmsprop": kinds.RMSprop}[cfg.optimizer]  # fmt: skip
     options: dict[str, Any] = {"momentum": 0.9, "nesterov": True} if cfg.optimizer == "sgd" else {}
-    if cfg.weight_decay or cfg.optimizer == "adamw":
+    if cfg.weight_decay is not None:
         options["weight_decay"] = cfg.weight_decay
     if cfg.ema:
         options |= {"use_ema": True, "ema_momentum": cfg.ema}
     # ReduceLROnPlateau sets the rate itself, which a schedule does not allow.
-    rate = float(cfg.lr) if cfg.schedule == "plateau" else Table(rates)
+    rate = float(rates[0]) if cfg.schedule == "plateau" else Table(rates)
     if cfg.depth_decay == 1:
         return base(rate, **options)
     factors = depth_factors(cfg, model)
@@ -2046,7 +2075,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     """A CSV file as text; "" where a field is empty. Raises InputError."""
     try:
         # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
@@ -2483,8 +2512,10 @@ order and augmentation depend on the seed alone, however many threads there are.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -2524,6 +2555,12 @@ class PhotoCache:
         self.on_disk = self.bytes > share * self.free
         if self.on_disk:
             scratch.mkdir(parents=True, exist_ok=True)
+            room = shutil.disk_usage(scratch).free
+            if self.bytes > 0.95 * room:  # a full disk would kill the process without a word
+                raise inputs.InputError(
+                    f"{scratch}: {room / 1e9:.1f} GB free, the decoded photos need {self.bytes / 1e9:.1f} GB at "
+                    f"{height}x{width}; free some, take smaller stages, or raise cache_share to use memory"
+                )
             with tempfile.NamedTemporaryFile(dir=scratch, prefix="photos-") as file:
                 file.truncate(self.bytes)
                 # The mapping keeps the space; the name is gone when the block ends, so nothing is left behind.
@@ -2570,7 +2607,9 @@ def free_memory() -> int:
         free = int(rows["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+        rows = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+        cached = int(rows.get("inactive_file", 0))  # pages of files that the system gives back when asked
+        free = min(free, int(limit.read_text()) - int(used.read_text()) + cached)
     return max(0, free)
 
 
@@ -2579,10 +2618,12 @@ class Batches:
     """Batches of (images, labels, weights) and how many there are.
 
     images uint8 (B, H, W, 3) RGB, or float32 0–255 after MixUp or CutMix; labels float32 (B, classes), all
-    zero where unknown; weights float32 (B,), 0 for a row that only fills the last batch.
+    zero where unknown; weights float32 (B,): 0 for a row that only fills the last batch, else the same number, such
+    that Keras's mean over batches is the mean over photos.
     """
 
     dataset: tf.data.Dataset
+    maker: _Maker  # must live as long as the dataset is used
     steps: int  # an epoch of training, or one pass
     rows: int  # photos in it
     views: int = 1
@@ -2619,47 +2660,70 @@ def make_batches(
     static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
     """
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
-    batch = min(cfg.batch, len(rows)) if train else cfg.batch
-    steps = len(rows) // batch if train else -(-len(rows) // batch) * views
-    policies = _Policies(cfg, size)
+    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views)
+    # TensorFlow keeps a numpy_function's function for as long as the process lives. It holds only a weak reference, so
+    # that the photos go with the Batches.
+    made_by = weakref.ref(maker)
 
-    def training(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        epoch, step = divmod(i, steps)
-        assert train is not None
-        policy = policies.get(cfg.augment, train(epoch))
-        order = np.random.default_rng((cfg.seed, stage, epoch)).permutation(len(rows))
-        chosen = order[step * batch : (step + 1) * batch]
-        images = np.stack([policy(cache[rows[j]], (cfg.seed, stage, epoch, rows[j])) for j in chosen])
-        return images, labels[chosen], np.ones(batch, np.float32)
-
-    def evaluation(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        block, number = divmod(i, views)
-        chosen = np.arange(block * batch, (block + 1) * batch)
-        weights = (chosen < len(rows)).astype(np.float32)
-        chosen = np.minimum(chosen, len(rows) - 1)
-        images = np.stack([policies.look(cache[rows[j]], number, rows[j]) for j in chosen])
-        return images, labels[chosen], weights
+    def make(i: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        alive = made_by()
+        assert alive is not None, "the Batches of this dataset are gone; keep them while it is used"
+        return alive(int(i))
 
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        make = training if train else evaluation
-        images, label, weights = tf.numpy_function(
-            lambda n: _typed(make(int(n))), [i], (tf.uint8, tf.int64, tf.float32), stateful=False
-        )
+        images, label, weights = tf.numpy_function(make, [i], (tf.uint8, tf.int64, tf.float32), stateful=False)
         images.set_shape((batch, *size, 3) if static else (None, None, None, 3))
         label.set_shape((batch if static else None,))
         weights.set_shape((batch if static else None,))
         return images, tf.one_hot(label, classes), weights
 
-    count = steps * epochs if train else steps
+    batch = maker.batch
+    count = maker.steps * epochs if train else maker.steps
     dataset = tf.data.Dataset.range(count).map(tensors, num_parallel_calls=threads(), deterministic=True)
     if train and (cfg.mixup or cfg.cutmix):
         dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
-    return Batches(dataset.prefetch(2), steps, len(rows), views)
+    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), views)
 
 
-def _typed(made: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    images, labels, weights = made
-    return images, labels.astype(np.int64), weights
+class _Maker:
+    """Number of a batch → images uint8 (B, H, W, 3), labels int64 (B,), weights float32 (B,)."""
+
+    def __init__(
+        self,
+        cfg: Config,
+        cache: PhotoCache,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        size: tuple[int, int],
+        strength: Callable[[int], float] | None,
+        stage: int,
+        views: int,
+    ):
+        self.cfg, self.cache, self.rows, self.labels = cfg, cache, rows, labels.astype(np.int64)
+        self.strength, self.stage, self.views = strength, stage, views
+        self.batch = min(cfg.batch, len(rows)) if strength else cfg.batch
+        self.steps = len(rows) // self.batch if strength else -(-len(rows) // self.batch) * views
+        self.policies = _Policies(cfg, size)
+
+    def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._training(i, self.strength) if self.strength else self._evaluation(i)
+
+    def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, step = divmod(i, self.steps)
+        policy = self.policies.get(self.cfg.augment, strength(epoch))
+        order = np.random.default_rng((self.cfg.seed, self.stage, epoch)).permutation(len(self.rows))
+        chosen = order[step * self.batch : (step + 1) * self.batch]
+        images = [policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]]
+        return np.stack(images), self.labels[chosen], np.ones(self.batch, np.float32)
+
+    def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        block, number = divmod(i, self.views)
+        places = np.arange(block * self.batch, (block + 1) * self.batch)
+        chosen = np.minimum(places, len(self.rows) - 1)
+        images = [self.policies.look(self.cache[row], number, row) for row in self.rows[chosen]]
+        # Keras divides a batch's loss by its size, padding included; this makes up for it over the whole pass.
+        scale = self.steps // self.views * self.batch / len(self.rows)
+        return np.stack(images), self.labels[chosen], (places < len(self.rows)) * np.float32(scale)
 
 
 def threads() -> int:
@@ -2851,20 +2915,19 @@ def errors(cfg: Config, table: photos.Table, probs: np.ndarray, path: Path, most
 
 
 def verdicts(history: pd.DataFrame) -> list[str]:
-    """What the curves say of the run: trained too little (S39), too much (S40), or neither."""
+    """What the curves say of the run: trained too little (S39), too long (S40), or neither."""
     last = history[history["stage"] == history["stage"].max()]
-    loss = last["val_loss"].to_numpy()
+    loss, accuracy = last["val_loss"].to_numpy(), last["val_accuracy"].to_numpy()
     if len(loss) < 3:
-        return ["Too few epochs in the last stage to judge over- or under-training."]
+        return ["Fewer than three epochs in the last stage: too few to judge over- or under-training."]
     found = []
-    if loss[-1] == loss.min() and loss[-3] - loss[-1] > 0.02 * loss[-3]:
-        found.append(
-            f"Under-trained: validation loss still fell by {1 - loss[-1] / loss[-3]:.0%} over the last two epochs; more epochs should help."
-        )
+    fell = 1 - loss[-1] / loss[-3]
+    if loss[-1] == loss.min() and fell > 0.1 and accuracy[-1] > accuracy[-3]:
+        found.append(f"Under-trained: over the last two epochs validation loss still fell by {fell:.0%} and accuracy "
+                     "rose; more epochs should help.")  # fmt: skip
     if loss[-1] > 1.05 * loss.min():
-        found.append(
-            f"Over-fitted: validation loss ended {loss[-1] / loss.min() - 1:.0%} above its best, while training went on; fewer epochs or stronger augmentation."
-        )
+        found.append(f"Over-fitted: validation loss ended {loss[-1] / loss.min() - 1:.0%} above its best; fewer epochs or "
+                     "stronger augmentation should help.")  # fmt: skip
     return found or ["Neither over- nor under-training shows in the curves."]
 
 
@@ -2875,7 +2938,7 @@ figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}</style>
 <h1>carcls run</h1>
 <p>Validation accuracy <b>{{ "%.4f"|format(r.validation_accuracy) }}</b>
 (95 % interval {{ "%.4f"|format(r.validation_interval_95[0]) }}–{{ "%.4f"|format(r.validation_interval_95[1]) }}),
-measured on {{ r.validation_photos }} photos that training did not see, mean of {{ views }} views each.
+measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch, mean of {{ views }} views each.
 {% if r.true_accuracy is defined %}True accuracy of submission.csv on the drawn test photos:
 <b>{{ "%.4f"|format(r.true_accuracy) }}</b>.{% endif %}</p>
 {% for v in verdicts %}<p>{{ v }}</p>{% endfor %}
@@ -2883,7 +2946,7 @@ measured on {{ r.validation_photos }} photos that training did not see, mean of 
 {% for k, v in r.validation_accuracy_by_views.items() %}<tr><td>{{ k }}<td>{{ "%.4f"|format(v) }}</tr>{% endfor %}</table>
 {% for name, caption, data in pictures %}<figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}
-<h2>Epochs</h2>{{ history }}
+<h2>Epochs</h2><div style="overflow:auto">{{ history }}</div>
 <h2>Settings</h2><pre>{{ settings }}</pre><p>Source {{ r.source }}; {{ r.versions }}</p></html>"""
 
 
@@ -2926,7 +2989,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import inputs, photos, runtime, schedule, submission
+from carcls import inputs, photos, runtime, submission
 from carcls.config import Config
 
 
@@ -2947,7 +3010,7 @@ def run(cfg: Config) -> Path:
 
     from carcls import callbacks, report, train, tta  # these import keras, whose backend setup has just chosen
 
-    cfg.save(place.out / "config.json")
+    inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     try:
@@ -2970,6 +3033,9 @@ def run(cfg: Config) -> Path:
         inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
         pictures += report.write(cfg, table, trained.history, val, result, place.out)
         events.send("end", **result)
+    except BaseException as error:  # also a stop by hand: whoever watches should know
+        events.send("failed", error=f"{type(error).__name__}: {error}")
+        raise
     finally:
         events.close()
     _say("result", *lines(result), *(f"pictures   {p}" for p in pictures), f"submission {target}, {len(test.ids)} rows")
@@ -2979,13 +3045,15 @@ def run(cfg: Config) -> Path:
 
 
 def check(cfg: Config) -> None:
-    """What can be known to fail before any work is done. Raises ConfigError."""
+    """What can be known to fail before any work is done. Raises ConfigError; inputs.InputError if weights are missing."""
     from carcls import augment, backbones
 
-    backbones.find(cfg.backbone)
+    backbones.find_weights(cfg.backbone, cfg)
     for stage in cfg.stages:
         augment.policy(cfg.augment, stage.height, stage.width, cfg.fit, cfg.strength)
-    schedule.table(cfg, 1)
+    odd = [str(stage) for stage in cfg.stages if stage.height % 32 or stage.width % 32]
+    if backbones.find(cfg.backbone).sized and odd:
+        print(f"warning: stages {', '.join(odd)} are no multiples of 32 px; {cfg.backbone} then drops the photo's edge")
 
 
 def summary(cfg: Config, table: photos.Table, trained: Any, val: Any) -> dict[str, Any]:
@@ -3015,7 +3083,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     views = ", ".join(f"{v:.4f} with {k}" for k, v in result["validation_accuracy_by_views"].items())
     found = [
         f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
-        f"{result['validation_photos']} photos that training did not see",
+        f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"views      {views} view(s) per photo",
         f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in all",
     ]
@@ -3052,6 +3120,7 @@ MODULES["runtime.py"] = r'''"""Backend, devices, precision and threads: each cho
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import platform
 import sys
@@ -3102,12 +3171,18 @@ def setup(cfg: Config) -> Runtime:
         tf.config.set_visible_devices([], "GPU")  # tf.data only
     else:
         devices, kind, bfloat16 = _tf_devices(tf)
-        tf.config.experimental.enable_op_determinism()
+        if kind == "cpu":
+            # Byte for byte the same run from the same seed. On a GPU it would forbid XLA.
+            tf.config.experimental.enable_op_determinism()
     precision, why_precision = _precision(cfg, kind, bfloat16)
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
-    xla, why_xla = _xla(cfg, kind, backend)
-    fused = backend == "tensorflow" and kind == "cpu" and not xla
+    if backend == "jax" and cfg.batch % len(devices):
+        raise ConfigError(
+            f"batch={cfg.batch}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
+        )
+    xla, why_xla = _xla(cfg, kind, backend, len(devices))
+    fused = backend == "tensorflow" and not xla
     strategy = (
         tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
     )
@@ -3118,12 +3193,15 @@ def setup(cfg: Config) -> Runtime:
         f"precision  {precision}: {why_precision}",
         f"XLA        {'on' if xla else 'off'}: {why_xla}",
         f"batch norm {'fused' if fused else 'Keras'}: " + (
-            "TensorFlow's kernel is faster on a CPU, same numbers" if fused else "the compiler fuses it"),
+            "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
+            "the compiler fuses it"),
     )  # fmt: skip
     return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons)
 
 
 def _backend(cfg: Config) -> tuple[str, str]:
+    if cfg.backend == "jax" and importlib.util.find_spec("jax") is None:
+        raise ConfigError("backend=jax: jax is not installed; expected auto or tensorflow, or pip install jax")
     if cfg.backend != "auto":
         return cfg.backend, "as set"
     if os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or Path("/dev/accel0").exists():
@@ -3162,12 +3240,20 @@ def _precision(cfg: Config, kind: str, bfloat16: bool) -> tuple[str, str]:
     return "mixed_float16", "this GPU's tensor cores have no bfloat16"
 
 
-def _xla(cfg: Config, kind: str, backend: str) -> tuple[bool, str]:
-    if cfg.xla != "auto":
-        return cfg.xla == "on", "as set"
+def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
     if backend == "jax":
         return True, "JAX always compiles"
-    return (False, "10 times slower on a CPU") if kind == "cpu" else (True, "fuses the small operations")
+    if kind == "cpu":
+        # Measured 10 times slower, and Keras refuses it where operations are deterministic.
+        if cfg.xla == "on":
+            raise ConfigError("xla=on: TensorFlow on a CPU trains 10 times slower with it; expected auto or off")
+        return False, "10 times slower on a CPU"
+    if cfg.xla != "auto":
+        return cfg.xla == "on", "as set"
+    if count > 1:
+        # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
+        return False, "does not go together with several GPUs and mixed precision"
+    return True, "fuses the small operations"
 
 
 def keep_memory() -> None:
@@ -3212,12 +3298,14 @@ def factor(name: str, progress: float, warmup: float = 0.0) -> float:
     """Share of the peak learning rate (0..1) at ``progress`` (0..1 of the whole run, all stages together).
 
     A line from 0 to 1 over the first ``warmup`` share of the run, then the named curve over all the rest.
-    ``plateau`` is constant here: a callback lowers it as validation asks. Raises ValueError.
+    ``plateau`` is 1 throughout, without warm-up: a callback lowers it as validation asks. Raises ValueError.
     """
     if name not in NAMES:
         raise ValueError(f"schedule={name!r}: expected one of {', '.join(NAMES)}")
     if not 0 <= progress <= 1 or not 0 <= warmup < 1:
         raise ValueError(f"progress {progress} must be in 0..1 and warmup {warmup} in 0..1, below 1")
+    if name == "plateau":
+        return 1.0
     if progress < warmup:
         return progress / warmup
     rest = min(1.0, (progress - warmup) / (1 - warmup))
@@ -3348,8 +3436,6 @@ class Trained:
     """A network with its best weights, and how it got there."""
 
     model: keras.Model
-    accuracy: float  # on validation, without test-time augmentation
-    loss: float
     history: pd.DataFrame  # a row an epoch
     seconds: float  # in fit, validation included
 
@@ -3388,7 +3474,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         # than a small epoch, and the optimiser's moments stay valid.
         if number == 0 or cfg.unfreeze == "staged":
             model.open_layers(cfg, net, number)
-            _in_scope(rt, partial(model.compile_model, cfg, net, rt, rates[first_step:]))
+            lowered = _rate(cfg, net, rates, 0)(0) / rates[0] if number and cfg.schedule == "plateau" else 1.0
+            _in_scope(rt, partial(model.compile_model, cfg, net, rt, rates[first_step:] * np.float32(lowered)))
         else:
             net.optimizer.iterations.assign(first_step)  # where the schedule would be, had no stage stopped early
         rate = _rate(cfg, net, rates, first_step)
@@ -3400,14 +3487,15 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
             best,
             callbacks.EarlyStop(cfg, events),
             *([averaged] if averaged else []),
-            *_optional(cfg, place.out),
+            *_optional(cfg, place.out / "tensorboard" / f"stage{number + 1}"),
         ]  # fmt: skip
         net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
                 validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
         best.restore()
+        del cache, train, val  # the next stage measures what memory is free
         first_step += steps[number]
         first_epoch += stage.epochs
-    return Trained(net, best.best_accuracy, best.best_loss, pd.DataFrame(rows), time.monotonic() - start)
+    return Trained(net, pd.DataFrame(rows), time.monotonic() - start)
 
 
 def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
@@ -3429,7 +3517,7 @@ def _rate(cfg: Config, net: keras.Model, rates: np.ndarray, first: int) -> callb
     return lambda step: float(rates[min(first + step, len(rates) - 1)])
 
 
-def _optional(cfg: Config, out: Path) -> list[keras.callbacks.Callback]:
+def _optional(cfg: Config, folder: Path) -> list[keras.callbacks.Callback]:
     """ReduceLROnPlateau and TensorBoard, where asked for."""
     chosen: list[keras.callbacks.Callback] = []
     if cfg.schedule == "plateau":
@@ -3437,7 +3525,7 @@ def _optional(cfg: Config, out: Path) -> list[keras.callbacks.Callback]:
             keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
         )
     if cfg.tensorboard:
-        chosen.append(keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False))
+        chosen.append(keras.callbacks.TensorBoard(str(folder), write_graph=False))
     return chosen
 '''
 
@@ -3519,7 +3607,13 @@ def check_views(cfg: Config, frame: pd.DataFrame, place: inputs.Place) -> None:
     cache = pipeline.PhotoCache(few, last.height, last.width, cfg.fit, cfg.cache_share, place.scratch)
     labels = few["label"].to_numpy()
     batches = pipeline.make_batches(
-        cfg, cache, np.arange(len(few)), labels, (last.height, last.width), 2, views=cfg.tta_views
+        cfg.replace(batch=len(few)),
+        cache,
+        np.arange(len(few)),
+        labels,
+        (last.height, last.width),
+        2,
+        views=cfg.tta_views,
     )
     images = np.concatenate([images.numpy() for images, _, _ in batches.dataset])
     check_distinct(batches.collect(images.reshape(len(images), -1)))
@@ -3550,13 +3644,13 @@ def main():
         target.write_text(text, encoding="utf-8")
     sys.path.insert(0, str(folder))
 
-    from carcls.config import ConfigError, parse
+    from carcls.config import ConfigError, TrainingDiverged, parse
     from carcls.inputs import InputError
     from carcls.run import run
 
     try:
         run(parse(SETTINGS))
-    except (ConfigError, InputError) as error:
+    except (ConfigError, InputError, TrainingDiverged) as error:
         raise SystemExit(f"carcls: {error}") from None
 
 

@@ -37,8 +37,6 @@ NO_OP = 14.0
 
 GREY = 127
 
-_UPSIDE_DOWN = ("VerticalFlip", "Transpose", "RandomRotate90", "D4", "SquareSymmetry")
-
 
 def check_pixels(photo: np.ndarray) -> None:
     """Raise ConfigError unless photo is uint8 (H, W, 3): float 0–255 breaks albumentations silently (S3)."""
@@ -145,11 +143,11 @@ class Policy:
 
 
 def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) -> Policy:
-    """The training policy of that name at that strength, linted.
+    """The training policy of that name at that strength.
 
     light: RandomView. medium: light, then brightness and contrast, and cut-out at p=0.5 (S19).
     none: the photo itself. A path: a policy saved by ``albumentations.save``, after the photo is
-    brought to size; strength does not change it. Raises ConfigError on an unknown name or a refused policy.
+    brought to size; strength does not change it, and it is linted. Raises ConfigError on an unknown name or a refused policy.
     """
     place = RandomView(height, width, fit, strength=0.0 if name == "none" else strength)
     if name in ("light", "none"):
@@ -166,9 +164,14 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
     path = Path(name)
     if not path.is_file():
         raise ConfigError(f"augment={name!r}: expected {', '.join(POLICIES)} or a file saved by albumentations.save")
-    loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
+    try:
+        loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"augment={name}: not a policy saved by albumentations.save ({error})") from None
     transforms = list(loaded.transforms) if isinstance(loaded, A.Compose) else [loaded]
     problems = lint(transforms, height, width)
+    if isinstance(loaded, A.Compose) and loaded.p < 1:
+        problems.append(f"the whole Compose has p={loaded.p}; give each transform its own")
     if problems:
         raise ConfigError(f"augment={name}: " + "; ".join(problems))
     return Policy([_Place(height, width, fit), *transforms])
@@ -188,19 +191,27 @@ class _Place(A.ImageOnlyTransform):
 def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool = False) -> list[str]:
     """What is wrong with a policy for car photos, one sentence each; an empty list if nothing is.
 
-    Refused: vertical flips and quarter turns of cars (S22), transforms that change next to nothing
-    and still cost time (S21), output other than uint8 of the same size, and with tta any p below 1 (S56).
+    Judged by what each transform does to two made-up photos. Refused: turning a car on its roof or side (S22), changing next to
+    nothing while still costing time (S21), output other than uint8 of the same size, and with tta any p below 1 (S56).
     """
-    problems = []
     probe = _probe(height, width)
+    sky = np.zeros_like(probe)  # above, the road below
+    sky[: height // 2] = 255
+    problems = []
     for transform in transforms:
         name = type(transform).__name__
-        if name in _UPSIDE_DOWN:
-            problems.append(f"{name} turns cars upside down; use HorizontalFlip")
-            continue
         if tta and transform.p < 1:
             problems.append(f"{name} has p={transform.p}; test-time views need p=1, or some are the photo itself")
-        outputs = [_apply_always(transform, probe, seed) for seed in range(16)]
+        try:
+            outputs = [_apply_always(transform, probe, seed) for seed in range(16)]
+            skies = [_apply_always(transform, sky, seed) for seed in range(16)]
+        except Exception as error:  # somebody else's transform may raise anything; here it becomes a sentence
+            problems.append(f"{name} cannot be applied to a photo of {height}x{width}: {error}")
+            continue
+        third = height // 3
+        if any(s.dtype == np.uint8 and s[:third].mean() <= s[-third:].mean() + 20 for s in skies):
+            problems.append(f"{name} turns cars upside down or on their side; use HorizontalFlip and small rotations")
+            continue
         wrong = [o for o in outputs if o.dtype != np.uint8 or o.shape != probe.shape]
         if wrong:
             problems.append(f"{name} turns uint8 {probe.shape} into {wrong[0].dtype} {wrong[0].shape}")

@@ -236,14 +236,21 @@ def load_weights(model: Any, name: str, cfg: Config) -> str:
     Returns a line that says what was loaded. Raises InputError if they are not found or do not fit; then the
     model may hold some of them and is not to be used.
     """
+    file = find_weights(name, cfg)
+    if file is None:
+        return f"{name}: from scratch (weights=none)"
+    _load(model, find(name), file)
+    return f"{name}: {model.count_params():,} parameters from {file}"
+
+
+def find_weights(name: str, cfg: Config) -> Path | None:
+    """The file that ``load_weights`` will read; None with weights=none. Raises InputError that says where it looked."""
     backbone = find(name)
     if cfg.weights == "none":
-        return f"{name}: from scratch (weights=none)"
-    wanted = cfg.weights
-    file = _search(backbone, cfg) if wanted == "imagenet" else _given(backbone, Path(wanted).expanduser())
+        return None
+    file = _search(backbone, cfg) if cfg.weights == "imagenet" else _given(backbone, Path(cfg.weights).expanduser())
     _check_class(backbone, file)
-    _load(model, backbone, file)
-    return f"{name}: {model.count_params():,} parameters from {file}"
+    return file
 
 
 def _given(backbone: Backbone, path: Path) -> Path:

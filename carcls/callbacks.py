@@ -26,14 +26,10 @@ import numpy as np
 import requests
 from urllib3.exceptions import HTTPError
 
-from carcls.config import Config
+from carcls.config import Config, TrainingDiverged
 from carcls.inputs import write_atomic
 
 Rate = Callable[[int], float]  # training step of the stage, from 0 → learning rate
-
-
-class TrainingDiverged(RuntimeError):  # noqa: N818
-    """The loss is no longer a number; the message says where and what to try."""
 
 
 def plain(value: Any) -> Any:

@@ -14,8 +14,12 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names it, what was found and what was expected."""
 
 
+class TrainingDiverged(RuntimeError):  # noqa: N818  (it says what happened)
+    """The loss is no longer a number; the message says where and what to try."""
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Stage(_Frozen):
@@ -71,7 +75,7 @@ class Config(_Frozen):
     batch: int = Field(32, ge=1, le=4096, description="photos per training step, all devices together")
     optimizer: Literal["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"] = Field("adam", description="by name")
     lr: float = Field(2e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    weight_decay: float | None = Field(None, ge=0, description="decoupled weight decay; empty: the optimiser's own")
     schedule: Literal["cosine", "piecewise", "constant", "exponential", "plateau"] = Field(
         "cosine", description="of the learning rate over the whole run")  # fmt: skip
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0")
@@ -118,6 +122,9 @@ class Config(_Frozen):
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
                              "image would be the same (S52)")  # fmt: skip
+        if self.augment not in ("light", "medium") and self.tta_views > 1:
+            raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
+                             "training then does not have (S54); set tta_views=1")  # fmt: skip
         if self.mixup and self.cutmix:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
         if self.unfreeze == "staged" and len(self.stages) < 2:
@@ -127,9 +134,6 @@ class Config(_Frozen):
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some settings changed. Raises ConfigError."""
         return parse({**self.model_dump(), **changes})
-
-    def save(self, path: Path) -> None:
-        path.write_text(self.model_dump_json(indent=2) + "\n")
 
 
 # Sizes are multiples of 32 px, so that every stride of the networks divides them.
@@ -176,13 +180,16 @@ def from_words(words: list[str]) -> Config:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
-        settings[key] = value
+        settings[key] = None if not value and key == "weight_decay" else value
     return parse(settings)
 
 
 def load(path: Path) -> Config:
-    """Config from the JSON that ``Config.save`` wrote. Raises ConfigError."""
+    """Config from the config.json of a run. Raises ConfigError."""
     try:
-        return parse(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from None
+        found = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: holds {type(found).__name__}; expected settings by name")
+    return parse(found)

@@ -87,12 +87,12 @@ def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optim
     base = {"adam": kinds.Adam, "adamw": kinds.AdamW, "sgd": kinds.SGD, "adamax": kinds.Adamax, "lion": kinds.Lion,
             "rmsprop": kinds.RMSprop}[cfg.optimizer]  # fmt: skip
     options: dict[str, Any] = {"momentum": 0.9, "nesterov": True} if cfg.optimizer == "sgd" else {}
-    if cfg.weight_decay or cfg.optimizer == "adamw":
+    if cfg.weight_decay is not None:
         options["weight_decay"] = cfg.weight_decay
     if cfg.ema:
         options |= {"use_ema": True, "ema_momentum": cfg.ema}
     # ReduceLROnPlateau sets the rate itself, which a schedule does not allow.
-    rate = float(cfg.lr) if cfg.schedule == "plateau" else Table(rates)
+    rate = float(rates[0]) if cfg.schedule == "plateau" else Table(rates)
     if cfg.depth_decay == 1:
         return base(rate, **options)
     factors = depth_factors(cfg, model)

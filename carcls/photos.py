@@ -200,7 +200,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     """A CSV file as text; "" where a field is empty. Raises InputError."""
     try:
         # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:

@@ -7,8 +7,10 @@ order and augmentation depend on the seed alone, however many threads there are.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,12 @@ class PhotoCache:
         self.on_disk = self.bytes > share * self.free
         if self.on_disk:
             scratch.mkdir(parents=True, exist_ok=True)
+            room = shutil.disk_usage(scratch).free
+            if self.bytes > 0.95 * room:  # a full disk would kill the process without a word
+                raise inputs.InputError(
+                    f"{scratch}: {room / 1e9:.1f} GB free, the decoded photos need {self.bytes / 1e9:.1f} GB at "
+                    f"{height}x{width}; free some, take smaller stages, or raise cache_share to use memory"
+                )
             with tempfile.NamedTemporaryFile(dir=scratch, prefix="photos-") as file:
                 file.truncate(self.bytes)
                 # The mapping keeps the space; the name is gone when the block ends, so nothing is left behind.
@@ -94,7 +102,9 @@ def free_memory() -> int:
         free = int(rows["MemAvailable"].split()[0]) * 1024
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+        rows = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
+        cached = int(rows.get("inactive_file", 0))  # pages of files that the system gives back when asked
+        free = min(free, int(limit.read_text()) - int(used.read_text()) + cached)
     return max(0, free)
 
 
@@ -103,10 +113,12 @@ class Batches:
     """Batches of (images, labels, weights) and how many there are.
 
     images uint8 (B, H, W, 3) RGB, or float32 0–255 after MixUp or CutMix; labels float32 (B, classes), all
-    zero where unknown; weights float32 (B,), 0 for a row that only fills the last batch.
+    zero where unknown; weights float32 (B,): 0 for a row that only fills the last batch, else the same number, such
+    that Keras's mean over batches is the mean over photos.
     """
 
     dataset: tf.data.Dataset
+    maker: _Maker  # must live as long as the dataset is used
     steps: int  # an epoch of training, or one pass
     rows: int  # photos in it
     views: int = 1
@@ -143,47 +155,70 @@ def make_batches(
     static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
     """
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
-    batch = min(cfg.batch, len(rows)) if train else cfg.batch
-    steps = len(rows) // batch if train else -(-len(rows) // batch) * views
-    policies = _Policies(cfg, size)
+    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views)
+    # TensorFlow keeps a numpy_function's function for as long as the process lives. It holds only a weak reference, so
+    # that the photos go with the Batches.
+    made_by = weakref.ref(maker)
 
-    def training(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        epoch, step = divmod(i, steps)
-        assert train is not None
-        policy = policies.get(cfg.augment, train(epoch))
-        order = np.random.default_rng((cfg.seed, stage, epoch)).permutation(len(rows))
-        chosen = order[step * batch : (step + 1) * batch]
-        images = np.stack([policy(cache[rows[j]], (cfg.seed, stage, epoch, rows[j])) for j in chosen])
-        return images, labels[chosen], np.ones(batch, np.float32)
-
-    def evaluation(i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        block, number = divmod(i, views)
-        chosen = np.arange(block * batch, (block + 1) * batch)
-        weights = (chosen < len(rows)).astype(np.float32)
-        chosen = np.minimum(chosen, len(rows) - 1)
-        images = np.stack([policies.look(cache[rows[j]], number, rows[j]) for j in chosen])
-        return images, labels[chosen], weights
+    def make(i: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        alive = made_by()
+        assert alive is not None, "the Batches of this dataset are gone; keep them while it is used"
+        return alive(int(i))
 
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        make = training if train else evaluation
-        images, label, weights = tf.numpy_function(
-            lambda n: _typed(make(int(n))), [i], (tf.uint8, tf.int64, tf.float32), stateful=False
-        )
+        images, label, weights = tf.numpy_function(make, [i], (tf.uint8, tf.int64, tf.float32), stateful=False)
         images.set_shape((batch, *size, 3) if static else (None, None, None, 3))
         label.set_shape((batch if static else None,))
         weights.set_shape((batch if static else None,))
         return images, tf.one_hot(label, classes), weights
 
-    count = steps * epochs if train else steps
+    batch = maker.batch
+    count = maker.steps * epochs if train else maker.steps
     dataset = tf.data.Dataset.range(count).map(tensors, num_parallel_calls=threads(), deterministic=True)
     if train and (cfg.mixup or cfg.cutmix):
         dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
-    return Batches(dataset.prefetch(2), steps, len(rows), views)
+    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), views)
 
 
-def _typed(made: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    images, labels, weights = made
-    return images, labels.astype(np.int64), weights
+class _Maker:
+    """Number of a batch → images uint8 (B, H, W, 3), labels int64 (B,), weights float32 (B,)."""
+
+    def __init__(
+        self,
+        cfg: Config,
+        cache: PhotoCache,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        size: tuple[int, int],
+        strength: Callable[[int], float] | None,
+        stage: int,
+        views: int,
+    ):
+        self.cfg, self.cache, self.rows, self.labels = cfg, cache, rows, labels.astype(np.int64)
+        self.strength, self.stage, self.views = strength, stage, views
+        self.batch = min(cfg.batch, len(rows)) if strength else cfg.batch
+        self.steps = len(rows) // self.batch if strength else -(-len(rows) // self.batch) * views
+        self.policies = _Policies(cfg, size)
+
+    def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._training(i, self.strength) if self.strength else self._evaluation(i)
+
+    def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, step = divmod(i, self.steps)
+        policy = self.policies.get(self.cfg.augment, strength(epoch))
+        order = np.random.default_rng((self.cfg.seed, self.stage, epoch)).permutation(len(self.rows))
+        chosen = order[step * self.batch : (step + 1) * self.batch]
+        images = [policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]]
+        return np.stack(images), self.labels[chosen], np.ones(self.batch, np.float32)
+
+    def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        block, number = divmod(i, self.views)
+        places = np.arange(block * self.batch, (block + 1) * self.batch)
+        chosen = np.minimum(places, len(self.rows) - 1)
+        images = [self.policies.look(self.cache[row], number, row) for row in self.rows[chosen]]
+        # Keras divides a batch's loss by its size, padding included; this makes up for it over the whole pass.
+        scale = self.steps // self.views * self.batch / len(self.rows)
+        return np.stack(images), self.labels[chosen], (places < len(self.rows)) * np.float32(scale)
 
 
 def threads() -> int:

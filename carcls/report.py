@@ -138,20 +138,19 @@ def errors(cfg: Config, table: photos.Table, probs: np.ndarray, path: Path, most
 
 
 def verdicts(history: pd.DataFrame) -> list[str]:
-    """What the curves say of the run: trained too little (S39), too much (S40), or neither."""
+    """What the curves say of the run: trained too little (S39), too long (S40), or neither."""
     last = history[history["stage"] == history["stage"].max()]
-    loss = last["val_loss"].to_numpy()
+    loss, accuracy = last["val_loss"].to_numpy(), last["val_accuracy"].to_numpy()
     if len(loss) < 3:
-        return ["Too few epochs in the last stage to judge over- or under-training."]
+        return ["Fewer than three epochs in the last stage: too few to judge over- or under-training."]
     found = []
-    if loss[-1] == loss.min() and loss[-3] - loss[-1] > 0.02 * loss[-3]:
-        found.append(
-            f"Under-trained: validation loss still fell by {1 - loss[-1] / loss[-3]:.0%} over the last two epochs; more epochs should help."
-        )
+    fell = 1 - loss[-1] / loss[-3]
+    if loss[-1] == loss.min() and fell > 0.1 and accuracy[-1] > accuracy[-3]:
+        found.append(f"Under-trained: over the last two epochs validation loss still fell by {fell:.0%} and accuracy "
+                     "rose; more epochs should help.")  # fmt: skip
     if loss[-1] > 1.05 * loss.min():
-        found.append(
-            f"Over-fitted: validation loss ended {loss[-1] / loss.min() - 1:.0%} above its best, while training went on; fewer epochs or stronger augmentation."
-        )
+        found.append(f"Over-fitted: validation loss ended {loss[-1] / loss.min() - 1:.0%} above its best; fewer epochs or "
+                     "stronger augmentation should help.")  # fmt: skip
     return found or ["Neither over- nor under-training shows in the curves."]
 
 
@@ -162,7 +161,7 @@ figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}</style>
 <h1>carcls run</h1>
 <p>Validation accuracy <b>{{ "%.4f"|format(r.validation_accuracy) }}</b>
 (95 % interval {{ "%.4f"|format(r.validation_interval_95[0]) }}–{{ "%.4f"|format(r.validation_interval_95[1]) }}),
-measured on {{ r.validation_photos }} photos that training did not see, mean of {{ views }} views each.
+measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch, mean of {{ views }} views each.
 {% if r.true_accuracy is defined %}True accuracy of submission.csv on the drawn test photos:
 <b>{{ "%.4f"|format(r.true_accuracy) }}</b>.{% endif %}</p>
 {% for v in verdicts %}<p>{{ v }}</p>{% endfor %}
@@ -170,7 +169,7 @@ measured on {{ r.validation_photos }} photos that training did not see, mean of 
 {% for k, v in r.validation_accuracy_by_views.items() %}<tr><td>{{ k }}<td>{{ "%.4f"|format(v) }}</tr>{% endfor %}</table>
 {% for name, caption, data in pictures %}<figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
 <figcaption>{{ caption }}</figcaption></figure>{% endfor %}
-<h2>Epochs</h2>{{ history }}
+<h2>Epochs</h2><div style="overflow:auto">{{ history }}</div>
 <h2>Settings</h2><pre>{{ settings }}</pre><p>Source {{ r.source }}; {{ r.versions }}</p></html>"""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import inputs, photos, runtime, schedule, submission
+from carcls import inputs, photos, runtime, submission
 from carcls.config import Config
 
 
@@ -32,7 +32,7 @@ def run(cfg: Config) -> Path:
 
     from carcls import callbacks, report, train, tta  # these import keras, whose backend setup has just chosen
 
-    cfg.save(place.out / "config.json")
+    inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     try:
@@ -55,6 +55,9 @@ def run(cfg: Config) -> Path:
         inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
         pictures += report.write(cfg, table, trained.history, val, result, place.out)
         events.send("end", **result)
+    except BaseException as error:  # also a stop by hand: whoever watches should know
+        events.send("failed", error=f"{type(error).__name__}: {error}")
+        raise
     finally:
         events.close()
     _say("result", *lines(result), *(f"pictures   {p}" for p in pictures), f"submission {target}, {len(test.ids)} rows")
@@ -64,13 +67,15 @@ def run(cfg: Config) -> Path:
 
 
 def check(cfg: Config) -> None:
-    """What can be known to fail before any work is done. Raises ConfigError."""
+    """What can be known to fail before any work is done. Raises ConfigError; inputs.InputError if weights are missing."""
     from carcls import augment, backbones
 
-    backbones.find(cfg.backbone)
+    backbones.find_weights(cfg.backbone, cfg)
     for stage in cfg.stages:
         augment.policy(cfg.augment, stage.height, stage.width, cfg.fit, cfg.strength)
-    schedule.table(cfg, 1)
+    odd = [str(stage) for stage in cfg.stages if stage.height % 32 or stage.width % 32]
+    if backbones.find(cfg.backbone).sized and odd:
+        print(f"warning: stages {', '.join(odd)} are no multiples of 32 px; {cfg.backbone} then drops the photo's edge")
 
 
 def summary(cfg: Config, table: photos.Table, trained: Any, val: Any) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     views = ", ".join(f"{v:.4f} with {k}" for k, v in result["validation_accuracy_by_views"].items())
     found = [
         f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
-        f"{result['validation_photos']} photos that training did not see",
+        f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"views      {views} view(s) per photo",
         f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in all",
     ]

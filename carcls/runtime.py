@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import platform
 import sys
@@ -53,12 +54,18 @@ def setup(cfg: Config) -> Runtime:
         tf.config.set_visible_devices([], "GPU")  # tf.data only
     else:
         devices, kind, bfloat16 = _tf_devices(tf)
-        tf.config.experimental.enable_op_determinism()
+        if kind == "cpu":
+            # Byte for byte the same run from the same seed. On a GPU it would forbid XLA.
+            tf.config.experimental.enable_op_determinism()
     precision, why_precision = _precision(cfg, kind, bfloat16)
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
-    xla, why_xla = _xla(cfg, kind, backend)
-    fused = backend == "tensorflow" and kind == "cpu" and not xla
+    if backend == "jax" and cfg.batch % len(devices):
+        raise ConfigError(
+            f"batch={cfg.batch}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
+        )
+    xla, why_xla = _xla(cfg, kind, backend, len(devices))
+    fused = backend == "tensorflow" and not xla
     strategy = (
         tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
     )
@@ -69,12 +76,15 @@ def setup(cfg: Config) -> Runtime:
         f"precision  {precision}: {why_precision}",
         f"XLA        {'on' if xla else 'off'}: {why_xla}",
         f"batch norm {'fused' if fused else 'Keras'}: " + (
-            "TensorFlow's kernel is faster on a CPU, same numbers" if fused else "the compiler fuses it"),
+            "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
+            "the compiler fuses it"),
     )  # fmt: skip
     return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons)
 
 
 def _backend(cfg: Config) -> tuple[str, str]:
+    if cfg.backend == "jax" and importlib.util.find_spec("jax") is None:
+        raise ConfigError("backend=jax: jax is not installed; expected auto or tensorflow, or pip install jax")
     if cfg.backend != "auto":
         return cfg.backend, "as set"
     if os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or Path("/dev/accel0").exists():
@@ -113,12 +123,20 @@ def _precision(cfg: Config, kind: str, bfloat16: bool) -> tuple[str, str]:
     return "mixed_float16", "this GPU's tensor cores have no bfloat16"
 
 
-def _xla(cfg: Config, kind: str, backend: str) -> tuple[bool, str]:
-    if cfg.xla != "auto":
-        return cfg.xla == "on", "as set"
+def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
     if backend == "jax":
         return True, "JAX always compiles"
-    return (False, "10 times slower on a CPU") if kind == "cpu" else (True, "fuses the small operations")
+    if kind == "cpu":
+        # Measured 10 times slower, and Keras refuses it where operations are deterministic.
+        if cfg.xla == "on":
+            raise ConfigError("xla=on: TensorFlow on a CPU trains 10 times slower with it; expected auto or off")
+        return False, "10 times slower on a CPU"
+    if cfg.xla != "auto":
+        return cfg.xla == "on", "as set"
+    if count > 1:
+        # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
+        return False, "does not go together with several GPUs and mixed precision"
+    return True, "fuses the small operations"
 
 
 def keep_memory() -> None:

@@ -20,12 +20,14 @@ def factor(name: str, progress: float, warmup: float = 0.0) -> float:
     """Share of the peak learning rate (0..1) at ``progress`` (0..1 of the whole run, all stages together).
 
     A line from 0 to 1 over the first ``warmup`` share of the run, then the named curve over all the rest.
-    ``plateau`` is constant here: a callback lowers it as validation asks. Raises ValueError.
+    ``plateau`` is 1 throughout, without warm-up: a callback lowers it as validation asks. Raises ValueError.
     """
     if name not in NAMES:
         raise ValueError(f"schedule={name!r}: expected one of {', '.join(NAMES)}")
     if not 0 <= progress <= 1 or not 0 <= warmup < 1:
         raise ValueError(f"progress {progress} must be in 0..1 and warmup {warmup} in 0..1, below 1")
+    if name == "plateau":
+        return 1.0
     if progress < warmup:
         return progress / warmup
     rest = min(1.0, (progress - warmup) / (1 - warmup))

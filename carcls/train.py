@@ -22,8 +22,6 @@ class Trained:
     """A network with its best weights, and how it got there."""
 
     model: keras.Model
-    accuracy: float  # on validation, without test-time augmentation
-    loss: float
     history: pd.DataFrame  # a row an epoch
     seconds: float  # in fit, validation included
 
@@ -62,7 +60,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         # than a small epoch, and the optimiser's moments stay valid.
         if number == 0 or cfg.unfreeze == "staged":
             model.open_layers(cfg, net, number)
-            _in_scope(rt, partial(model.compile_model, cfg, net, rt, rates[first_step:]))
+            lowered = _rate(cfg, net, rates, 0)(0) / rates[0] if number and cfg.schedule == "plateau" else 1.0
+            _in_scope(rt, partial(model.compile_model, cfg, net, rt, rates[first_step:] * np.float32(lowered)))
         else:
             net.optimizer.iterations.assign(first_step)  # where the schedule would be, had no stage stopped early
         rate = _rate(cfg, net, rates, first_step)
@@ -74,14 +73,15 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
             best,
             callbacks.EarlyStop(cfg, events),
             *([averaged] if averaged else []),
-            *_optional(cfg, place.out),
+            *_optional(cfg, place.out / "tensorboard" / f"stage{number + 1}"),
         ]  # fmt: skip
         net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
                 validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
         best.restore()
+        del cache, train, val  # the next stage measures what memory is free
         first_step += steps[number]
         first_epoch += stage.epochs
-    return Trained(net, best.best_accuracy, best.best_loss, pd.DataFrame(rows), time.monotonic() - start)
+    return Trained(net, pd.DataFrame(rows), time.monotonic() - start)
 
 
 def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
@@ -103,7 +103,7 @@ def _rate(cfg: Config, net: keras.Model, rates: np.ndarray, first: int) -> callb
     return lambda step: float(rates[min(first + step, len(rates) - 1)])
 
 
-def _optional(cfg: Config, out: Path) -> list[keras.callbacks.Callback]:
+def _optional(cfg: Config, folder: Path) -> list[keras.callbacks.Callback]:
     """ReduceLROnPlateau and TensorBoard, where asked for."""
     chosen: list[keras.callbacks.Callback] = []
     if cfg.schedule == "plateau":
@@ -111,5 +111,5 @@ def _optional(cfg: Config, out: Path) -> list[keras.callbacks.Callback]:
             keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
         )
     if cfg.tensorboard:
-        chosen.append(keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False))
+        chosen.append(keras.callbacks.TensorBoard(str(folder), write_graph=False))
     return chosen

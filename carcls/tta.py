@@ -73,7 +73,13 @@ def check_views(cfg: Config, frame: pd.DataFrame, place: inputs.Place) -> None:
     cache = pipeline.PhotoCache(few, last.height, last.width, cfg.fit, cfg.cache_share, place.scratch)
     labels = few["label"].to_numpy()
     batches = pipeline.make_batches(
-        cfg, cache, np.arange(len(few)), labels, (last.height, last.width), 2, views=cfg.tta_views
+        cfg.replace(batch=len(few)),
+        cache,
+        np.arange(len(few)),
+        labels,
+        (last.height, last.width),
+        2,
+        views=cfg.tta_views,
     )
     images = np.concatenate([images.numpy() for images, _, _ in batches.dataset])
     check_distinct(batches.collect(images.reshape(len(images), -1)))

@@ -117,6 +117,9 @@ def test_other_pixels_are_refused(photo, said):
     [
         (A.VerticalFlip(), "VerticalFlip turns cars upside down"),  # S22
         (A.RandomRotate90(), "upside down"),
+        (A.Rotate((180, 180)), "upside down"),
+        (A.OneOf([A.VerticalFlip(p=1), A.HorizontalFlip(p=1)]), "upside down"),
+        (A.RandomCrop(500, 500), "cannot be applied to a photo of 128x160"),
         (A.Affine(scale=(0.99, 1.01)), "Affine changes a photo by .* it only costs time"),  # S21
         (A.CoarseDropout((1, 1), (18 / 250, 18 / 250), (18 / 250, 18 / 250)), "only costs time"),  # S18
         (A.ToFloat(), "into float32"),
@@ -138,6 +141,8 @@ def test_the_linter_passes_what_the_policies_use():
 def test_the_linter_wants_p_of_one_at_test_time():  # S56
     flip = A.HorizontalFlip(p=0.5)
     assert augment.lint([flip], 96, 96) == []
+    views = augment.policy("light", 96, 96, "pad", 0.5).transforms  # what test-time views are drawn from
+    assert augment.lint(views, 96, 96, tta=True) == []
     assert "p=0.5" in augment.lint([flip], 96, 96, tta=True)[0]
 
 
@@ -149,5 +154,9 @@ def test_a_policy_from_a_file_is_linted_and_used(tmp_path):
     A.save(A.Compose([A.VerticalFlip(p=1.0)]), tmp_path / "bad.json")
     with pytest.raises(ConfigError, match="bad.json: VerticalFlip"):
         augment.policy(str(tmp_path / "bad.json"), 40, 60, "pad")
+    for text in ("{", "{}", "[1]"):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(ConfigError, match="broken.json: not a policy"):
+            augment.policy(str(tmp_path / "broken.json"), 40, 60, "pad")
     with pytest.raises(ConfigError, match="augment='strong'.*light, medium, none"):
         augment.policy("strong", 40, 60, "pad")

@@ -41,6 +41,8 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["tta_strength=0"], "tta_strength 0.0.*tta_views"),
         (["mixup=0.2", "cutmix=1"], "at most one"),
         (["unfreeze=staged", "stages=96x96x1"], "at least two stages"),
+        (["augment=none"], "tta_views 8 with augment none.*S54.*tta_views=1"),
+        (["lr=inf"], "lr='inf'.*finite"),
         (["optimizer=adamm"], "optimizer='adamm'.*'adam'"),
     ],
 )
@@ -51,10 +53,10 @@ def test_a_wrong_setting_is_named_with_what_was_found_and_expected(words, said):
 
 def test_saved_config_loads_as_the_same(tmp_path):
     cfg = config.parse({"preset": "good", "seed": 5})
-    cfg.save(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(cfg.model_dump_json())
     assert config.load(tmp_path / "config.json") == cfg
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ConfigError, match="bad.json: not JSON"):
+    with pytest.raises(ConfigError, match="bad.json: not a JSON file"):
         config.load(tmp_path / "bad.json")
 
 

@@ -1,6 +1,7 @@
 """kernel.py as Kaggle runs it: a simulated /kaggle without network, in both of Kaggle's layouts."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 """
 
 
-def start(tmp_path: Path, settings: str) -> subprocess.CompletedProcess:
+def start(tmp_path: Path, settings: str, site: str = "") -> subprocess.CompletedProcess:
     """Run kernel.py with other settings, as /kaggle/src/script.py is run: no arguments, cwd /kaggle/working."""
     text = KERNEL.read_text()
     assert '"preset": "kaggle"' in text
@@ -29,7 +30,7 @@ def start(tmp_path: Path, settings: str) -> subprocess.CompletedProcess:
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(text.replace('"preset": "kaggle"', settings, 1))
     (tmp_path / "site").mkdir(exist_ok=True)
-    (tmp_path / "site" / "sitecustomize.py").write_text(NO_NETWORK)
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_NETWORK + site)
     working = tmp_path / "kaggle" / "working"
     working.mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("KERAS", "PYTHON"))}
@@ -57,6 +58,13 @@ def test_a_submission_without_network_in_both_layouts(tmp_path, competition, lay
     assert made["Id"].tolist() == pd.read_csv(competition / "sample-submission.csv")["Id"].tolist()
     assert "validation" in done.stdout
     assert (tmp_path / "kaggle" / "working" / "report.html").is_file()
+
+
+def test_a_traceback_shows_the_line_of_the_module(tmp_path, competition):
+    shutil.copytree(competition, tmp_path / "kaggle" / "input" / SLUG)
+    done = start(tmp_path, '"weights": "none"', "import pandas\npandas.read_csv = lambda *a, **k: 1 / 0\n")
+    assert done.returncode == 1
+    assert re.search(r'File ".*carcls/photos.py", line \d+, in _read_csv\n +frame = pd.read_csv', done.stderr)
 
 
 def test_with_nothing_attached_it_says_what_to_attach(tmp_path):

@@ -1,5 +1,9 @@
 """make_batches: every row once, the seed alone decides, shapes and labels right, views as data."""
 
+import gc
+import weakref
+
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,9 +48,30 @@ def test_validation_sees_every_row_exactly_once_padded_and_masked(frame, tmp_pat
     images, labels, weights = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     assert images.shape == (24, *SIZE, 3)
     assert images.dtype == np.uint8
-    assert weights.tolist() == [1.0] * 21 + [0.0] * 3
+    assert weights == pytest.approx(np.array([24 / 21] * 21 + [0.0] * 3))
     assert (labels[:21].argmax(1) == frame["label"]).all()
     assert labels.sum(1).tolist() == [1.0] * 24
+
+
+def test_keras_reports_the_mean_loss_over_photos_whatever_the_padding(frame, tmp_path):
+    images = keras.Input((None, None, 3))
+    model = keras.Model(images, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(images / 255.0)))
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
+    made, _ = batches(CFG, frame, tmp_path)
+    logits = model.predict(made.dataset, verbose=0)[:21]
+    truth = frame["label"].to_numpy()
+    expected = (np.log(np.exp(logits).sum(1)) - logits[np.arange(21), truth]).mean()
+    assert model.evaluate(made.dataset, verbose=0) == pytest.approx(expected, rel=1e-4)
+
+
+def test_photos_are_freed_with_their_batches(frame, tmp_path):
+    held = cache(frame, tmp_path)
+    made = pipeline.make_batches(CFG, held, np.arange(21), frame["label"].to_numpy(), SIZE, 3)
+    list(made.dataset)
+    gone = weakref.ref(held)
+    del held, made
+    gc.collect()
+    assert gone() is None
 
 
 def test_two_passes_over_validation_are_identical(frame, tmp_path):  # S6

@@ -110,6 +110,7 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
     ):
         with pytest.raises(error, match=said):
             run(cfg.replace(**change))
+    assert [p.name for p in out.iterdir()] == ["submission.csv"]
     assert (out / "submission.csv").read_text() == "earlier"
 
 
@@ -120,6 +121,7 @@ def test_a_diverged_run_names_where_and_keeps_an_earlier_submission(cfg, tmp_pat
     words = [f"{k}={v}" for k, v in cfg.model_dump().items() if k in ("weights", "backbone", "data", "out")]
     assert cli.main(["run", *words, "stages=32x48x3", "batch=8", "lr=1e30", "optimizer=sgd", "warmup=0"]) == 3
     assert "learning rate" in capsys.readouterr().err
+    assert json.loads((out / "progress.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
     assert (out / "submission.csv").read_text() == "earlier"
 
 

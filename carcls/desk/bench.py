@@ -33,15 +33,15 @@ def main(data: str = "", large: str = "") -> None:
     data = data or str(sample.draw(inputs.cache_home() / "sample"))
     with tempfile.TemporaryDirectory() as out:
         cfg = Config(data=data, out=out, weights="none")
-        rt = runtime.setup(cfg)
         place = inputs.locate(cfg)
         frame = photos.load(cfg, place).train.head(LIMIT)
-        print(f"{len(frame)} photos of {data}; {rt.devices[0]}")
+        print(f"{len(frame)} photos of {data}")
         for size in SIZES:
             _inputs(cfg, place, frame, size)
         if large:
             _large(cfg, place, Path(large))
-        _step(cfg, rt, place, frame)
+        # Only now: setup makes operations deterministic, which would slow Keras's random layers above.
+        _step(cfg, runtime.setup(cfg), place, frame)
 
 
 def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:

@@ -48,13 +48,13 @@ def main():
         target.write_text(text, encoding="utf-8")
     sys.path.insert(0, str(folder))
 
-    from carcls.config import ConfigError, parse
+    from carcls.config import ConfigError, TrainingDiverged, parse
     from carcls.inputs import InputError
     from carcls.run import run
 
     try:
         run(parse(SETTINGS))
-    except (ConfigError, InputError) as error:
+    except (ConfigError, InputError, TrainingDiverged) as error:
         raise SystemExit(f"carcls: {error}") from None
 
 

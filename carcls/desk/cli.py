@@ -20,9 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (config.ConfigError, inputs.InputError) as error:
         print(f"carcls: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "TrainingDiverged":  # its module imports keras
-            raise
+    except config.TrainingDiverged as error:
         print(f"carcls: {error}", file=sys.stderr)
         return 3
     return 0
