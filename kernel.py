@@ -1184,6 +1184,8 @@ class Config(_Frozen):
     out: str = Field("", description="run folder; empty: /kaggle/working on Kaggle, else ./out")
     competition: str = Field("sf-dl-car-classification", description="slug of the Kaggle competition")
     val_fraction: float = Field(0.15, gt=0, lt=0.9, description="share of train photos kept for validation")
+    # Measured on cars10 with Lite0, 5 epochs at 96x176, 408 validation photos, one seed, mean of photo and mirror image:
+    # log-loss 0.90 for crop, 0.87 for pad with mirrored borders, 0.81 for pad with grey ones.
     fit: Literal["pad", "crop"] = Field("pad", description="how a photo meets the size, keeping its shape")
     seed: int = Field(1, ge=0, lt=2**31, description="of split, order, augmentation and initial weights")
 
@@ -1196,12 +1198,15 @@ class Config(_Frozen):
     unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start (S31), "
                                                        "staged from the head down, or the head alone")  # fmt: skip
     freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came (S32)")
+    # make run against make run SET="preset=sample bn_momentum=0.99": validation 0.99 against 0.93, log-loss 0.05 against
+    # 0.16, true accuracy 0.99 against 0.965, while the training losses are the same to the last digit.
     bn_momentum: float = Field(0.9, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
                                "a short run has (S41)")  # fmt: skip
     depth_decay: float = Field(1.0, gt=0, le=1, description="learning rate factor per quarter of depth, output "
                                "to input; 1: the same everywhere (S34)")  # fmt: skip
 
-    # Training
+    # Training. Adam, 2e-3, 10 % warm-up, cosine, average pooling and dropout 0.5 are the best of ten recipes tried on
+    # cars10 as wholes (about 20 points above frozen layers with 0.95^epoch); which part matters is not resolved yet.
     stages: tuple[Stage, ...] = Field((Stage(height=96, width=160, epochs=5), Stage(height=128, width=224, epochs=6)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
     batch: int = Field(32, ge=1, le=4096, description="photos per training step, all devices together")
@@ -1268,6 +1273,8 @@ class Config(_Frozen):
         return parse({**self.model_dump(), **changes})
 
 
+# quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
+# 128 px; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
 # Sizes are multiples of 32 px, so that every stride of the networks divides them.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

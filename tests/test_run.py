@@ -104,7 +104,7 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
     (out / "submission.csv").write_text("earlier")
     for change, error, said in (
         ({"backbone": "resnet9000"}, ConfigError, "backbone='resnet9000'.*expected one of"),
-        ({"augment": "wild"}, ConfigError, "augment='wild'"),
+        ({"augment": "wild", "tta_views": 1}, ConfigError, "augment='wild'"),
         ({"data": str(tmp_path / "none")}, inputs.InputError, "none"),
         ({"backbone": "efficientnet_lite_b1", "weights": str(tmp_path / "w.h5")}, inputs.InputError, "w.h5"),
     ):
