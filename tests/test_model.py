@@ -1,12 +1,13 @@
 """The network: what trains, at which rate, and what is frozen for good."""
 
 import dataclasses
+import os
 
 import keras
 import numpy as np
 import pytest
 
-from carcls import model, runtime
+from carcls import backbones, model, runtime
 from carcls.config import Config
 
 CFG = Config(weights="none", backbone="tiny", schedule="constant", warmup=0, lr=0.01, batch=4)
@@ -122,3 +123,30 @@ def test_fused_and_plain_batch_normalisation_train_alike(tiny):
     _, plain, _ = trained(CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3), dataclasses.replace(CPU, fused_bn=False))
     for (path, one), other in zip(fused.items(), plain.values(), strict=True):
         assert np.allclose(one, other, rtol=1e-3, atol=1e-4), path
+
+
+FAST = ("efficientnet_lite_b0", "mobilenet_v3_small")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in FAST
+        else pytest.param(name, marks=pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1"))
+        for name in sorted(backbones.REGISTRY)
+    ],
+)
+def test_every_network_trains_a_step_saves_and_loads(name, tmp_path):  # S28
+    cfg = CFG.replace(backbone=name, lr=1e-3)
+    net, _ = model.build(cfg, CPU, 3)
+    model.compile_model(cfg, net, CPU, np.full(2, cfg.lr, np.float32))
+    net.run_eagerly = True  # tracing would take longer than the step
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
+    before = net.trainable_variables[0].numpy()
+    assert np.isfinite(net.train_on_batch(images, np.eye(3, dtype=np.float32)[:2])[0])
+    assert not np.array_equal(net.trainable_variables[0].numpy(), before)
+    net.save_weights(tmp_path / "net.weights.h5")
+    other, _ = model.build(cfg, CPU, 3)
+    other.load_weights(tmp_path / "net.weights.h5", skip_mismatch=False)
+    assert np.allclose(other(images), net(images), atol=1e-5)
