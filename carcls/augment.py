@@ -28,6 +28,7 @@ ROTATE = 7.0  # degrees, either way
 ZOOM = 0.10  # of the scale, either way
 SHIFT = 0.06  # of the target's sides, either way
 BRIGHTNESS = 0.2  # of full scale, either way
+HUE, SATURATION = 15.0, 40.0  # either way, of OpenCV's 180 and 256: a car's kind does not depend on its paint
 CUTOUT = (0.10, 0.35)  # sides of the hole as shares of the target's: 18 px of 250 was too little (S18)
 
 # A transform that changes the linter's probe by less than this (root mean square, grey levels of 255) does
@@ -145,7 +146,7 @@ class Policy:
 def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) -> Policy:
     """The training policy of that name at that strength.
 
-    light: RandomView. medium: light, then brightness and contrast, and cut-out at p=0.5 (S19).
+    light: RandomView. medium: light, then brightness and contrast, colour at p=0.5, and cut-out at p=0.5 (S19).
     none: the photo itself. A path: a policy saved by ``albumentations.save``, after the photo is
     brought to size; strength does not change it, and it is linted. Raises ConfigError on an unknown name or a refused policy.
     """
@@ -158,6 +159,9 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
             limit = BRIGHTNESS * strength
             transforms += [
                 A.RandomBrightnessContrast((-limit, limit), (-limit, limit), p=1.0),
+                A.HueSaturationValue(
+                    (-HUE * strength, HUE * strength), (-SATURATION * strength, SATURATION * strength), 0, p=0.5
+                ),
                 A.CoarseDropout((1, 1), CUTOUT, CUTOUT, fill=GREY, p=0.5 * strength),
             ]
         return Policy(transforms)
