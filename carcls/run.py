@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import inputs, photos, runtime, submission
+from carcls import augment, backbones, inputs, photos, runtime, submission
 from carcls.config import Config
 
 
@@ -24,6 +24,7 @@ def run(cfg: Config) -> Path:
     start = time.monotonic()
     check(cfg)
     place = inputs.locate(cfg)
+    backbones.find_weights(cfg.backbone, cfg)  # before the photos are looked at, which takes longer
     table = photos.load(cfg, place)
     _say("data", *photos.summary(table))
     photos.write_audit(table, place.out / "audit.csv")
@@ -67,14 +68,12 @@ def run(cfg: Config) -> Path:
 
 
 def check(cfg: Config) -> None:
-    """What can be known to fail before any work is done. Raises ConfigError; inputs.InputError if weights are missing."""
-    from carcls import augment, backbones
-
-    backbones.find_weights(cfg.backbone, cfg)
+    """What settings alone show to be wrong. Raises ConfigError."""
+    backbone = backbones.find(cfg.backbone)
     for stage in cfg.stages:
         augment.policy(cfg.augment, stage.height, stage.width, cfg.fit, cfg.strength)
     odd = [str(stage) for stage in cfg.stages if stage.height % 32 or stage.width % 32]
-    if backbones.find(cfg.backbone).sized and odd:
+    if backbone.sized and odd:
         print(f"warning: stages {', '.join(odd)} are no multiples of 32 px; {cfg.backbone} then drops the photo's edge")
 
 
