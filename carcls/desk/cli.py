@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -131,6 +132,7 @@ def _backbones(args: argparse.Namespace) -> None:
 
 
 def _bench(args: argparse.Namespace) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # bench imports TensorFlow before runtime.setup can say so
     from carcls.desk import bench
 
     bench.main(args.data, args.large)
