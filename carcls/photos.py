@@ -50,7 +50,12 @@ _ACTIONS = {
 }
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".bmp": "BMP",
             ".gif": "GIF", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}  # fmt: skip
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+# The reducing bits (OpenCV names them after grey) with RGB order: IMREAD_REDUCED_COLOR_x would give BGR.
+_REDUCED = (
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_COLOR_RGB),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4 | cv2.IMREAD_COLOR_RGB),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2 | cv2.IMREAD_COLOR_RGB),
+)
 _END = b"\xff\xd9"  # the last marker of a JPEG; inside its pixel data it cannot occur
 _ORIENTATION = 0x0112  # the EXIF tag
 # What Pillow raises on files that are not what they seem: its plugins let their parsing errors through.
@@ -541,20 +546,20 @@ def read_photo(path: str | Path, min_height: int = 0, min_width: int = 0, height
     jpeg = _jpeg_header(data)
     if jpeg and jpeg.channels != 4:  # CMYK comes in two senses, and Pillow knows which
         height, width = (height, width) if height and width else jpeg.upright
-        flag = cv2.IMREAD_COLOR
+        flag = cv2.IMREAD_COLOR_RGB
         if min_height and min_width:
             flag = next((f for by, f in _REDUCED if height // by >= min_height and width // by >= min_width), flag)
         pixels = _decode(data, flag)
         if pixels is None:  # cv2 shows a part of a file cut short only if it ends like a whole one
             pixels = _decode(data + _END, flag)
         if pixels is not None:
-            return cast(Pixels, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels))
+            return pixels
     return _read_with_pillow(path, data)
 
 
 def _decode(data: bytes, flag: int) -> Pixels | None:
     try:
-        return cast(Pixels | None, cv2.imdecode(np.frombuffer(data, np.uint8), flag))  # (H, W, 3) uint8 BGR, upright
+        return cast(Pixels | None, cv2.imdecode(np.frombuffer(data, np.uint8), flag))  # (H, W, 3) uint8 RGB, upright
     except cv2.error:
         return None
 

@@ -31,6 +31,20 @@ def test_view_of_the_same_size_is_the_photo_itself():
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize("target", [(64, 96), (80, 60)])
+def test_view_is_the_warp_without_turn_or_shift(fit, target):
+    photo = augment._probe(75, 141)
+    for mirror in (False, True):
+        warped = augment.warp(photo, augment.matrix((75, 141), target, fit, mirror=mirror), target).astype(int)
+        seen = augment.view(photo, target, fit, mirror)
+        assert seen.shape == warped.shape
+        inner = np.s_[4:-4, 4:-4]
+        apart = np.abs(seen - warped)[inner].mean()
+        for moved in (np.roll(warped, 2, 0), np.roll(warped, 2, 1), warped[:, ::-1]):
+            assert apart < 0.4 * np.abs(seen - moved)[inner].mean()
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
 def test_a_circle_stays_a_circle(fit):  # S8
     y, x = np.mgrid[:100, :200]
     photo = np.where((y - 50) ** 2 + (x - 100) ** 2 < 30**2, 255, 0).astype(np.uint8)[..., None].repeat(3, 2)

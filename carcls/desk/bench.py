@@ -6,12 +6,14 @@ the median is printed and the ratio's lowest and highest beside it.
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,7 @@ def main(data: str = "", large: str = "") -> None:
             _inputs(cfg, place, frame, size)
         if large:
             _large(cfg, place, Path(large))
-        # Only now: setup makes operations deterministic, which would slow Keras's random layers above.
-        _step(cfg, runtime.setup(cfg), place, frame)
+        _step(cfg, frame)
 
 
 def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
@@ -51,17 +52,11 @@ def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
                           "width": [s[1] for s in sizes], "readable": True, "label": 0})  # fmt: skip
     frame = pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
     for size in SIZES:
-        _compare(f"large photos, {size} px, first epoch", {
-            "decode + resize alone (cv2, threads)": partial(_decode_only, cfg, frame, size),
-            "ours, first epoch": partial(_ours, cfg, place, frame, size, cached=False),
-        })  # fmt: skip
+        _first_epoch(cfg, place, frame, size, "large photos")
 
 
 def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) -> None:
-    _compare(f"input, {size} px, first epoch", {
-        "decode + resize alone (cv2, threads)": lambda: _decode_only(cfg, frame, size),
-        "ours, first epoch, flip + crop + affine": lambda: _ours(cfg, place, frame, size, cached=False),
-    })  # fmt: skip
+    _first_epoch(cfg, place, frame, size, "input")
     with tempfile.TemporaryDirectory() as folder:
         keras_data = _keras_layers(frame, size, Path(folder))
         cache = pipeline.PhotoCache(frame, size, size, "crop", cfg.cache_share, place.scratch)
@@ -70,6 +65,15 @@ def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) ->
             "Keras tutorial layers (flip, rotation, zoom)": lambda: _drain(keras_data, len(frame)),
             "ours, flip + crop + affine": lambda: _ours(cfg, place, frame, size, cached=True, cache=cache),
         })  # fmt: skip
+
+
+def _first_epoch(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, title: str) -> None:
+    """Nothing is decoded yet: what making batches adds to decoding and resizing, and what augmentation does."""
+    _compare(f"{title}, {size} px, first epoch", {
+        "decode + resize alone (cv2, threads)": partial(_decode_only, cfg, frame, size),
+        "ours, batches of decoded photos": partial(_ours, cfg, place, frame, size, cached=False, train=False),
+        "ours, with flip + crop + affine": partial(_ours, cfg, place, frame, size, cached=False),
+    })  # fmt: skip
 
 
 def _decode_only(cfg: Config, frame: pd.DataFrame, size: int) -> float:
@@ -94,13 +98,14 @@ def _decode_only(cfg: Config, frame: pd.DataFrame, size: int) -> float:
     return len(frame) / (time.perf_counter() - start)
 
 
-def _ours(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, cached: bool, cache: Any = None) -> float:
+def _ours(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, cached: bool, cache: Any = None,
+          train: bool = True) -> float:  # fmt: skip
     cfg = cfg.replace(fit="crop", augment="light")
     cache = cache or pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, place.scratch)
-    labels = frame["label"].to_numpy()
-    made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), labels, (size, size), 10, train=lambda epoch: 1.0,
-                                 epochs=3 if cached else 1)  # fmt: skip
-    return _drain(made.dataset, made.steps * cfg.batch * (3 if cached else 1))
+    epochs = 3 if cached else 1
+    made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), frame["label"].to_numpy(), (size, size), 10,
+                                 train=(lambda epoch: 1.0) if train else None, epochs=epochs)  # fmt: skip
+    return _drain(made.dataset, made.steps * cfg.batch * epochs if train else len(frame))
 
 
 def _drain(dataset: Any, count: int) -> float:
@@ -131,46 +136,68 @@ def _keras_layers(frame: pd.DataFrame, size: int, folder: Path) -> Any:
     return data.batch(32).map(lambda x, y: (layers(x, training=True), y), tf.data.AUTOTUNE).prefetch(2)
 
 
-def _step(cfg: Config, rt: runtime.Runtime, place: inputs.Place, frame: pd.DataFrame, size: int = 128) -> None:
-    import dataclasses
+def _step(cfg: Config, frame: pd.DataFrame, size: int = 128) -> None:
+    """A training step of Keras as it comes and of ours, each in a process of its own: TensorFlow's kernels are
+    chosen once per process."""
+    arms = {plain: _Child(cfg, frame, size, plain) for plain in (True, False)}
+    try:
+        _compare(f"training step, {cfg.backbone}, {size} px, batch {cfg.batch}", {
+            "Keras as it comes (without XLA)": partial(arms[True].rate, "memory"),
+            "ours, one batch in memory": partial(arms[False].rate, "memory"),
+        })  # fmt: skip
+        _compare(f"training fed by the pipeline, {size} px, batch {cfg.batch}", {
+            "ours, one batch in memory": partial(arms[False].rate, "memory"),
+            "ours, fed by the pipeline": partial(arms[False].rate, "fed"),
+        })  # fmt: skip
+    finally:
+        for child in arms.values():
+            child.close()
+
+
+class _Child:
+    """A process that trains a few steps whenever it is asked to."""
+
+    def __init__(self, cfg: Config, frame: pd.DataFrame, size: int, plain: bool):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve_steps, args=(other, cfg, frame, size, plain), daemon=True)
+        self.process.start()
+        other.close()  # so that a child that dies is an end of file here, not a wait for ever
+
+    def rate(self, source: str) -> float:
+        """images/s of twelve steps; source: memory or fed."""
+        self.pipe.send(source)
+        return float(self.pipe.recv())
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve_steps(pipe: Connection, cfg: Config, frame: pd.DataFrame, size: int, plain: bool) -> None:
+    rt = runtime.Runtime("tensorflow", ("cpu",), "float32", False, False) if plain else runtime.setup(cfg)
 
     import tensorflow as tf
 
     from carcls import model
 
-    cache = pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, place.scratch)
+    cache = pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, Path(cfg.out))
     labels = frame["label"].to_numpy()
     made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), labels, (size, size), 10, train=lambda epoch: 1.0,
                                  epochs=1000)  # fmt: skip
     batch = next(iter(made.dataset))
-    memory = tf.data.Dataset.from_tensors(batch).repeat()
-
-    def stepper(runtime_: runtime.Runtime, data: Any) -> Callable[[], float]:
-        net, _ = model.build(cfg, runtime_, 10)
-        model.open_layers(cfg, net, 0)
-        model.compile_model(cfg, net, runtime_, np.full(1000, 1e-4))
-        net.make_train_function()
-        source: Iterator[Any] = iter(data)
-        for _ in range(3):
+    sources = {"memory": iter(tf.data.Dataset.from_tensors(batch).repeat()), "fed": iter(made.dataset)}
+    net, _ = model.build(cfg, rt, 10)
+    model.open_layers(cfg, net, 0)
+    model.compile_model(cfg, net, rt, np.full(1000, 1e-4))
+    net.make_train_function()
+    while True:
+        source: Iterator[Any] = sources[pipe.recv()]
+        for step in range(14):
+            if step == 2:  # the first ones may trace, or find full buffers
+                start = time.perf_counter()
             net.train_function(source)
-
-        def measure(steps: int = 12) -> float:
-            start = time.perf_counter()
-            for _ in range(steps):
-                net.train_function(source)
-            return steps * cfg.batch / (time.perf_counter() - start)
-
-        return measure
-
-    keras_bn = dataclasses.replace(rt, fused_bn=False)
-    _compare(f"training step, {cfg.backbone}, {size} px", {
-        "Keras as it comes": stepper(keras_bn, memory),
-        "ours, one batch in memory": stepper(rt, memory),
-    })  # fmt: skip
-    _compare(f"training fed by the pipeline, {size} px", {
-        "one batch in memory": stepper(rt, memory),
-        "fed by the pipeline": stepper(rt, made.dataset),
-    })  # fmt: skip
+        pipe.send(12 * cfg.batch / (time.perf_counter() - start))
 
 
 def _compare(title: str, arms: dict[str, Callable[[], float]]) -> None:
