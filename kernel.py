@@ -691,6 +691,356 @@ def _first(error: Exception) -> str:
 '''
 
 # ==================================================================================================
+# carcls/blend.py
+# ==================================================================================================
+MODULES["blend.py"] = r'''"""Members into one prediction: weights fitted on validation, or stacking; measured out of fold, the choice included.
+
+Everywhere ``probs`` is float (members, photos, classes), each row sums to 1, and ``truth`` int (photos,), the class of
+each photo. The photos are validation photos that no member was trained on (S69).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carcls.config import ConfigError
+
+KINDS = ("best", "average", "weights", "logistic", "forest")  # from simple to complicated
+CLIP = 1e-7  # a probability of 0 would make a single photo decide; the log of this is -16
+SMALLEST = 0.005  # a fitted weight below it changes no prediction worth a member's time on the test photos
+LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
+OUTER, INNER = 5, 4  # folds of the reported accuracy, and within each of choosing
+TREES = 200
+# 20 of the up to 26 forests of a choice are inside outer folds. 2,500 photos, ten classes, three members of 0.91, 0.88 and
+# 0.51 accuracy, one core of two busy ones: 45 s for a choice with 200 trees there, 21 s with 50; members of 0.95 to 0.96:
+# 19 and 9 s. The kinds picked were the same.
+INNER_TREES = 40
+ROW_SUM = 1e-2  # rows may miss a sum of 1 by this, as those of half precision do; logits do not pass
+
+Splits = list[tuple[np.ndarray, np.ndarray]]  # rows to fit on, rows to predict
+
+
+@dataclass(frozen=True)
+class Blend:
+    """What makes one prediction of those of all members."""
+
+    kind: str  # one of KINDS, or manual
+    weights: np.ndarray | None = None  # (members,), at least one above 0; None: stacking
+    stack: Any = None  # fitted classifier of sklearn; None: weights
+
+    def apply(self, probs: np.ndarray) -> np.ndarray:
+        """(members, photos, classes) → (photos, classes) float64, each row sums to 1. Raises ConfigError."""
+        probs = _probs(probs)
+        members, photos, classes = probs.shape
+        if self.weights is not None:
+            if len(self.weights) != members:
+                raise ConfigError(f"{len(self.weights)} weights for {members} members")
+            mixed = np.tensordot(self.weights, probs, 1)
+        else:
+            if self.stack.n_features_in_ != members * classes:
+                raise ConfigError(f"{self.kind}: fitted on {self.stack.n_features_in_} probabilities a photo, got {members} "
+                                  f"members × {classes} classes")  # fmt: skip
+            mixed = np.zeros((photos, classes))  # a class that validation does not have stays 0
+            mixed[:, self.stack.classes_] = self.stack.predict_proba(_features(probs))
+        # Rows of a weighted sum have the sum of the weights, rows of float32 miss 1 by a little: one division for both (S67).
+        return mixed / mixed.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kind of blend that validation speaks for, and what was measured."""
+
+    blend: Blend  # fitted on all of validation
+    table: pd.DataFrame  # a row a kind: kind, accuracy, log_loss, corrected, spoiled, weights; out of fold
+    nested_probs: np.ndarray  # (photos, classes) float64; neither fit nor choice saw the photo they are for
+    nested_accuracy: float  # of nested_probs: the one to report, as the best row of the table is flattered
+    picked: list[str]  # kind chosen in each outer fold; empty for one member
+    reason: str
+
+
+def fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Weights (members,) float64 ≥ 0 with sum 1 of the lowest mean log-loss of the weighted mean (S65, S68).
+
+    Convex in the weights, so SLSQP (Kraft 1988) finds the one minimum from equal weights. Weights below SMALLEST
+    become 0. A noisy member keeps some weight if all others are sure of their mistakes: it then softens them.
+    Raises ConfigError.
+    """
+    return _fit_weights(*_checked(probs, truth))
+
+
+def parse_weights(text: str, members: int) -> np.ndarray:
+    """``"0.9/0.05/0.05"`` → (members,) float64 with sum 1, in the members' order (S66). Raises ConfigError."""
+    try:
+        weights = np.array([float(word) for word in text.split("/")])
+    except ValueError:
+        weights = np.array([np.nan])
+    if not np.isfinite(weights).all():
+        raise ConfigError(f"weights {text!r}: expected numbers with / between them, as in 0.9/0.05/0.05")
+    if len(weights) != members:
+        raise ConfigError(f"weights {text!r}: {len(weights)} numbers for {members} members")
+    if (weights < 0).any() or not weights.any():
+        raise ConfigError(f"weights {text!r}: expected numbers of 0 or more, at least one of them above 0")
+    weights /= weights.max()  # first, as the sum of numbers near the largest float is inf
+    return weights / weights.sum()
+
+
+def fit(kind: str, probs: np.ndarray, truth: np.ndarray, seed: int) -> Blend:
+    """A blend of one of KINDS, fitted on these photos; seed is of the forest. Raises ConfigError.
+
+    best: the member of the highest accuracy, the lower log-loss among equals. average: equal weights. weights:
+    ``fit_weights``. logistic, forest: stacking (Wolpert 1992) on the log-probabilities of all members.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"blend {kind!r}: expected one of {', '.join(KINDS)}")
+    return _fit(kind, *_checked(probs, truth), seed, TREES)
+
+
+def crossvalidate(kind: str, probs: np.ndarray, truth: np.ndarray, groups: np.ndarray | None, seed: int,
+                  folds: int = 5) -> np.ndarray:  # fmt: skip
+    """(photos, classes) float64: each photo predicted by a blend that was fitted without its fold.
+
+    Folds have all classes alike, unless a class has fewer photos than there are folds. groups (photos,) int: photos of
+    a group, such as duplicates, stay in one fold; there are no more folds than groups. Raises ConfigError.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"blend {kind!r}: expected one of {', '.join(KINDS)}")
+    probs, truth = _checked(probs, truth)
+    _enough(truth)
+    return _out_of_fold(kind, probs, truth, _splits(truth, groups, seed, folds), seed, TREES)
+
+
+def choose(probs: np.ndarray, truth: np.ndarray, seed: int, names: list[str],
+           groups: np.ndarray | None = None) -> Choice:  # fmt: skip
+    """The simplest kind that nothing more complicated beats on photos that it was not fitted on.
+
+    Nested cross-validation (Varma and Simon 2006): for each outer fold the kind is chosen anew by folds of the other
+    photos, so that the accuracy of the outer predictions is not flattered by the choice. names: of the members; groups
+    as in ``crossvalidate``. Raises ConfigError.
+    """
+    probs, truth = _checked(probs, truth)
+    _named(names, probs)
+    if len(probs) == 1:
+        blend = _fit("best", probs, truth, seed, TREES)
+        alone = {"best": blend.apply(probs)}
+        table = _table(alone, {"best": blend}, truth)
+        return Choice(blend, table, alone["best"], _accuracy(alone["best"], truth), [], "one member")
+    _enough(truth)
+    outer = _splits(truth, groups, seed, OUTER)
+    found = {kind: _out_of_fold(kind, probs, truth, outer, seed, TREES) for kind in KINDS}
+    nested, picked = np.full(probs.shape[1:], np.nan), []
+    for rest, fold in outer:
+        inner = _splits(truth[rest], None if groups is None else groups[rest], seed, INNER)
+        tried = {kind: _out_of_fold(kind, probs[:, rest], truth[rest], inner, seed, INNER_TREES) for kind in KINDS}
+        picked.append(_pick(tried, truth[rest]))
+        nested[fold] = found[picked[-1]][fold]  # it was fitted on rest alone
+    kind = _pick(found, truth)
+    blends = {kind: _fit(kind, probs, truth, seed, TREES) for kind in {*KINDS[:3], kind}}
+    table = _table(found, blends, truth)
+    return Choice(blends[kind], table, nested, _accuracy(nested, truth), picked, _reason(kind, table, blends, names))
+
+
+def members_table(names: list[str], probs: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
+    """Each member alone, in the given order (S68): name, accuracy, low, high, log_loss, errors, alone_right.
+
+    low and high are the 95 % interval of the accuracy (Wilson 1927); alone_right counts the photos that only this
+    member has right: what the others would lose without it. Raises ConfigError.
+    """
+    from scipy.stats import binomtest
+
+    probs, truth = _checked(probs, truth)
+    _named(names, probs)
+    right = probs.argmax(2) == truth  # (members, photos)
+    rows = []
+    for name, member, hits in zip(names, probs, right, strict=True):
+        low, high = binomtest(int(hits.sum()), len(truth)).proportion_ci(0.95, "wilson")
+        rows.append({"name": name, "accuracy": float(hits.mean()), "low": float(low), "high": float(high),
+                     "log_loss": log_loss(member, truth), "errors": int((~hits).sum()),
+                     "alone_right": int((hits & (right.sum(0) == 1)).sum())})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def disagreement(names: list[str], probs: np.ndarray) -> pd.DataFrame:
+    """(members, members): share of photos to which two members give different classes. Raises ConfigError."""
+    probs = _probs(probs)
+    _named(names, probs)
+    said = probs.argmax(2)
+    return pd.DataFrame((said[:, None] != said).mean(2), names, names)
+
+
+def log_loss(probs: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of -log of the probability (photos, classes) of the true class, at most -log(CLIP) for a photo."""
+    return float(-np.log(np.maximum(probs[np.arange(len(truth)), truth], CLIP)).mean())
+
+
+def _fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    from scipy.optimize import minimize
+
+    true = np.maximum(probs[:, np.arange(len(truth)), truth], CLIP)  # (members, photos): all that the loss needs
+    members = len(true)
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = np.maximum(weights @ true, CLIP)  # the sum of weights may be off by a rounding error
+        return float(-np.log(mixed).mean()), -(true / mixed).mean(1)
+
+    start = np.full(members, 1 / members)
+    found = minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * members, options={"ftol": 1e-10, "maxiter": 500},
+                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like})  # fmt: skip
+    # At a flat minimum SLSQP can report a failed line search; the point is as good. Only a worse one is of no use.
+    weights = found.x if found.fun <= loss(start)[0] else start
+    weights = np.where(weights < min(SMALLEST, weights.max()), 0.0, weights)
+    return weights / weights.sum()
+
+
+def _fit(kind: str, probs: np.ndarray, truth: np.ndarray, seed: int, trees: int) -> Blend:
+    members = len(probs)
+    if kind == "best":
+        order = [(-_accuracy(member, truth), log_loss(member, truth)) for member in probs]
+        return Blend(kind, np.eye(members)[order.index(min(order))])
+    if kind == "average":
+        return Blend(kind, np.full(members, 1 / members))
+    if kind == "weights":
+        return Blend(kind, _fit_weights(probs, truth))
+    return Blend(kind, stack=_classifier(kind, truth, seed, trees).fit(_features(probs), truth))
+
+
+def _classifier(kind: str, truth: np.ndarray, seed: int, trees: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+
+    # Few photos for many features: C below sklearn's 1 and leaves of three keep both from learning single photos.
+    # A logistic regression refuses truth of one class, which is what a fold with all photos of the others leaves; a
+    # forest takes it. newton-cg needs 10 steps where lbfgs needs 150 on these correlated features, in the same time, and
+    # sklearn 1.6's lbfgs passes options that scipy 1.16 deprecates.
+    if kind == "logistic" and len(np.unique(truth)) > 1:
+        return LogisticRegression(C=0.1, max_iter=1000, solver="newton-cg")
+    return RandomForestClassifier(trees, min_samples_leaf=3, random_state=seed, n_jobs=1)
+
+
+def _features(probs: np.ndarray) -> np.ndarray:
+    """(members, photos, classes) → (photos, members · classes) log-probabilities, member by member."""
+    return np.log(np.maximum(probs, CLIP)).transpose(1, 0, 2).reshape(probs.shape[1], -1)
+
+
+def _splits(truth: np.ndarray, groups: np.ndarray | None, seed: int, folds: int) -> Splits:
+    """Shuffled folds that depend on the arguments alone, so that all kinds are compared on the same ones."""
+    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+    if not 2 <= folds <= len(truth):
+        raise ConfigError(f"{folds} folds of {len(truth)} photos: expected at least 2 and at most one per photo")
+    if groups is not None:
+        if groups.shape != truth.shape:
+            raise ConfigError(f"groups are {groups.shape}, expected {truth.shape}: one for each photo")
+        folds = min(folds, len(np.unique(groups)))
+        if folds < 2:
+            raise ConfigError(f"all {len(truth)} photos are of one group: there is no fold without it")
+    rare = np.unique(truth, return_counts=True)[1].min() < folds
+    kind = {(False, False): StratifiedKFold, (False, True): KFold,
+            (True, False): StratifiedGroupKFold, (True, True): GroupKFold}[groups is not None, rare]  # fmt: skip
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    # StratifiedGroupKFold may leave a fold empty where groups are few and large.
+    return [(rest, fold) for rest, fold in splitter.split(truth, truth, groups) if len(fold)]
+
+
+def _out_of_fold(kind: str, probs: np.ndarray, truth: np.ndarray, splits: Splits, seed: int,
+                 trees: int) -> np.ndarray:  # fmt: skip
+    found = np.full(probs.shape[1:], np.nan)
+    for rest, fold in splits:
+        found[fold] = _fit(kind, probs[:, rest], truth[rest], seed, trees).apply(probs[:, fold])
+    if np.isnan(found).any():
+        raise AssertionError(f"{np.isnan(found).any(1).sum()} of {len(truth)} photos are in no fold")
+    return found
+
+
+def _pick(found: dict[str, np.ndarray], truth: np.ndarray) -> str:
+    """The kind to take, of out-of-fold predictions (photos, classes) of each of KINDS.
+
+    A more complicated kind must lower the log-loss and correct more photos than it spoils: accuracy alone counts few
+    photos, log-loss alone rewards softer probabilities that predict the same.
+    """
+    best, *others = KINDS
+    for kind in others:
+        corrected, spoiled = _changes(found[best], found[kind], truth)
+        if corrected > spoiled and log_loss(found[kind], truth) < log_loss(found[best], truth):
+            best = kind
+    return best
+
+
+def _changes(old: np.ndarray, new: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
+    """Photos that new has right and old wrong, and the reverse."""
+    was, now = old.argmax(1) == truth, new.argmax(1) == truth
+    return int((now & ~was).sum()), int((was & ~now).sum())
+
+
+def _accuracy(probs: np.ndarray, truth: np.ndarray) -> float:
+    return float((probs.argmax(1) == truth).mean())
+
+
+def _table(found: dict[str, np.ndarray], blends: dict[str, Blend], truth: np.ndarray) -> pd.DataFrame:
+    rows = []
+    for kind, probs in found.items():
+        corrected, spoiled = _changes(found["best"], probs, truth)
+        weights = blends[kind].weights if kind in blends else None
+        rows.append({"kind": kind, "accuracy": _accuracy(probs, truth), "log_loss": log_loss(probs, truth),
+                     "corrected": corrected, "spoiled": spoiled,
+                     # as parse_weights reads them, so that they can be set by hand in a later run
+                     "weights": "" if weights is None else "/".join(f"{w:.3g}" for w in weights)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _reason(kind: str, table: pd.DataFrame, blends: dict[str, Blend], names: list[str]) -> str:
+    alone = names[int(np.argmax(np.asarray(blends["best"].weights)))]
+    if kind == "best":
+        return f"{alone} alone, as no blend both lowers the log-loss and corrects more photos than it spoils"
+    rows = table.set_index("kind")
+    row = rows.loc[kind]
+    return (f"{kind} corrects {row['corrected']} photos that the best member ({alone}) has wrong and spoils {row['spoiled']}, "
+            f"with a log-loss of {row['log_loss']:.4f} against {rows.loc['best', 'log_loss']:.4f}")  # fmt: skip
+
+
+def _enough(truth: np.ndarray) -> None:
+    if len(truth) < LEAST:
+        raise ConfigError(
+            f"{len(truth)} validation photos: at least {LEAST} are needed to compare blends; raise val_fraction"
+        )
+
+
+def _named(names: list[str], probs: np.ndarray) -> None:
+    if len(names) != len(probs):
+        raise ConfigError(f"{len(names)} names for {len(probs)} members")
+
+
+def _probs(probs: np.ndarray) -> np.ndarray:
+    """As float64, if they are probabilities (members, photos, classes). Raises ConfigError."""
+    if probs.ndim != 3 or 0 in probs.shape:
+        raise ConfigError(f"probabilities are {probs.shape}, expected (members, photos, classes)")
+    for number, member in enumerate(probs):
+        if not np.isfinite(member).all():
+            bad = int((~np.isfinite(member).all(1)).sum())
+            raise ConfigError(f"member {number}: {bad} of {len(member)} photos have no finite prediction")
+        if (member < 0).any() or np.abs(member.sum(1, dtype=np.float64) - 1).max() > ROW_SUM:
+            raise ConfigError(
+                f"member {number}: not probabilities; expected numbers of 0 or more that sum to 1 for a photo"
+            )
+    return probs.astype(np.float64)
+
+
+def _checked(probs: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    probs = _probs(probs)
+    photos, classes = probs.shape[1:]
+    if truth.shape != (photos,):
+        raise ConfigError(f"truth is {truth.shape}, expected {(photos,)}: one class for each photo")
+    if not np.issubdtype(truth.dtype, np.integer) or truth.min() < 0 or truth.max() >= classes:
+        raise ConfigError(
+            f"truth has {truth.dtype} from {truth.min()} to {truth.max()}, expected classes 0 to {classes - 1}"
+        )
+    return probs, truth
+'''
+
+# ==================================================================================================
 # carcls/callbacks.py
 # ==================================================================================================
 MODULES["callbacks.py"] = r'''"""What a training run says and keeps: progress lines, events, the remote monitor, checkpoints, stops.
@@ -1196,6 +1546,27 @@ def _stages(text: str) -> list[dict[str, int]]:
     return rows
 
 
+# What members of an ensemble may differ in. Data, split and views are shared: votes are compared photo by photo.
+OF_MEMBER = frozenset({
+    "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "depth_decay",
+    "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
+    "patience", "min_epochs", "augment", "fit",
+})  # fmt: skip
+BLENDS = ("auto", "best", "average", "weights", "logistic", "forest")
+
+
+def _members(text: str) -> list[dict[str, str]]:
+    """``"seed=1+seed=2/pooling=max"`` → one mapping of settings a member."""
+    members = []
+    for part in text.split("+"):
+        words = [word for word in re.split(r"/(?=\w+=)", part) if word]
+        wrong = [word for word in words if "=" not in word]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not key=value, as in seed=1+seed=2/pooling=max")
+        members.append(dict(word.split("=", 1) for word in words))
+    return members
+
+
 class Config(_Frozen):
     """Every setting of a run with its default, unit and reason (``python -m carcls run --help``)."""
 
@@ -1252,6 +1623,31 @@ class Config(_Frozen):
     strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch (S20)")
     tta_views: int = Field(8, ge=1, le=256, description="views per photo: itself, its mirror, random ones; 1: no TTA")
     tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength (S54)")
+    tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
+                                                    "member (S57)")  # fmt: skip
+    tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
+                         "many (S59, S60; 64 is plenty); 0: the same number for all")  # fmt: skip
+    tta_combine: Literal["mean", "geometric", "vote"] = Field(
+        "mean", description="how the views' probabilities become one"
+    )
+
+    # Ensemble, pseudo-labels
+    members: tuple[dict[str, Any], ...] = Field(({},), description="networks of an ensemble, separated by +, each "
+                                                "settings that differ, separated by /: seed=1+seed=2/pooling=max")  # fmt: skip
+    folds: int = Field(1, ge=1, le=20, description="networks per member, each validated on another part of the train photos; "
+                       "1: one network, val_fraction kept aside")  # fmt: skip
+    blend: str = Field("auto", description="of members: auto (nested validation decides), best, average, weights (fitted), "
+                       "logistic, forest (stacking), or weights as 0.9/0.1 (S65, S66)")  # fmt: skip
+    pseudo: bool = Field(
+        False, description="go on training with test photos that all members and nearly all views agree on"
+    )
+    pseudo_agreement: float = Field(
+        0.95, gt=0.5, le=1, description="share of every member's views that must agree (S63)"
+    )
+    pseudo_epochs: int = Field(
+        3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
+    )
+    pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
 
     # Machine
     backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
@@ -1261,12 +1657,31 @@ class Config(_Frozen):
 
     # Progress
     monitor_url: str = Field("", description="where RemoteMonitor posts progress; empty: nowhere")
-    tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/tensorboard")
+    tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/member1/tensorboard and so on")
 
     @field_validator("stages", mode="before")
     @classmethod
     def _parse_stages(cls, value: Any) -> Any:
         return _stages(value) if isinstance(value, str) else value
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _parse_members(cls, value: Any) -> Any:
+        return _members(value) if isinstance(value, str) else value
+
+    @field_validator("members")
+    @classmethod
+    def _check_members(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for number, member in enumerate(value, 1):
+            wrong = sorted(set(member) - OF_MEMBER)
+            if wrong:
+                raise ValueError(f"member {number}: {', '.join(wrong)} cannot differ between members; expected some of "
+                                 f"{', '.join(sorted(OF_MEMBER))}")  # fmt: skip
+        if not value:
+            raise ValueError("at least one member is needed")
+        if len({json.dumps(member, sort_keys=True, default=str) for member in value}) < len(value):
+            raise ValueError("two members are the same, so their average is no better than one; give them other seeds")
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
@@ -1284,11 +1699,35 @@ class Config(_Frozen):
         if self.augment not in ("light", "medium") and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
                              "training then does not have (S54); set tta_views=1")  # fmt: skip
+        if 0 < self.tta_cap <= self.tta_views:
+            raise ValueError(f"tta_cap {self.tta_cap} is not above tta_views {self.tta_views}: disputed photos would get no "
+                             "more views than the others")  # fmt: skip
+        if self.tta_cap and self.tta_views < 2:
+            raise ValueError(
+                f"tta_cap {self.tta_cap} with tta_views {self.tta_views}: one view cannot disagree; at least 2"
+            )
+        if self.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", self.blend):
+            raise ValueError(f"blend {self.blend!r}: expected one of {', '.join(BLENDS)}, or weights as 0.9/0.1")
+        if self.blend not in BLENDS and len(self.blend.split("/")) != len(self.members):
+            raise ValueError(
+                f"blend {self.blend}: {len(self.blend.split('/'))} weights for {len(self.members)} members"
+            )
+        if self.pseudo and (self.tta_views < 4 or self.tta == "never"):
+            raise ValueError(f"pseudo with tta_views {self.tta_views} and tta {self.tta}: whether views agree takes at "
+                             "least 4 of them (S63, S64)")  # fmt: skip
+        if self.pseudo and self.folds > 1:
+            raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
+        if any(self.members):
+            self.of_members()
         if self.mixup and self.cutmix:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
         if self.unfreeze == "staged" and len(self.stages) < 2:
             raise ValueError("unfreeze=staged opens the network from stage to stage: at least two stages are needed")
         return self
+
+    def of_members(self) -> list[Config]:
+        """The settings of each member, complete. Raises ConfigError where a member's do not go together."""
+        return [self.replace(**member, members=({},), blend="auto") for member in self.members]
 
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some settings changed. Raises ConfigError."""
@@ -1357,6 +1796,686 @@ def load(path: Path) -> Config:
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: holds {type(found).__name__}; expected settings by name")
     return parse(found)
+'''
+
+# ==================================================================================================
+# carcls/decide.py
+# ==================================================================================================
+MODULES["decide.py"] = r'''"""From the members' votes to the probabilities of the submission: gates, members alone, blend. No network is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carcls import blend, votes
+from carcls.config import Config, ConfigError
+from carcls.members import Member
+from carcls.votes import Gate, Votes
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What validation said, and what follows for the test photos."""
+
+    gates: list[Gate]
+    tta: list[pd.DataFrame]  # votes.tta_table of each member
+    curves: dict[str, pd.DataFrame]
+    trade_offs: list[pd.DataFrame]  # votes.trade_off of each member
+    adaptive: list[dict[str, float]]  # what the adaptive rule saved on validation, by member; empty where it is off
+    alone: pd.DataFrame  # blend.members_table
+    choice: blend.Choice
+    val_probs: np.ndarray  # (photos, classes), nested where the blend was chosen on the same photos
+    test_probs: np.ndarray  # (photos, classes)
+    ids: list[str]  # of the test photos
+
+    @property
+    def accuracy(self) -> float:
+        """On validation; where the blend was chosen there, of the nested choices."""
+        return self.choice.nested_accuracy
+
+    @property
+    def made_by(self) -> str:
+        """In a few words, for submission.json."""
+        opened = sum(gate.open for gate in self.gates)
+        if len(self.gates) == 1:
+            return f"one member, test-time augmentation {'on' if opened else 'off'}"
+        kind, n = self.choice.blend.kind, len(self.gates)
+        return f"{n} members, blend {kind}, test-time augmentation on in {opened} of {n}"
+
+
+def decide(cfg: Config, members: list[Member], groups: np.ndarray | None) -> Decision:
+    """groups (photos,) int or None: validation photos of one group are the same file and stay together.
+
+    Raises ConfigError where votes do not belong together.
+    """
+    how = cfg.tta_combine
+    val = [as_test(cfg, member.val) for member in members]
+    gates = [votes.gate(cfg.tta, member.val, how) for member in members]
+    for member in members[1:]:
+        if member.val.ids != members[0].val.ids or member.test[0].ids != members[0].test[0].ids:
+            raise ConfigError(f"member {member.name}: its votes are of other photos than those of {members[0].name}")
+    truth = members[0].val.labels
+    probs = np.stack([_probs(v, gate, how) for v, gate in zip(val, gates, strict=True)])
+    test = np.stack([
+        np.mean([_probs(v, gate, how) for v in member.test], 0) for member, gate in zip(members, gates, strict=True)
+    ])  # fmt: skip
+    names = [member.name for member in members]
+    choice = _blend(cfg, probs, truth, names, groups)
+    return Decision(
+        gates=gates,
+        tta=[votes.tta_table(member.val, how) for member in members],
+        curves={member.name: votes.curve(member.val, how) for member in members},
+        trade_offs=[votes.trade_off(member.val, how) for member in members],
+        adaptive=[_saved(member, v, how) for member, v in zip(members, val, strict=True)] if cfg.tta_cap else [],
+        alone=blend.members_table(names, probs, truth),
+        choice=choice,
+        val_probs=choice.nested_probs,
+        test_probs=choice.blend.apply(test),
+        ids=members[0].test[0].ids,
+    )
+
+
+def as_test(cfg: Config, val: Votes) -> Votes:
+    """Validation votes as the rule for test photos would have cast them."""
+    return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
+
+
+def _probs(cast: Votes, gate: Gate, how: str) -> np.ndarray:
+    """(photos, classes): all views where the gate is open, else the photo itself."""
+    return cast.combined(how) if gate.open else cast.probs[0].astype(np.float64)
+
+
+def _saved(member: Member, adapted: Votes, how: str) -> dict[str, float]:
+    """The adaptive rule against the fixed one with the same cap, on the validation photos."""
+    cap = len(member.val.probs)
+    fixed, seconds = member.val.combined(how).argmax(1), member.seconds
+    return {
+        "cap": cap,
+        "passes": float(adapted.cast.mean()),
+        "passes_share": float(adapted.cast.mean()) / cap,
+        "seconds_fixed": seconds["validation_votes"],
+        "seconds_adaptive": seconds["adaptive_validation_votes"],
+        "seconds_share": seconds["adaptive_validation_votes"] / max(1e-9, seconds["validation_votes"]),
+        "photos": len(fixed),
+        "differ": int((adapted.combined(how).argmax(1) != fixed).sum()),
+    }
+
+
+def lines(decision: Decision, every: bool = False) -> list[str]:
+    """The tables and what was decided, as text for the log; every: also each view alone, and the trade-off of rules."""
+    out: list[str] = []
+    for number, (gate, table) in enumerate(zip(decision.gates, decision.tta, strict=True)):
+        out += [
+            f"member {decision.alone['name'][number]}",
+            *_text(table if every else table[~table["what"].str.startswith("view ")]),
+            *(_text(decision.trade_offs[number]) if every and len(decision.trade_offs[number]) > 2 else []),
+        ]
+        out.append(f"TTA gate {gate.reason}")
+        if decision.adaptive:
+            out.append(saved_line(decision.adaptive[number]))
+    if len(decision.gates) > 1:
+        out += ["members alone", *_text(decision.alone), "blends, cross-validated", *_text(decision.choice.table)]
+        out.append(f"blend {decision.choice.blend.kind}: {decision.choice.reason}")
+    return out
+
+
+def saved_line(a: dict[str, float]) -> str:
+    """What the adaptive rule saved, as a sentence."""
+    return (f"adaptive: {a['passes']:.1f} of {a['cap']:.0f} passes a photo ({a['passes_share']:.0%}), "
+            f"{a['seconds_adaptive']:.1f} of {a['seconds_fixed']:.1f} s ({a['seconds_share']:.0%}), "
+            f"{a['differ']} of {a['photos']} photos predicted otherwise than with all views")  # fmt: skip
+
+
+def _text(table: pd.DataFrame) -> list[str]:
+    shown: Any = table.to_string(index=False, float_format=lambda x: f"{x:.4f}")
+    return ["  " + line for line in shown.splitlines()]
+
+
+def _blend(
+    cfg: Config, probs: np.ndarray, truth: np.ndarray, names: list[str], groups: np.ndarray | None
+) -> blend.Choice:
+    """Chosen by validation, or as set; what was fitted is judged out of fold either way."""
+    if len(names) == 1 or cfg.blend == "auto":
+        return blend.choose(probs, truth, cfg.seed, names, groups)
+    if cfg.blend in blend.KINDS:
+        made = blend.fit(cfg.blend, probs, truth, cfg.seed)
+        judged = blend.crossvalidate(cfg.blend, probs, truth, groups, cfg.seed)
+    else:
+        made = blend.Blend("manual", blend.parse_weights(cfg.blend, len(names)))
+        judged = made.apply(probs)
+    accuracy = float((judged.argmax(1) == truth).mean())
+    table = pd.DataFrame([{"kind": made.kind, "accuracy": accuracy, "log_loss": votes.log_loss(judged, truth)}])
+    return blend.Choice(made, table, judged, accuracy, [], f"blend={cfg.blend}, as set")
+'''
+
+# ==================================================================================================
+# carcls/figures.py
+# ==================================================================================================
+MODULES["figures.py"] = r'''"""Pictures of what a run has measured, from plain arrays and tables: each is a PNG, and CAPTIONS says what it shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from carcls import augment, photos
+from carcls.config import Config
+from carcls.inputs import InputError
+from carcls.votes import Votes
+
+matplotlib.use("agg")  # files only: there is no screen on Kaggle
+import matplotlib.pyplot as plt
+from matplotlib.colors import BoundaryNorm, ListedColormap, PowerNorm
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+Classes = Sequence[int | str]  # class index → label as in train.csv
+
+CAPTIONS = {
+    "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
+    "augmentation policy at its full strength. Look for cars that a person could not recognise.",
+    "curves.png": "Loss (mean cross-entropy per photo) and accuracy after every epoch, on the training photos as they are "
+    "augmented and on the validation photos as they are; the learning rate at the end of each epoch; grey lines are "
+    "changes of photo size.",
+    "matrix.png": "Predicted class (colour) by photo (rows) and view (columns): view 0 is the photo itself, 1 its mirror image. "
+    "The photos on which the views disagree most are at the top, below each other by class; white are views that a photo "
+    "was not given; the narrow column on the left is the true class where it is known. Look for a column that is "
+    "unlike its neighbours (a view that harms) and for two colours that often share a row (classes that are confused).",
+    "agreement.png": "How many photos there are by the share of their views that agree with the combined prediction; above each "
+    "bar the accuracy of its photos, where labels are known, and their number. Look for accuracy that falls to the "
+    "left: there the agreement says which predictions to trust. Wrong photos in the bar on the right are errors that "
+    "more views cannot mend.",
+    "tta_curve.png": "Validation accuracy with its 95 % interval (band) and log-loss against the number of views per photo, one "
+    "line a member. Look for where the lines become flat: views beyond that only cost time. A difference smaller than "
+    "the band may be chance.",
+    "trade_off.png": "Validation log-loss (lower is better) and accuracy against the mean number of passes per photo. Line: every "
+    "photo gets the same number of views. Points: every photo gets the first round, and only disputed photos get "
+    "more, up to the cap. Look for points left of the line at the same height: the same quality for fewer passes.",
+    "confusion.png": "Validation photos by true class (rows) and predicted class (columns); the colour is the "
+    "share of the true class, on a scale that shows small shares. Off the diagonal are errors; the pair of classes that "
+    "is confused most, both ways together, is outlined.",
+    "disputed.png": "The photos on which the views disagree most: above each, how many views say which class, and its true class "
+    "where it is known. Border: green if the combined prediction is right, red if it is wrong, grey if nobody knows. Look for "
+    "what the photos have in common: small or cut-off cars, odd angles, several cars.",
+    "errors.png": "Validation photos that are predicted wrongly, the most confident error first: true class → predicted class "
+    "and its probability. Look for wrong labels among the first ones.",
+    "suspicious.png": "Labelled photos whose label the votes contradict, the most confident first: the class in train.csv, the class "
+    "that the votes say, and its probability. Look for labels that are wrong; photos that are rightly labelled and only "
+    "hard should stay as they are.",
+}
+
+# A sheet of photos: tiles of that height and width in px, so many beside each other, with a gap in inches.
+TILE = (138, 184)
+COLUMNS = 6
+GAP = 0.16
+NAME = 18  # characters of a class's name above a tile
+GREEN, RED, GREY, BLUE = "tab:green", "tab:red", "0.7", "tab:blue"
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """A figure of that size in inches, saved atomically and closed."""
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    try:
+        yield figure
+        part = path.with_name(f".{path.stem}.part.png")
+        figure.savefig(part, dpi=100)
+        part.replace(path)
+    finally:
+        plt.close(figure)
+
+
+# --- Before and during training ---------------------------------------------------------------------------
+
+
+def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, draws: int = 5) -> Path:
+    """A grid of training photos, one a row, beside draws of the policy (S23, S24)."""
+    stage = cfg.stages[-1]
+    size = (stage.height, stage.width)
+    policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength)
+    chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
+    rows = []
+    for n, item in enumerate(chosen.itertuples()):
+        photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
+        made = [policy(photo, (cfg.seed, n, draw)) for draw in range(draws)]
+        rows.append([augment.view(photo, size, cfg.fit), *made])
+    with _figure(path, 2.2 * (draws + 1), 2.2 * size[0] / size[1] * len(rows) + 0.5) as figure:
+        axes = figure.subplots(len(rows), draws + 1, squeeze=False)
+        for line, images in zip(axes, rows, strict=True):
+            for n, (axis, image) in enumerate(zip(line, images, strict=True)):
+                axis.imshow(image)
+                axis.set_axis_off()
+                if axis in axes[0]:
+                    axis.set_title("as it is" if n == 0 else f"{cfg.augment}, draw {n}", fontsize=9)
+    return path
+
+
+def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
+    """Loss, accuracy and learning rate by epoch (S44)."""
+    epoch = np.arange(1, len(history) + 1)
+    starts = epoch[(history["stage"].diff() > 0).to_numpy()]
+    with _figure(path, 12, 3.6 + 0.3 * bool(title)) as figure:
+        if title:
+            figure.suptitle(_text(title, 100))
+        axes = figure.subplots(1, 3)
+        for axis, name, label in zip(axes, ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=False):
+            axis.plot(epoch, history[name], "o-", ms=3, label="training, augmented")
+            axis.plot(epoch, history[f"val_{name}"], "o-", ms=3, label="validation")
+            axis.set_ylabel(label)
+            axis.legend()
+        axes[2].plot(epoch, history["lr"], "o-", ms=3, color="tab:green")
+        axes[2].set_ylabel("learning rate")
+        axes[2].set_yscale("log")
+        for axis in axes:
+            axis.set_xlabel("epoch")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            for start in starts:
+                axis.axvline(start - 0.5, color="0.8", zorder=0)
+    return path
+
+
+# --- Votes ------------------------------------------------------------------------------------------------
+
+
+def said(votes: Votes) -> np.ndarray:
+    """(views, photos) int64: the class that each view puts first; −1 where a photo was not given that view."""
+    views = int(votes.cast.max())
+    tops = votes.probs[:views].argmax(2)
+    return np.where(np.arange(views)[:, None] < votes.cast, tops, -1)
+
+
+def share(tops: np.ndarray, combined: np.ndarray) -> np.ndarray:
+    """(photos,) float64: of the views that a photo was given, how many say what all together do.
+
+    tops (views, photos) from ``said``, combined (photos,) class indices.
+    """
+    return (tops == combined).sum(0) / (tops >= 0).sum(0)
+
+
+def order(shares: np.ndarray, combined: np.ndarray) -> np.ndarray:
+    """(photos,) indices, the most disputed photo first, equally disputed ones by class."""
+    return np.lexsort((combined, shares))
+
+
+def matrix(votes: Votes, classes: Classes, path: Path, how: str = "mean", most: int = 400) -> Path:
+    """Predicted class by photo and view, of the most disputed photos (S53)."""
+    tops, combined = said(votes), votes.combined(how).argmax(1)
+    shares = share(tops, combined)
+    chosen = order(shares, combined)[:most]
+    rows, views = len(chosen), len(tops)
+    # Rows of 17 px with their ids up to 40 photos, else of 7 px or fewer: 2.7 with 400 photos.
+    height = max(3.5, 1.5 + (0.17 * rows if rows <= 40 else min(11.0, 0.07 * rows)))
+    names = [_text(c, 28) for c in classes]
+    with _figure(path, 5.5 + 0.11 * views + 0.07 * max(map(len, names)), height) as figure:
+        axis = figure.subplots()
+        # The last tenth of nipy_spectral is dark reds that look alike and a grey that looks like white.
+        spectrum = matplotlib.colormaps["nipy_spectral"](np.linspace(0, 0.9, len(names)))
+        colours = {"cmap": ListedColormap(spectrum).with_extremes(bad="white"),
+                   "norm": BoundaryNorm(np.arange(len(names) + 1) - 0.5, len(names)),
+                   "interpolation": "nearest", "aspect": "auto"}  # fmt: skip
+
+        def show(image: np.ndarray, left: float, right: float) -> Any:
+            return axis.imshow(np.ma.masked_less(image, 0), extent=(left, right, rows - 0.5, -0.5), **colours)
+
+        shown = show(tops[:, chosen].T, -0.5, views - 0.5)
+        left, ticks = -0.5, [float(view) for view in _every(views, 16)]
+        labels = [f"{view:.0f}" for view in ticks]
+        if (votes.labels[chosen] >= 0).any():
+            wide = max(0.5, views / 24)
+            show(votes.labels[chosen, None], -0.5 - 1.3 * wide, -0.5 - 0.3 * wide)
+            left, ticks, labels = -0.5 - 1.3 * wide, [-0.5 - 0.8 * wide, *ticks], ["true", *labels]
+        axis.set_xlim(left, views - 0.5)
+        axis.set_xticks(ticks, labels)
+        axis.set_xlabel(
+            "view (0: the photo itself, 1: its mirror image)" if views > 1 else "view (0: the photo itself)"
+        )
+        axis.set_ylabel("photo, the most disputed first")
+        if rows <= 40:
+            axis.set_yticks(range(rows), [_text(votes.ids[i], 24) for i in chosen], fontsize=8)
+        else:
+            axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        bar = figure.colorbar(shown, ax=axis, label="predicted class", pad=0.02, aspect=30 * height / 6)
+        marked = _every(len(names), min(40, int((height - 1.2) / 0.17)))
+        bar.set_ticks(marked, labels=[names[i] for i in marked], fontsize=8)
+        bar.ax.minorticks_off()
+        bar.ax.invert_yaxis()  # like the rows, which go down by class
+        figure.suptitle(_count_rows(shares, rows), fontsize=11)
+    return path
+
+
+def _count_rows(shares: np.ndarray, shown: int) -> str:
+    """What of the photos with these shares of agreeing views is shown, the ``shown`` lowest ones, and what is not."""
+    n, unanimous = len(shares), int((shares == 1).sum())
+    if shown == n:
+        return f"views disagree on {n - unanimous:,} of {n:,} photos"
+    disputed_out = max(0, n - unanimous - shown)
+    out = f"left out: {n - shown - disputed_out:,} unanimous" + (f", {disputed_out:,} disputed" if disputed_out else "")
+    return f"the {shown:,} most disputed of {n:,} photos\n{out}"
+
+
+def agreement(votes: Votes, path: Path, how: str = "mean") -> Path:
+    """How many photos, and how many of them right, by the share of views that agree with the combined prediction."""
+    tops, combined = said(votes), votes.combined(how).argmax(1)
+    shares = share(tops, combined)
+    where, names = bins(shares, votes.cast)
+    known = votes.labels >= 0
+    right = combined == votes.labels
+    parts = [("right", known & right, GREEN), ("wrong", known & ~right, RED),
+             ("label unknown", ~known, GREY)] if known.any() else [("photos", ~known, BLUE)]  # fmt: skip
+    at, total = np.arange(len(names)), np.bincount(where, minlength=len(names))
+    with _figure(path, min(11.0, max(6.0, 2 + 0.8 * len(names))), 4.2) as figure:
+        axis = figure.subplots()
+        below = np.zeros(len(names), int)
+        for name, which, colour in parts:
+            if which.any():
+                count = np.bincount(where[which], minlength=len(names))
+                axis.bar(at, count, 0.8, bottom=below, color=colour, label=name)
+                below += count
+        for i in at[total > 0]:
+            judged = known & (where == i)
+            accuracy = f"{right[judged].mean():.1%}\n" if judged.any() else ""
+            axis.text(i, total[i], f"{accuracy}{_counted(total[i])}", ha="center", va="bottom", fontsize=8)
+        axis.set_xlim(min(-0.6, len(names) / 2 - 2), max(len(names) - 0.4, len(names) / 2 + 1))
+        axis.set_ylim(0, 1.2 * total.max())
+        axis.set_xticks(at, names)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("views that agree with the combined prediction")
+        axis.set_ylabel("photos")
+        title = f"all views agree on {(shares == 1).mean():.1%} of {len(shares):,} photos"
+        axis.set_title(title + ("; above the bars: accuracy" if known.any() else ""), fontsize=11)
+        if known.any():
+            axis.legend(loc="upper left")
+    return path
+
+
+def bins(shares: np.ndarray, cast: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """(photos,) index of each photo's bin, and the bins' names, from the lowest that has a photo to unanimous.
+
+    Where all photos were given the same few views, a bin is a number of views, else it is a tenth;
+    unanimous photos have a bin of their own.
+    """
+    if cast.min() == cast.max() <= 12:
+        views = int(cast[0])
+        where = np.rint(shares * views).astype(int)
+        names = [f"{n} of {views}" for n in range(views + 1)]
+    else:
+        # Shares are ratios of small integers; the little that is added keeps 0.3 × 10 from being 2.999….
+        where = np.where(shares == 1, 10, np.minimum(9, np.floor(shares * 10 + 1e-9))).astype(int)
+        names = [f"{10 * n}–{10 * n + 10}%" for n in range(9)] + ["90–99%", "all"]
+    lowest = int(where.min())
+    return where - lowest, names[lowest:]
+
+
+def tta_curve(curves: dict[str, pd.DataFrame], chosen: int | None, path: Path) -> Path:
+    """Validation accuracy and log-loss against the number of views, one line a member, from ``votes.curve`` (S55, S58)."""
+    last = max(int(rows["views"].max()) for rows in curves.values())
+    with _figure(path, 11, 4.4) as figure:
+        left, right = figure.subplots(1, 2)
+        for n, (name, rows) in enumerate(curves.items()):
+            look: dict[str, Any] = {"color": f"C{n % 10}", "ls": ("-", "--", ":")[n // 10 % 3]}
+            left.plot(rows["views"], rows["accuracy"], marker="o", ms=3, label=_text(name, 40), **look)
+            if len(rows) > 1:
+                left.fill_between(rows["views"], rows["low"], rows["high"], color=look["color"], alpha=0.15, lw=0)
+            else:  # a band of one view would have no width
+                left.vlines(rows["views"], rows["low"], rows["high"], color=look["color"], alpha=0.4, lw=4)
+            right.plot(rows["views"], rows["log_loss"], marker="o", ms=3, **look)
+        for axis in (left, right):
+            if chosen is not None:
+                axis.axvline(
+                    chosen, color="0.3", ls=":", zorder=0, label=f"used: {chosen} views" if axis is left else None
+                )
+            _log2(axis, last)
+            axis.set_xlabel("views per photo")
+            axis.grid(alpha=0.3)
+        left.set_ylabel("validation accuracy, 95 % interval")
+        left.yaxis.set_major_formatter(PercentFormatter(1))
+        right.set_ylabel("validation log-loss")
+        figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+    return path
+
+
+def trade_off(table: pd.DataFrame, path: Path) -> Path:
+    """Log-loss and accuracy against passes per photo, of fixed and adaptive rules, from ``votes.trade_off``."""
+    fixed = table["rule"].str.startswith("fixed")
+    rows = table[~fixed]
+    first = rows["rule"].map(lambda rule: int(re.findall(r"\d+", rule)[0]))  # "from 4 up to 32"
+    colour = {n: f"C{i + 1}" for i, n in enumerate(sorted(set(first)))}
+    marker = {cap: "osD^vP*X"[i % 8] for i, cap in enumerate(sorted(set(rows["cap"])))}
+    with _figure(path, 11, 5.0 if len(rows) else 4.2) as figure:
+        axes = figure.subplots(1, 2)
+        for axis, name, label in zip(axes, ("log_loss", "accuracy"), ("log-loss", "accuracy"), strict=True):
+            axis.plot(table[fixed]["passes"], table[fixed][name], ".-", color="0.5", zorder=1)
+            for n, group in rows.groupby(first):
+                axis.plot(group["passes"], group[name], "-", color=colour[n], lw=0.8, alpha=0.6, zorder=2)
+            for n, row in zip(first, rows.itertuples(), strict=True):
+                axis.plot(row.passes, getattr(row, name), marker[row.cap], ms=7, mew=1.5, mfc="none",
+                          mec=colour[n], zorder=3)  # fmt: skip
+            _log2(axis, int(np.ceil(table["passes"].max())))
+            axis.set_xlabel("passes per photo, mean")
+            axis.set_ylabel(f"validation {label}")
+            axis.grid(alpha=0.3)
+        axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+        line = [Line2D([], [], color="0.5", marker=".", label="fixed: the same for every photo")]
+        hues = [Line2D([], [], color=c, label=f"first round: {n} views") for n, c in colour.items()]
+        shapes = [Line2D([], [], ls="", marker=m, mfc="none", mec="0.3", mew=1.5, label=f"disputed photos: up to {cap}")
+                  for cap, m in marker.items()]  # fmt: skip
+        figure.legend(handles=[*line, *hues, *shapes], loc="outside lower center", ncols=4, fontsize=9)
+    return path
+
+
+# --- Classes and photos -----------------------------------------------------------------------------------
+
+
+def most_confused(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[int, int, int]:
+    """The two classes i < j that are taken for each other most often, and how often, both ways together.
+
+    truth and predicted (photos,) class indices; unknown ones (−1) do not count. (0, 0, 0) if nothing is confused.
+    """
+    counts = _counts(truth, predicted, classes)
+    both = np.triu(counts + counts.T, 1)
+    i, j = divmod(int(both.argmax()), classes)
+    return i, j, int(both[i, j])
+
+
+def _counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) int: photos by true class (rows) and predicted class (columns)."""
+    counts = np.zeros((classes, classes), int)
+    known = truth >= 0
+    np.add.at(counts, (truth[known], predicted[known]), 1)
+    return counts
+
+
+def confusion(classes: Classes, truth: np.ndarray, predicted: np.ndarray, path: Path) -> Path:
+    """Photos by true and predicted class (photos,); the pair that is confused most is outlined and named."""
+    n = len(classes)
+    counts = _counts(truth, predicted, n)
+    share_of_true = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    i, j, count = most_confused(truth, predicted, n)
+    names = [_text(c, 28) for c in classes]
+    side = min(11.0, max(3.2, 0.45 * n) + 1.3 + 0.07 * max(map(len, names)))
+    with _figure(path, side + 1, side) as figure:
+        axis = figure.subplots()
+        scale = PowerNorm(0.5, 0, 1)  # on a linear one, one photo of thirty looks like none
+        image = axis.imshow(share_of_true, cmap="Blues", norm=scale, interpolation="nearest")
+        if n <= 30:
+            for a, b in np.argwhere(counts):
+                axis.text(b, a, counts[a, b], ha="center", va="center", fontsize=8,
+                          color="white" if scale(share_of_true[a, b]) > 0.6 else "black")  # fmt: skip
+        ticks = _every(n, 40)
+        axis.set_xticks(ticks, [names[t] for t in ticks], rotation=90 if max(map(len, names)) > 3 else 0, fontsize=9)
+        axis.set_yticks(ticks, [names[t] for t in ticks], fontsize=9)
+        axis.set_xlabel("predicted class")
+        axis.set_ylabel("true class")
+        figure.colorbar(image, label="share of the true class", ticks=[0, 0.02, 0.1, 0.25, 0.5, 1], shrink=0.8)
+        if count:
+            half = max(0.5, n / 80)  # so that the outline of a cell of few pixels can be found
+            for row, column in ((i, j), (j, i)):
+                corner = (column - half, row - half)
+                axis.add_patch(Rectangle(corner, 2 * half, 2 * half, fill=False, ec=RED, lw=2, zorder=3, clip_on=False))
+            gap = "\n" if len(names[i]) + len(names[j]) > 16 else " "
+            title = f"most confused: {names[i]}{gap}↔ {names[j]}, {_counted(count)}"
+        else:
+            title = "no photo is predicted wrongly"
+        axis.set_title(title, fontsize=11)
+    return path
+
+
+def disputed(
+    frame: pd.DataFrame, votes: Votes, classes: Classes, path: Path, how: str = "mean", most: int = 24
+) -> Path:
+    """The photos whose views disagree most, with how many views say what; frame's rows are votes' photos."""
+    tops, combined = said(votes), votes.combined(how).argmax(1)
+    shares = share(tops, combined)
+    chosen = [i for i in order(shares, combined)[:most] if shares[i] < 1]
+    titles, borders = [], []
+    for i in chosen:
+        truth = int(votes.labels[i])
+        true = [f"true {_text(classes[truth], NAME)}"] if truth >= 0 else []
+        titles.append("\n".join([*_lines(tally(tops[:, i], classes)), *true]))
+        borders.append(GREY if truth < 0 else GREEN if truth == combined[i] else RED)
+    return _sheet(frame, chosen, titles, borders, path, "on no photo do the views disagree")
+
+
+def tally(tops: np.ndarray, classes: Classes, most: int = 3) -> list[str]:
+    """How many views say which class, the biggest first, as in ``["7: 5", "9: 3"]``; what is beyond ``most`` as one.
+
+    tops (views,): class indices, −1 for a view that was not given.
+    """
+    counts = np.bincount(tops[tops >= 0], minlength=len(classes))
+    first = [int(c) for c in np.argsort(-counts, kind="stable") if counts[c]]
+    rest = int(counts[first[most:]].sum())
+    return [f"{_text(classes[c], NAME)}: {counts[c]}" for c in first[:most]] + ([f"rest: {rest}"] if rest else [])
+
+
+def errors(
+    frame: pd.DataFrame, classes: Classes, truth: np.ndarray, probs: np.ndarray, path: Path, most: int = 24
+) -> Path:
+    """The wrongly predicted photos, most confident first; frame's rows are those of truth (P,) and probs (P, classes)."""
+    predicted = probs.argmax(1)
+    wrong = np.flatnonzero((predicted != truth) & (truth >= 0))
+    wrong = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")][:most]
+    titles = []
+    for i in wrong:
+        what = [
+            _text(classes[truth[i]], NAME),
+            f"→ {_text(classes[predicted[i]], NAME)}",
+            f"({probs[i, predicted[i]]:.2f})",
+        ]
+        titles.append("\n".join(_lines(what, " ")))
+    return _sheet(frame, wrong.tolist(), titles, [GREY] * len(wrong), path, "no photo is predicted wrongly")
+
+
+def suspicious(frame: pd.DataFrame, found: pd.DataFrame, classes: Classes, path: Path, most: int = 24) -> Path:
+    """Photos whose label the votes contradict, most confident first.
+
+    found: columns row (position in frame), given and predicted (class indices), probability (of predicted).
+    """
+    found = found.sort_values("probability", ascending=False, kind="stable").head(most)
+    titles = []
+    for item in found.itertuples():
+        given, predicted = _text(classes[item.given], NAME), _text(classes[item.predicted], NAME)
+        titles.append(
+            "\n".join(_lines([f"given {given},", f"votes say {predicted}", f"({item.probability:.2f})"], " "))
+        )
+    rows = found["row"].tolist()
+    return _sheet(frame, rows, titles, [GREY] * len(rows), path, "the votes contradict no label")
+
+
+def _sheet(frame: pd.DataFrame, rows: list[int], titles: list[str], borders: list[str], path: Path, empty: str) -> Path:
+    """Photos of those rows (positions in frame) with titles and coloured borders; the sentence ``empty`` if there are none."""
+    if not rows:
+        with _figure(path, 12, 1.2) as figure:
+            figure.text(0.5, 0.5, empty, ha="center", va="center", fontsize=12)
+        return path
+    # Inches, counted by hand: constrained layout cuts titles of several lines off, and so each pixel of a tile is one here.
+    high, wide = TILE[0] / 100, TILE[1] / 100
+    above = [0.1 + 0.145 * max(text.count("\n") + 1 for text in titles[n : n + COLUMNS])
+             for n in range(0, len(rows), COLUMNS)]  # fmt: skip
+    total = sum(above) + len(above) * (high + GAP)
+    with _figure(path, COLUMNS * (wide + GAP), total) as figure:
+        figure.set_layout_engine("none")
+        for n, (row, text, border) in enumerate(zip(rows, titles, borders, strict=True)):
+            line, column = divmod(n, COLUMNS)
+            left, bottom = (
+                GAP / 2 + column * (wide + GAP),
+                total - sum(above[: line + 1]) - line * GAP - (line + 1) * high,
+            )
+            width = COLUMNS * (wide + GAP)
+            axis = figure.add_axes((left / width, bottom / total, wide / width, high / total))
+            photo = _tile(frame.iloc[row])
+            axis.imshow(np.full((*TILE, 3), augment.GREY, np.uint8) if photo is None else photo, aspect="auto")
+            if photo is None:
+                axis.text(0.5, 0.5, "unreadable", ha="center", va="center", color="white", transform=axis.transAxes)
+            axis.set_title(text, fontsize=8.5, pad=5)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set(color=border, linewidth=3)
+    return path
+
+
+def _tile(item: pd.Series) -> np.ndarray | None:
+    """The photo of a row of the table as uint8 (*TILE, 3), all of it, grey around; None if it cannot be read."""
+    if not item.get("readable", True):
+        return None
+    try:
+        photo = photos.read_photo(item["path"], *TILE, item["height"], item["width"])
+    except InputError:
+        return None
+    return augment.view(photo, TILE, "pad")
+
+
+# --- Small parts ------------------------------------------------------------------------------------------
+
+
+def _text(what: object, most: int) -> str:
+    """A name for a picture, cut in the middle to ``most`` characters; a dollar sign is one and starts no formula."""
+    text = str(what)
+    if len(text) > most:  # of "Aston Martin V8 Vantage Coupe 2012" the year says more than the middle
+        text = f"{text[: most - 1 - most // 3]}…{text[-(most // 3) :]}"
+    return text.replace("$", r"\$")
+
+
+def _counted(n: int) -> str:
+    return f"{n:,} photo{'' if n == 1 else 's'}"
+
+
+def _lines(words: list[str], gap: str = "  ", width: int = 30) -> list[str]:
+    """Words in order, as many in a line as fit into ``width`` characters, one at least."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1] + gap + word) <= width:
+            lines[-1] += gap + word
+        else:
+            lines.append(word)
+    return lines
+
+
+def _every(n: int, most: int) -> list[int]:
+    """0, k, 2k, … below n with the smallest step k of 1, 2, 4, 5 or 8 times a power of ten that gives ``most`` at most."""
+    steps = (k * 10**e for e in range(9) for k in (1, 2, 4, 5, 8))
+    step = next(k for k in steps if -(-n // k) <= max(1, most))
+    return list(range(0, n, step))
+
+
+def _log2(axis: Any, last: int) -> None:
+    """Views from 1 to ``last`` on the x axis, each power of two as a plain number."""
+    powers = [2**k for k in range(last.bit_length())]
+    axis.set_xscale("log", base=2)
+    axis.set_xlim(2**-0.3, 2**0.3 * last)
+    axis.set_xticks(powers, [str(p) for p in powers])
+    axis.minorticks_off()
 '''
 
 # ==================================================================================================
@@ -1774,6 +2893,162 @@ def _remove(folder: Path) -> None:
 '''
 
 # ==================================================================================================
+# carcls/members.py
+# ==================================================================================================
+MODULES["members.py"] = r'''"""One member of the ensemble: its networks, one a fold, trained, and their votes kept as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carcls import inputs, photos, pseudo, votes
+from carcls.config import Config, ConfigError
+from carcls.runtime import Runtime
+from carcls.votes import Votes
+
+# A better-founded prediction of the test photos than there was: (ids, probabilities, what made it, validation accuracy).
+Submit = Callable[[list[str], np.ndarray, str, float], None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is known of a member once its votes are cast. Everything here is in the files of its folder."""
+
+    name: str
+    folder: Path
+    val: Votes  # of validation photos; with folds, of all train photos, each by the network that did not see it
+    test: tuple[Votes, ...]  # one a network
+    history: pd.DataFrame  # epochs of all its networks
+    seconds: dict[str, float]  # of training, and of votes by kind
+
+
+def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
+         submit: Submit | None) -> tuple[Member, list[Any]]:  # fmt: skip
+    """Train member ``number`` (from 0) and let it vote; returns it and its networks with their best weights.
+
+    ``submit``, if given, gets test predictions as soon as there are some: after the first epoch and each stage.
+    """
+    from carcls import train, tta  # keras, whose backend runtime.setup has chosen by now
+
+    mine = cfg.of_members()[number]
+    folder = place.out / f"member{number + 1}"
+    parts = photos.folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else [table]
+    seconds = dict.fromkeys(("training", *VOTES), 0.0)
+
+    def ready(net: Any, stage: Any, what: str, accuracy: float) -> None:
+        assert submit is not None
+        cast, _ = tta.vote(mine, rt, net, table.test, place, 1, stage=stage)
+        submit(cast.ids, cast.probs[0], f"member {number + 1}: {what}, one view", accuracy)
+
+    nets = []
+    for k, (part, inside) in enumerate(zip(parts, _folders(cfg, folder), strict=True)):
+        inside.mkdir(parents=True, exist_ok=True)
+        if len(parts) > 1:
+            print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
+        trained = train.fit(mine, rt, part, place, inside, events, ready if submit and not k else None)
+        seconds["training"] += trained.seconds
+        for kind, took in cast_votes(mine, rt, trained.model, part, place, inside).items():
+            seconds[kind] += took
+        nets.append(trained.model)
+    note(folder, seconds, "")
+    return load(cfg, number, place.out), nets
+
+
+VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
+
+
+def cast_votes(cfg: Config, rt: Runtime, net: Any, table: photos.Table, place: inputs.Place, folder: Path
+               ) -> dict[str, float]:  # fmt: skip
+    """A network's votes on validation and test photos, as files of the folder; returns the seconds of each of VOTES."""
+    from carcls import tta
+
+    views, cap = (1, 0) if cfg.tta == "never" else (cfg.tta_views, cfg.tta_cap)
+    # Validation gets every view that a test photo may get: the tables and the gate need them.
+    seen, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap))
+    seen.save(folder / "votes_validation.npz")
+    # With the adaptive rule once more under it, to know what it saves in seconds.
+    adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap)[1] if cap else 0.0
+    asked, test = tta.vote(cfg, rt, net, table.test, place, views, cap)
+    asked.save(folder / "votes_test.npz")
+    return dict(zip(VOTES, (fixed, adaptive, test), strict=True))
+
+
+def note(folder: Path, seconds: dict[str, float], inside: str) -> None:
+    """member.json: where in the folder the votes that count are, and what they cost; written last."""
+    inputs.write_atomic(folder / "member.json", json.dumps({"votes": inside, "seconds": seconds}, indent=2) + "\n")
+
+
+def load(cfg: Config, number: int, out: Path) -> Member:
+    """A member from the files that ``make`` left in the run folder. Raises inputs.InputError if one is missing."""
+    folder = out / f"member{number + 1}"
+    try:
+        about = json.loads((folder / "member.json").read_text())
+        places = [inside / about["votes"] for inside in _folders(cfg, folder)]
+        history = [pd.read_csv(inside / "history.csv") for inside in dict.fromkeys([*_folders(cfg, folder), *places])]
+        seconds = {key: float(value) for key, value in about["seconds"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
+    val = [votes.load(inside / "votes_validation.npz") for inside in places]
+    test = tuple(votes.load(inside / "votes_test.npz") for inside in places)
+    return Member(name(cfg, number), folder, join(val), test, pd.concat(history, ignore_index=True), seconds)
+
+
+def _folders(cfg: Config, folder: Path) -> list[Path]:
+    """Of a member's networks."""
+    return [folder / f"fold{k + 1}" for k in range(cfg.folds)] if cfg.folds > 1 else [folder]
+
+
+def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any, net: Any,
+          chosen: pseudo.Chosen) -> pseudo.Kept:  # fmt: skip
+    """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse."""
+    from carcls import train
+
+    mine = cfg.of_members()[number]
+    stage = mine.stages[-1].model_copy(update={"epochs": cfg.pseudo_epochs})
+    mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze="all", pseudo=False)
+    before = load(cfg, number, place.out)
+    inside = before.folder / "pseudo"
+    inside.mkdir(parents=True, exist_ok=True)
+    extended = pseudo.extend(table.train, table.test, chosen)
+    frame = pd.concat([extended, table.val, table.test], ignore_index=True)
+    trained = train.fit(mine, rt, replace(table, frame=frame), place, inside, events, start=net)
+    took = cast_votes(mine, rt, trained.model, table, place, inside)
+    kept = pseudo.keep(before.val, votes.load(inside / "votes_validation.npz"), cfg.tta_combine)
+    if kept.kept:
+        took["training"] = before.seconds["training"] + trained.seconds
+        note(before.folder, took, "pseudo")
+    return kept
+
+
+def groups(frame: pd.DataFrame, ids: list[str]) -> np.ndarray:
+    """(photos,) int: the group of identical files of each of these train photos; frame as in photos.Table or photos.csv."""
+    train = frame[frame["fold"] != photos.TEST]
+    return train.set_index("id")["group"].loc[ids].to_numpy()
+
+
+def name(cfg: Config, number: int) -> str:
+    """``1 efficientnet_lite_b0 seed=2``: its number, network, and what sets it apart."""
+    rest = [f"{k}={v}" for k, v in cfg.members[number].items() if k != "backbone"]
+    return " ".join([str(number + 1), cfg.of_members()[number].backbone, *rest])
+
+
+def join(parts: list[Votes]) -> Votes:
+    """Votes of different photos as one."""
+    views = {len(part.probs) for part in parts}
+    if len(views) > 1:
+        raise ConfigError(f"votes with {views} views cannot be joined")
+    return Votes([i for part in parts for i in part.ids], np.concatenate([part.probs for part in parts], 1),
+                 np.concatenate([part.labels for part in parts]), np.concatenate([part.cast for part in parts]))  # fmt: skip
+'''
+
+# ==================================================================================================
 # carcls/model.py
 # ==================================================================================================
 MODULES["model.py"] = r'''"""The network: backbone and head, what of it trains, and at which rate."""
@@ -1919,7 +3194,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -1976,8 +3251,9 @@ class Table:
     """All photos of a run that it can use, train rows in train.csv's order, then test rows in the sample's.
 
     ``frame`` has the columns id (str), path (str, "" if there is none), label (int class index, -1 for
-    test), fold (VALIDATION, TRAIN or TEST), source ("train" or "test"), height and width (px, upright; 0 if
-    unreadable), readable (bool; False only for test photos, which are predicted from a grey photo).
+    test), fold (VALIDATION, TRAIN or TEST), source ("train", "test" or "pseudo"), height and width (px, upright; 0 if
+    unreadable), readable (bool; False only for test photos, which are predicted from a grey photo), group (int: files
+    with the same bytes have the same).
     """
 
     frame: pd.DataFrame
@@ -2067,14 +3343,36 @@ def load(cfg: Config, place: Place) -> Table:
                          "so none can be kept for validation")  # fmt: skip
     test["label"], test["fold"] = -1, TEST
     frame = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
+    frame["group"] = pd.factorize(frame["digest"])[0]
     return Table(
-        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable"]],
+        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group"]],
         classes=classes,
         id_column=id_column,
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
     )
+
+
+def folds(table: Table, count: int, seed: int) -> list[Table]:
+    """The same photos so many times, each train photo in validation once: stratified, identical files together.
+
+    Photos are dealt out class by class in the order of a hash of seed and id. Raises InputError if a fold gets none.
+    """
+    train = table.frame[table.frame["fold"] != TEST]
+    first = train.groupby("group").agg(label=("label", "first"), id=("id", "min"))
+    first["order"] = [hashlib.sha256(f"{seed}/folds/{name}".encode()).digest() for name in first["id"]]
+    dealt = first.sort_values(["label", "order"])
+    number = dict(zip(dealt.index, np.arange(len(dealt)) % count, strict=True))
+    if len(dealt) < 2 * count:
+        raise InputError(f"folds={count}: {len(dealt)} different train photos; expected at least {2 * count}")
+    held = train["group"].map(number)
+    parts = []
+    for k in range(count):
+        frame = table.frame.copy()
+        frame.loc[train.index, "fold"] = np.where(held == k, VALIDATION, TRAIN)
+        parts.append(replace(table, frame=frame))
+    return parts
 
 
 def summary(table: Table) -> list[str]:
@@ -2553,6 +3851,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -2578,6 +3877,8 @@ class PhotoCache:
 
     def __init__(self, frame: pd.DataFrame, height: int, width: int, fit: str, share: float, scratch: Path):
         self.paths = frame["path"].tolist()
+        # What a test-time view of a photo is depends on its id, not on its place among the photos.
+        self.keys = [zlib.crc32(str(ident).encode()) for ident in frame["id"]]
         self.readable = frame["readable"].to_numpy(bool)
         full = frame[["height", "width"]].to_numpy(float)  # (N, 2)
         full[~self.readable] = (height, width)
@@ -2667,10 +3968,7 @@ class Batches:
 
     def collect(self, outputs: np.ndarray) -> np.ndarray:
         """(steps × B, C) in the order of the batches → (views, rows, C): every row once per view."""
-        classes = outputs.shape[1]
-        batch = len(outputs) // self.steps
-        blocks = outputs.reshape(self.steps // self.views, self.views, batch, classes)
-        return blocks.transpose(1, 0, 2, 3).reshape(self.views, -1, classes)[:, : self.rows]
+        return outputs[: self.views * self.rows].reshape(self.views, self.rows, outputs.shape[1])
 
 
 def make_batches(
@@ -2684,7 +3982,7 @@ def make_batches(
     train: Callable[[int], float] | None = None,
     epochs: int = 1,
     stage: int = 0,
-    views: int = 1,
+    views: range = range(1),
     static: bool = False,
 ) -> Batches:
     """Batches of the given cache rows.
@@ -2692,8 +3990,8 @@ def make_batches(
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
     only whole batches are made. Without it every row comes exactly once per view, in order, the
-    last batch padded and masked. views: test-time views, 0 the photo itself, 1 its mirror image,
-    then random ones; a block of photos passes through all views before the next, so it is decoded once.
+    last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
+    then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
     static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
     """
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
@@ -2719,7 +4017,7 @@ def make_batches(
     dataset = tf.data.Dataset.range(count).map(tensors, num_parallel_calls=threads(), deterministic=True)
     if train and (cfg.mixup or cfg.cutmix):
         dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
-    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), views)
+    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), len(views))
 
 
 class _Maker:
@@ -2734,12 +4032,12 @@ class _Maker:
         size: tuple[int, int],
         strength: Callable[[int], float] | None,
         stage: int,
-        views: int,
+        views: range,
     ):
         self.cfg, self.cache, self.rows, self.labels = cfg, cache, rows, labels.astype(np.int64)
         self.strength, self.stage, self.views = strength, stage, views
         self.batch = min(cfg.batch, len(rows)) if strength else cfg.batch
-        self.steps = len(rows) // self.batch if strength else -(-len(rows) // self.batch) * views
+        self.steps = len(rows) // self.batch if strength else -(-len(rows) * len(views) // self.batch)
         self.policies = _Policies(cfg, size)
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -2754,13 +4052,16 @@ class _Maker:
         return np.stack(images), self.labels[chosen], np.ones(self.batch, np.float32)
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        block, number = divmod(i, self.views)
-        places = np.arange(block * self.batch, (block + 1) * self.batch)
-        chosen = np.minimum(places, len(self.rows) - 1)
-        images = [self.policies.look(self.cache[row], number, row) for row in self.rows[chosen]]
+        looks = len(self.rows) * len(self.views)
+        places = np.arange(i * self.batch, (i + 1) * self.batch)
+        numbers, chosen = np.divmod(np.minimum(places, looks - 1), len(self.rows))
+        images = [
+            self.policies.look(self.cache[row], self.views[number], self.cache.keys[row])
+            for number, row in zip(numbers, self.rows[chosen], strict=True)
+        ]
         # Keras divides a batch's loss by its size, padding included; this makes up for it over the whole pass.
-        scale = self.steps // self.views * self.batch / len(self.rows)
-        return np.stack(images), self.labels[chosen], (places < len(self.rows)) * np.float32(scale)
+        scale = self.steps * self.batch / looks
+        return np.stack(images), self.labels[chosen], (places < looks) * np.float32(scale)
 
 
 def threads() -> int:
@@ -2782,11 +4083,11 @@ class _Policies:
             known[key] = augment.policy(name, *self.size, self.cfg.fit, strength)
         return known[key]
 
-    def look(self, photo: np.ndarray, number: int, row: int) -> np.ndarray:
-        """Test-time view of a photo: its draws depend on seed, view and row, not on the batch (S51)."""
+    def look(self, photo: np.ndarray, number: int, key: int) -> np.ndarray:
+        """Test-time view of a photo: its draws depend on seed, view and the photo, not on the batch (S51)."""
         if number < 2:
             return augment.view(photo, self.size, self.cfg.fit, mirror=number == 1)
-        return self.get("light", self.cfg.tta_strength)(photo, (self.cfg.seed, _TTA, number, row))
+        return self.get("light", self.cfg.tta_strength)(photo, (self.cfg.seed, _TTA, number, key))
 
 
 _TTA = 1_000_003  # keeps the views' draws apart from those of training stages
@@ -2810,145 +4111,340 @@ def _mixer(cfg: Config) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 '''
 
 # ==================================================================================================
+# carcls/pseudo.py
+# ==================================================================================================
+MODULES["pseudo.py"] = r'''"""Pseudo-labels: test photos on which nearly all views of all members agree. And given labels that votes contradict.
+
+The idea is old (Lee 2013, "Pseudo-Label"); what is done here is a plain threshold on the agreement of views, whose
+precision is measured on validation photos that pass the same threshold. Labelling everything would only teach the
+model what it says already (S62), and a majority that is enough to predict is not enough to label (S63).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from carcls import photos
+from carcls.votes import HARM, Paired, Votes, log_loss, paired, wilson
+
+SOURCE = "pseudo"  # in the column source of a photo that ``extend`` added
+LEAST_VIEWS = 4  # cast on a photo by every member; agreement of fewer says little
+NEARLY_ALL = 0.98  # share of the test photos above which labelling only reproduces the model (S62)
+LEAST_PRECISION = 0.9  # on validation; below it too much of what is learned is wrong
+LEAST_PHOTOS = 20  # a share of fewer photos is not worth a judgement
+SKEW = 3  # times its share on validation: a class that much more frequent among the chosen is suspect
+UNLIKELY = 0.02  # a given label whose probability is below it may be wrong
+
+
+# --- Choosing ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which test photos get a label, and how often such labels are right on validation."""
+
+    rows: np.ndarray  # (chosen,) int64: indices of test photos, in the order of the votes
+    labels: np.ndarray  # (chosen,) int64: class index of each
+    ids: tuple[str, ...]  # of the rows
+    refused: str  # why there are no rows, "" if not refused
+    precision: float  # share of the validation photos passing the rule that are right; nan if none passes
+    precision_low: float  # its 95 % interval (Wilson), nan if none passes
+    precision_high: float
+    validation_passing: int  # photos
+    coverage: float  # share of the test photos that pass the rule; they are the rows unless refused
+    warnings: tuple[str, ...]
+    line: str  # all of it in a sentence
+
+
+def select(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Sequence[bool], agreement: float,
+           classes: int, usable: np.ndarray | None = None) -> Chosen:  # fmt: skip
+    """Choose test photos for which, in every member, at least ``agreement`` of the views cast put the same class first.
+
+    members: votes on the test photos; validation: the same members' votes on labelled photos, by the same rule of views
+    (``votes.adapt`` where only the test photos were adaptive); gate_open: whether each member's test-time augmentation
+    passed its gate (S64). usable (photos,) bool: test photos that may be chosen, all if None (``usable_photos``).
+
+    A photo needs at least LEAST_VIEWS views of every member. Where views are adaptive, photos that stop early do so
+    because their first views are unanimous: 4 of 4 is weaker evidence than 61 of 64, and the precision shows what it is
+    worth, as validation photos stop by the same rule. Raises ValueError where the arguments do not fit together.
+    """
+    _check(members, validation, gate_open, agreement, classes)
+    n = len(members[0].ids)
+    usable = np.ones(n, bool) if usable is None else np.asarray(usable, bool)
+    if usable.shape != (n,):
+        raise ValueError(f"usable is {usable.shape}, expected ({n},)")
+    label, agree, enough = _agreed(members, agreement)
+    rows = np.flatnonzero(agree & enough & usable)
+    said, val_agree, val_enough = _agreed(validation, agreement)
+    val_rows = np.flatnonzero(val_agree & val_enough)
+    passing, right = len(val_rows), int((said == validation[0].labels)[val_rows].sum())
+    precision, (low, high) = (right / passing, wilson(right, passing)) if passing else (math.nan, (math.nan, math.nan))
+
+    refused = _refusal(members, validation, gate_open, label[rows], int(usable.sum()), classes, passing, right)
+    warnings = _warnings(members, validation, label[rows], said[val_rows], int((agree & ~enough & usable).sum()))
+    each = "the member" if len(members) == 1 else f"each of {len(members)} members"
+    line = (f"{len(rows):,} of {n:,} test photos ({len(rows) / n:.1%}) pass: at least {agreement:.4g} of the views "
+            f"of {each} put the same class first; of {len(said):,} validation photos {passing:,} pass")  # fmt: skip
+    if passing:
+        line += f" and {right:,} of them are right, precision {precision:.3f} ({low:.3f}–{high:.3f})"
+    line = f"pseudo-labels refused: {refused}; {line}" if refused else f"pseudo-labels: {line}"
+    kept = rows[:0] if refused else rows
+    ids = tuple(members[0].ids[row] for row in kept)
+    return Chosen(kept, label[kept], ids, refused, precision, low, high, passing, len(rows) / n, warnings, line)
+
+
+def usable_photos(table: photos.Table) -> np.ndarray:
+    """(test photos,) bool: test photos that may get a label, in the table's order.
+
+    Not the unreadable ones: their votes are on a grey photo, and unanimous. Not those with the bytes of a labelled
+    photo: it may be on the validation side, which then would be learned.
+    """
+    labelled = table.frame.loc[table.frame["fold"] != photos.TEST, "group"]
+    return (table.test["readable"].astype(bool) & ~table.test["group"].isin(labelled)).to_numpy()
+
+
+def _check(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Sequence[bool], agreement: float,
+           classes: int) -> None:  # fmt: skip
+    if not members or not len(members) == len(validation) == len(gate_open):
+        raise ValueError(f"{len(members)} members, {len(validation)} of them on validation, {len(gate_open)} gates: "
+                         "expected as many of each, at least one")  # fmt: skip
+    if not 0.5 < agreement <= 1:
+        raise ValueError(f"agreement {agreement}: expected above 0.5, so that one class has it, and at most 1")
+    for name, group in (("test", members), ("validation", validation)):
+        for number, votes in enumerate(group, 1):
+            if not votes.ids or votes.ids != group[0].ids:
+                raise ValueError(f"{name} votes of member {number}: {len(votes.ids)} photos, not the "
+                                 f"{len(group[0].ids)} of member 1 in their order; expected the same, at least "
+                                 "one")  # fmt: skip
+            if votes.probs.shape[2] != classes:
+                raise ValueError(f"{name} votes of member {number}: {votes.probs.shape[2]} classes, expected {classes}")
+    for number, votes in enumerate(validation, 1):
+        _check_labelled(votes, f"validation votes of member {number}")
+
+
+def _check_labelled(votes: Votes, what: str) -> None:
+    if unknown := int((votes.labels < 0).sum()):
+        raise ValueError(f"{what}: {unknown} of {len(votes.ids)} photos have no label")
+
+
+def _counts(votes: Votes) -> np.ndarray:
+    """(photos, classes) int64: how many of the views that a photo was cast put each class first."""
+    views, n, classes = votes.probs.shape
+    on = np.arange(views)[:, None] < votes.cast  # (V, P): views not cast are all zero and would vote for class 0
+    cell = np.arange(n) * classes + votes.probs.argmax(2)  # (V, P)
+    return np.bincount(cell[on], minlength=n * classes).reshape(n, classes)
+
+
+def _leader(votes: Votes) -> tuple[np.ndarray, np.ndarray]:
+    """The class that most views put first (photos,), and the share of the views cast that do."""
+    counts = _counts(votes)
+    return counts.argmax(1), counts.max(1) / np.maximum(votes.cast, 1)
+
+
+def _agreed(members: Sequence[Votes], agreement: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(photos,) each: class of the first member; whether all members agree on it so far; whether views are enough."""
+    leaders = [_leader(votes) for votes in members]
+    label = leaders[0][0]
+    agree = np.all([(lead == label) & (share >= agreement) for lead, share in leaders], axis=0)
+    enough = np.all([votes.cast >= LEAST_VIEWS for votes in members], axis=0)
+    return label, agree, enough
+
+
+def _refusal(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Sequence[bool], labels: np.ndarray,
+             n: int, classes: int, passing: int, right: int) -> str:  # fmt: skip
+    """The first reason to label nothing, "" if there is none. labels: of those of n usable test photos that pass."""
+    closed = [str(number) for number, is_open in enumerate(gate_open, 1) if not is_open]
+    if closed:
+        return (f"the gate of test-time augmentation is closed for member {', '.join(closed)} of {len(members)}, so "
+                "the agreement of its views says nothing")  # fmt: skip
+    for name, group in (("test", members), ("validation", validation)):
+        for number, votes in enumerate(group, 1):
+            if votes.cast.max() < LEAST_VIEWS:
+                return (f"member {number} gives a {name} photo {votes.cast.max()} views at most, and agreement of "
+                        f"fewer than {LEAST_VIEWS} means little")  # fmt: skip
+    if not len(labels):
+        return f"none of {n:,} usable test photos passes"
+    if len(labels) / n > NEARLY_ALL:
+        return (f"{len(labels):,} of {n:,} usable test photos pass, more than {NEARLY_ALL:.0%}; labelling nearly "
+                "everything only reproduces the model")  # fmt: skip
+    if classes > 1 and (labels == labels[0]).all():
+        return (f"all of the {len(labels):,} photos that pass are of class index {labels[0]}, and there are {classes} "
+                "classes")  # fmt: skip
+    if passing < LEAST_PHOTOS:
+        return (f"the precision is unknown: {passing} validation photos pass, and at least {LEAST_PHOTOS} are needed "
+                "to measure it")  # fmt: skip
+    if right / passing < LEAST_PRECISION:
+        return (f"{right:,} of {passing:,} validation photos that pass are right, precision {right / passing:.3f}, and "
+                f"at least {LEAST_PRECISION} is needed")  # fmt: skip
+    return ""
+
+
+def _warnings(members: Sequence[Votes], validation: Sequence[Votes], labels: np.ndarray, val_labels: np.ndarray,
+              too_few: int) -> tuple[str, ...]:  # fmt: skip
+    """What looks odd. labels, val_labels: classes of the photos that pass; too_few: test photos short of views only."""
+    found = []
+    for k, count in enumerate(np.bincount(labels)):
+        val_count = int((val_labels == k).sum())
+        # share / val_share > SKEW without dividing by a share of 0
+        if count >= LEAST_PHOTOS and len(val_labels) and count * len(val_labels) > SKEW * val_count * len(labels):
+            found.append(f"class index {k} is {count / len(labels):.1%} of the test photos that pass ({count:,} of "
+                         f"{len(labels):,}) and {val_count / len(val_labels):.1%} of the validation photos that pass "
+                         f"({val_count:,} of {len(val_labels):,})")  # fmt: skip
+    if too_few:
+        found.append(f"{too_few:,} test photos agree but have fewer than {LEAST_VIEWS} views, so they are left out; "
+                     f"let the first round of views have {LEAST_VIEWS}")  # fmt: skip
+    for number, (test, val) in enumerate(zip(members, validation, strict=True), 1):
+        if test.cast.min() != val.cast.min():
+            found.append(f"member {number} gives test photos {test.cast.min()} views at least and validation photos "
+                         f"{val.cast.min()}: the precision is that of another rule (votes.adapt makes them "
+                         "alike)")  # fmt: skip
+    return tuple(found)
+
+
+def table(chosen: Chosen, members: Sequence[Votes], class_names: Sequence[int | str]) -> pd.DataFrame:
+    """A row for each chosen photo, for pseudo.csv: id, label (as in train.csv), and of each member, counted from 1:
+
+    agreement_1: share of its views that put the label first; probability_1: their mean probability of it; cast_1: how
+    many views; votes_1: text such as "3:62 7:2", class:views, most views first. The members are those that ``select``
+    was given.
+    """
+    columns: dict[str, list] = {"id": list(chosen.ids), "label": [class_names[k] for k in chosen.labels]}
+    each = np.arange(len(chosen.rows))
+    for number, votes in enumerate(members, 1):
+        some = votes.rows(chosen.rows)
+        counts = _counts(some)
+        columns[f"agreement_{number}"] = (counts[each, chosen.labels] / some.cast).tolist()
+        # An empty choice has no views to combine.
+        columns[f"probability_{number}"] = some.combined()[each, chosen.labels].tolist() if len(each) else []
+        columns[f"cast_{number}"] = some.cast.tolist()
+        columns[f"votes_{number}"] = [_votes_text(row, class_names) for row in counts]
+    return pd.DataFrame(columns)
+
+
+def _votes_text(counts: np.ndarray, class_names: Sequence[int | str]) -> str:
+    order = np.argsort(-counts, kind="stable")
+    return " ".join(f"{class_names[k]}:{counts[k]}" for k in order if counts[k])
+
+
+# --- Training on them -------------------------------------------------------------------------------------
+
+
+def extend(train: pd.DataFrame, test: pd.DataFrame, chosen: Chosen) -> pd.DataFrame:
+    """The train rows, then the chosen test rows with their label, source "pseudo" and fold TRAIN.
+
+    Both frames have the columns of photos.Table.frame. As the fold is always TRAIN, validation never has a
+    pseudo-label. Raises ValueError if a chosen photo is in train already, not in test, or unreadable.
+    """
+    if not chosen.ids:
+        return train.reset_index(drop=True)
+    rows = {ident: row for row, ident in enumerate(test["id"])}
+    trained = set(train["id"])
+    wrong = {
+        "are in train already": [i for i in chosen.ids if i in trained],
+        "are not in test": [i for i in chosen.ids if i not in rows],
+    }
+    wrong["cannot be read"] = [i for i in chosen.ids if i in rows and not test["readable"].iloc[rows[i]]]
+    for what, ids in wrong.items():
+        if ids:
+            raise ValueError(f"{len(ids)} of {len(chosen.ids)} chosen photos {what}, {ids[0]} first")
+    more = test.iloc[[rows[i] for i in chosen.ids]].assign(label=chosen.labels, fold=photos.TRAIN, source=SOURCE)
+    return pd.concat([train, more], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Whether a member that went on with pseudo-labels replaces the one before, and why."""
+
+    kept: bool
+    reason: str
+    change: Paired
+
+
+def keep(before: Votes, after: Votes, how: str = "mean") -> Kept:
+    """Judge a member that went on with pseudo-labels against itself before, on the same validation photos (S81).
+
+    Kept unless the exact one-sided test calls it harm (``votes.HARM``), or accuracy and log-loss are both worse, or a
+    probability is not finite. Raises ValueError if the photos or their labels differ, or a label is unknown.
+    """
+    if before.ids != after.ids or not np.array_equal(before.labels, after.labels):
+        raise ValueError(f"votes before on {len(before.ids)} photos and after on {len(after.ids)}: expected the same "
+                         "photos with the same labels")  # fmt: skip
+    _check_labelled(before, "votes before")
+    was, now = before.combined(how), after.combined(how)
+    change = paired(was.argmax(1), now.argmax(1), before.labels)
+    loss_was, loss_now = log_loss(was, before.labels), log_loss(now, before.labels)
+    seen = (f"{change.corrected} of {len(before.ids):,} validation photos corrected, {change.spoiled} spoiled "
+            f"(one-sided p = {change.p_worse:.2g}), log-loss {loss_was:.4f} → {loss_now:.4f}")  # fmt: skip
+    if not np.isfinite(now).all():
+        return Kept(False, f"not kept: some probabilities are not finite; {seen}", change)
+    if change.p_worse < HARM:
+        return Kept(False, f"not kept: pseudo-labels harm; {seen}", change)
+    if change.corrected < change.spoiled and loss_now > loss_was:
+        return Kept(False, f"not kept: accuracy and log-loss are both worse; {seen}", change)
+    return Kept(True, f"kept: validation is not worse by this evidence; {seen}", change)
+
+
+# --- Labels to look at ------------------------------------------------------------------------------------
+
+
+def suspicious(votes: Votes, how: str = "mean", agreement: float = 0.95, certainty: float = 0.95) -> pd.DataFrame:
+    """Photos whose given label the votes contradict with near-certainty, most certain first. Nothing is relabelled.
+
+    votes: out-of-fold, by a model that did not train on the photo, else it repeats the label it was taught. A photo is
+    listed if at least ``agreement`` of its views put the same other class first, the combined probability of that class
+    is at least ``certainty``, and that of the given label is below UNLIKELY. Columns: id, given and predicted (class
+    indices), probability (of predicted), given_probability, agreement, row (index into votes).
+
+    To judge labels by out-of-sample probabilities is the idea of Northcutt et al. 2021, "Confident Learning"; theirs
+    estimates thresholds per class and the joint distribution of given and true labels, ours is a plain threshold. A
+    model trained with label smoothing s hardly says more than 1 − s of any class: lower ``certainty`` then. Raises
+    ValueError if a label is unknown.
+    """
+    _check_labelled(votes, "votes")
+    predicted, share = _leader(votes)
+    probs = votes.combined(how)
+    each = np.arange(len(votes.ids))
+    probability, given = probs[each, predicted], probs[each, votes.labels]
+    rows = np.flatnonzero(
+        (predicted != votes.labels) & (share >= agreement) & (probability >= certainty) & (given < UNLIKELY)
+    )
+    found = pd.DataFrame({
+        "id": [votes.ids[row] for row in rows],
+        "given": votes.labels[rows],
+        "predicted": predicted[rows],
+        "probability": probability[rows],
+        "given_probability": given[rows],
+        "agreement": share[rows],
+        "row": rows,
+    })  # fmt: skip
+    order = ["probability", "given_probability", "row"]
+    return found.sort_values(order, ascending=[False, True, True], ignore_index=True)
+'''
+
+# ==================================================================================================
 # carcls/report.py
 # ==================================================================================================
-MODULES["report.py"] = r'''"""Pictures and report.html from what a run has measured. Each picture says what it shows."""
+MODULES["report.py"] = r'''"""report.html and the pictures of a run, from what it has measured and left in its folder."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
-import matplotlib
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from carcls import augment, photos, tta
+from carcls import decide, figures, photos, pseudo
 from carcls.config import Config
 from carcls.inputs import write_atomic
-
-matplotlib.use("agg")  # files only: there is no screen on Kaggle
-import matplotlib.pyplot as plt
-
-CAPTIONS = {
-    "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
-    "augmentation policy at its full strength. Look for cars that a person could not recognise.",
-    "curves.png": "Loss (mean cross-entropy per photo) and accuracy after every epoch, on the training photos as they are "
-    "augmented and on the validation photos as they are; the learning rate at the end of each epoch; grey lines are "
-    "changes of photo size.",
-    "confusion.png": "Validation photos by true class (rows) and predicted class (columns), mean of all views. Off the diagonal "
-    "are errors.",
-    "errors.png": "Validation photos that are predicted wrongly, the most confident error first: true class → predicted class "
-    "and its probability.",
-}
-
-
-@contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """A figure of that size in inches, saved atomically and closed."""
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    try:
-        yield figure
-        part = path.with_name(f".{path.stem}.part.png")
-        figure.savefig(part, dpi=100)
-        part.replace(path)
-    finally:
-        plt.close(figure)
-
-
-def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, draws: int = 5) -> Path:
-    """A grid of training photos, one a row, beside draws of the policy (S23, S24)."""
-    stage = cfg.stages[-1]
-    size = (stage.height, stage.width)
-    policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength)
-    chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
-    rows = []
-    for n, item in enumerate(chosen.itertuples()):
-        photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
-        made = [policy(photo, (cfg.seed, n, draw)) for draw in range(draws)]
-        rows.append([augment.view(photo, size, cfg.fit), *made])
-    with _figure(path, 2.2 * (draws + 1), 2.2 * size[0] / size[1] * len(rows) + 0.5) as figure:
-        axes = figure.subplots(len(rows), draws + 1, squeeze=False)
-        for line, images in zip(axes, rows, strict=True):
-            for n, (axis, image) in enumerate(zip(line, images, strict=True)):
-                axis.imshow(image)
-                axis.set_axis_off()
-                if axis in axes[0]:
-                    axis.set_title("as it is" if n == 0 else f"{cfg.augment}, draw {n}", fontsize=9)
-    return path
-
-
-def curves(history: pd.DataFrame, path: Path) -> Path:
-    """Loss, accuracy and learning rate by epoch (S44)."""
-    epoch = np.arange(1, len(history) + 1)
-    starts = epoch[(history["stage"].diff() > 0).to_numpy()]
-    with _figure(path, 12, 3.6) as figure:
-        axes = figure.subplots(1, 3)
-        for axis, name, label in zip(axes, ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=False):
-            axis.plot(epoch, history[name], "o-", ms=3, label="training, augmented")
-            axis.plot(epoch, history[f"val_{name}"], "o-", ms=3, label="validation")
-            axis.set_ylabel(label)
-            axis.legend()
-        axes[2].plot(epoch, history["lr"], "o-", ms=3, color="tab:green")
-        axes[2].set_ylabel("learning rate")
-        axes[2].set_yscale("log")
-        for axis in axes:
-            axis.set_xlabel("epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            for start in starts:
-                axis.axvline(start - 0.5, color="0.8", zorder=0)
-    return path
-
-
-def confusion(table: photos.Table, truth: np.ndarray, predicted: np.ndarray, path: Path) -> Path:
-    """Counts of (true, predicted) class."""
-    n = len(table.classes)
-    counts = np.zeros((n, n), int)
-    np.add.at(counts, (truth, predicted), 1)
-    side = max(4.5, 0.45 * n + 1.5)
-    with _figure(path, side + 1, side) as figure:
-        axis = figure.subplots()
-        share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-        image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        if n <= 30:
-            for i, j in np.argwhere(counts):
-                axis.text(j, i, counts[i, j], ha="center", va="center", fontsize=8,
-                          color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
-        names = [str(c) for c in table.classes]
-        axis.set_xticks(range(n), names, rotation=90 if max(map(len, names)) > 3 else 0)
-        axis.set_yticks(range(n), names)
-        axis.set_xlabel("predicted class")
-        axis.set_ylabel("true class")
-        figure.colorbar(image, label="share of the true class")
-    return path
-
-
-def errors(cfg: Config, table: photos.Table, probs: np.ndarray, path: Path, most: int = 24) -> Path:
-    """The wrongly predicted validation photos, most confident first."""
-    truth, predicted = table.val["label"].to_numpy(), probs.argmax(1)
-    wrong = np.flatnonzero(predicted != truth)
-    wrong = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")][:most]
-    columns = 6
-    lines = max(1, -(-len(wrong) // columns))
-    with _figure(path, 12, 1.7 * lines + 0.3) as figure:
-        axes = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axis in axes:
-            axis.set_axis_off()
-        if not len(wrong):
-            axes[0].text(0, 0.5, "no validation photo is predicted wrongly")
-        for axis, i in zip(axes, wrong, strict=False):
-            item = table.val.iloc[i]
-            photo = photos.read_photo(item["path"], 120, 200, item["height"], item["width"])
-            axis.imshow(cv2.resize(photo, (200, max(1, round(200 * photo.shape[0] / photo.shape[1])))))
-            true, said = table.classes[truth[i]], table.classes[predicted[i]]
-            axis.set_title(f"{true} → {said}  {probs[i, predicted[i]]:.2f}", fontsize=9)
-    return path
+from carcls.members import Member
 
 
 def verdicts(history: pd.DataFrame) -> list[str]:
@@ -2970,44 +4466,93 @@ def verdicts(history: pd.DataFrame) -> list[str]:
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls run</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}
-table{border-collapse:collapse}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}figure{margin:1.5em 0}
-figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}</style>
+table{border-collapse:collapse;margin:.7em 0}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}
+figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}.wide{overflow:auto}</style>
 <h1>carcls run</h1>
 <p>Validation accuracy <b>{{ "%.4f"|format(r.validation_accuracy) }}</b>
 (95 % interval {{ "%.4f"|format(r.validation_interval_95[0]) }}–{{ "%.4f"|format(r.validation_interval_95[1]) }}),
-measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch, mean of {{ views }} views each.
+measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch. Submission: {{ r.made_by }}.
 {% if r.true_accuracy is defined %}True accuracy of submission.csv on the drawn test photos:
 <b>{{ "%.4f"|format(r.true_accuracy) }}</b>.{% endif %}</p>
-{% for v in verdicts %}<p>{{ v }}</p>{% endfor %}
-<h2>Views</h2><table><tr><th>views per photo<th>validation accuracy</tr>
-{% for k, v in r.validation_accuracy_by_views.items() %}<tr><td>{{ k }}<td>{{ "%.4f"|format(v) }}</tr>{% endfor %}</table>
-{% for name, caption, data in pictures %}<figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
-<figcaption>{{ caption }}</figcaption></figure>{% endfor %}
-<h2>Epochs</h2><div style="overflow:auto">{{ history }}</div>
+<p>By nature of the numbers, validation counts the photos on which the best epoch was chosen, so it flatters a little; what
+was fitted on validation afterwards (the blend) is judged out of fold.</p>
+{% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
+<p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
+{% for p in top %}{{ picture(p) }}{% endfor %}
+{% for m in members %}<h2>Member {{ m.name }}</h2>{% for v in m.verdicts %}<p>{{ v }}</p>{% endfor %}
+<h3>Test-time augmentation</h3><p>Gate {{ m.gate }}</p><div class="wide">{{ m.tta }}</div>
+{% if m.adaptive %}<p>{{ m.adaptive }}</p>{% endif %}
+{% if m.trade_off %}<h3>Views against accuracy</h3><div class="wide">{{ m.trade_off }}</div>{% endif %}
+{% for p in m.pictures %}{{ picture(p) }}{% endfor %}
+<h3>Epochs</h3><div class="wide">{{ m.history }}</div>{% endfor %}
 <h2>Settings</h2><pre>{{ settings }}</pre><p>Source {{ r.source }}; {{ r.versions }}</p></html>"""
 
 
-def write(
-    cfg: Config, table: photos.Table, history: pd.DataFrame, val: tta.Votes, result: dict[str, Any], out: Path
-) -> list[Path]:
+def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide.Decision, result: dict[str, Any], out: Path
+          ) -> list[Path]:  # fmt: skip
     """The pictures of a finished run and report.html, which has them all inside; returns their paths."""
-    truth, probs = table.val["label"].to_numpy(), val.mean()
-    pictures = [
-        curves(history, out / "curves.png"),
-        confusion(table, truth, probs.argmax(1), out / "confusion.png"),
-        errors(cfg, table, probs, out / "errors.png"),
+    how = cfg.tta_combine
+    truth, predicted = made[0].val.labels, decision.val_probs.argmax(1)
+    rows = table.frame[table.frame["fold"] != photos.TEST].set_index("id", drop=False).loc[made[0].val.ids]
+    classes = [str(name) for name in table.classes]
+    top = [
+        figures.confusion(classes, truth, predicted, out / "confusion.png"),
+        figures.errors(rows, classes, truth, decision.val_probs, out / "errors.png"),
+        figures.tta_curve(decision.curves, max(cfg.tta_views, 1), out / "tta_curve.png"),
     ]
-    shown = [out / "augmentation.png", *pictures]
+    # A network trained with label smoothing never says more than 1 - smoothing, so its near-certainty lies lower.
+    smoothing = max(mine.label_smoothing for mine in cfg.of_members())
+    odd = pseudo.suspicious(made[0].val, how, certainty=0.95 * (1 - smoothing))
+    named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
+    write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
+    top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
+    shown, members = [out / "augmentation.png", *top], []
+    for number, member in enumerate(made):
+        pictures = [figures.curves(member.history, member.folder / "curves.png")]
+        if len(member.val.probs) > 1:
+            asked = decide.as_test(cfg, member.val)  # with the adaptive rule some have more views than others
+            pictures += [
+                figures.matrix(asked, classes, member.folder / "matrix.png", how),
+                figures.agreement(asked, member.folder / "agreement.png", how),
+                figures.disputed(rows, asked, classes, member.folder / "disputed.png", how),
+            ]
+        if len(decision.trade_offs[number]) > 2:
+            pictures.append(figures.trade_off(decision.trade_offs[number], member.folder / "trade_off.png"))
+        shown += pictures
+        members.append({
+            "name": member.name,
+            "verdicts": verdicts(member.history),
+            "gate": decision.gates[number].reason,
+            "tta": _html(decision.tta[number]),
+            "adaptive": decide.saved_line(decision.adaptive[number]) if decision.adaptive else "",
+            "trade_off": _html(decision.trade_offs[number]) if len(decision.trade_offs[number]) > 2 else "",
+            "pictures": pictures,
+            "history": _html(member.history),
+        })  # fmt: skip
     page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
         r=result,
-        views=len(val.probs),
-        verdicts=verdicts(history),
-        pictures=[(p.name, CAPTIONS[p.name], base64.b64encode(p.read_bytes()).decode()) for p in shown],
-        history=Markup(history.to_html(index=False, float_format="%.4g", border=0)),
+        members=members,
+        top=[out / "augmentation.png", *top],
+        picture=_picture,
+        alone=_html(decision.alone),
+        blends=_html(decision.choice.table) if len(made) > 1 else "",
+        reason=f"Blend {decision.choice.blend.kind}: {decision.choice.reason}",
         settings=cfg.model_dump_json(indent=2),
     )  # fmt: skip
     write_atomic(out / "report.html", page)
-    return [*pictures, out / "report.html"]
+    return [*shown, out / "report.html"]
+
+
+def _html(table: pd.DataFrame) -> Markup:
+    return Markup(table.to_html(index=False, float_format="%.4g", border=0))
+
+
+def _picture(path: Path) -> Markup:
+    """With its caption, all inside the page."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return Markup('<figure><img alt="{}" src="data:image/png;base64,{}"><figcaption>{}</figcaption></figure>').format(
+        path.name, data, figures.CAPTIONS[path.name]
+    )
 '''
 
 # ==================================================================================================
@@ -3026,7 +4571,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, inputs, photos, runtime, submission
+from carcls import augment, backbones, inputs, photos, pseudo, runtime, submission, votes
 from carcls.config import Config
 
 
@@ -3039,73 +4584,122 @@ def run(cfg: Config) -> Path:
     start = time.monotonic()
     check(cfg)
     place = inputs.locate(cfg)
-    backbones.find_weights(cfg.backbone, cfg)  # before the photos are looked at, which takes longer
+    for mine in cfg.of_members():  # before the photos are looked at, which takes longer
+        backbones.find_weights(mine.backbone, mine)
     table = photos.load(cfg, place)
     _say("data", *photos.summary(table))
     photos.write_audit(table, place.out / "audit.csv")
+    inputs.write_atomic(place.out / "photos.csv", table.frame.to_csv(index=False))
     rt = runtime.setup(cfg)
     _say("machine", *rt.reasons)
 
-    from carcls import callbacks, report, train, tta  # these import keras, whose backend setup has just chosen
+    from carcls import (
+        callbacks,
+        decide,
+        figures,
+        members,
+        report,
+        tta,
+    )  # these import keras, whose backend is chosen now
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
+    submit = _Submit(place.out / "submission.csv", table)
     try:
         events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
-        tta.check_views(cfg, table.val, place)
-        pictures = [report.augmentation(cfg, table, place.out / "augmentation.png")]
-        _say("train")
-        trained = train.fit(cfg, rt, table, place, events)
-        _say("predict")
-        val = tta.vote(cfg, rt, trained.model, table.val, place)
-        val.save(place.out / "votes_validation.npz")
-        test = tta.vote(cfg, rt, trained.model, table.test, place)
-        test.save(place.out / "votes_test.npz")
-        target = place.out / "submission.csv"
-        warnings = submission.write(target, table, test.ids, test.mean())
-        result = summary(cfg, table, trained, val)
+        for mine in cfg.of_members():
+            tta.check_views(mine, table.val, place)
+        figures.augmentation(cfg, table, place.out / "augmentation.png")
+        made: list[members.Member] = []
+        nets: list[list[Any]] = []
+        for number in range(len(cfg.members)):
+            _say(f"train member {members.name(cfg, number)}")
+            member, own = members.make(cfg, number, rt, table, place, events, None if made else submit)
+            made.append(member)
+            nets.append(own if cfg.pseudo else [])  # networks are large; only pseudo-labels go on with them
+        _say("decide")
+        groups = members.groups(table.frame, made[0].val.ids)
+        decision = decide.decide(cfg, made, groups)
+        print(*decide.lines(decision), sep="\n")
+        submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+        if cfg.pseudo:
+            _say("pseudo-labels")
+            chosen = pseudo.select([m.test[0] for m in made], [decide.as_test(cfg, m.val) for m in made],
+                                   [gate.open for gate in decision.gates], cfg.pseudo_agreement, len(table.classes),
+                                   pseudo.usable_photos(table))  # fmt: skip
+            print(chosen.line, *(f"warning: {warning}" for warning in chosen.warnings), sep="\n")
+            rows = pseudo.table(chosen, [m.test[0] for m in made], [str(name) for name in table.classes])
+            inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
+            for number, (net,) in enumerate(nets if len(chosen.rows) else []):
+                kept = members.go_on(cfg, number, rt, table, place, events, net, chosen)
+                print(kept.reason)
+                made[number] = members.load(cfg, number, place.out)
+            decision = decide.decide(cfg, made, groups)
+            print(*decide.lines(decision), sep="\n")
+            submit(decision.ids, decision.test_probs, decision.made_by + ", after pseudo-labels", decision.accuracy)
+        result = summary(cfg, table, made, decision)
         result["seconds"] = round(time.monotonic() - start)
         if place.answers:
-            result["true_accuracy"] = submission.accuracy(target, place.answers)
+            result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
         inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
-        pictures += report.write(cfg, table, trained.history, val, result, place.out)
+        pictures = report.write(cfg, table, made, decision, result, place.out)
         events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         events.close()
-    _say("result", *lines(result), *(f"pictures   {p}" for p in pictures), f"submission {target}, {len(test.ids)} rows")
-    for warning in warnings:
+    _say("result", *lines(result), *(f"pictures   {p}" for p in pictures),
+         f"submission {submit.path}, {len(decision.ids)} rows")  # fmt: skip
+    for warning in submit.warnings:
         print(f"\n*** WARNING: {warning} ***")
-    return target
+    return submit.path
+
+
+class _Submit:
+    """Writes submission.csv whenever the run has a better-founded one; the first puts an earlier run's aside."""
+
+    def __init__(self, path: Path, table: photos.Table):
+        self.path, self.table = path, table
+        self.warnings: list[str] = []
+        self.first = True
+
+    def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
+        if self.first:
+            submission.set_aside(self.path)
+        self.first = False
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy)
+        print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
 
 def check(cfg: Config) -> None:
     """What settings alone show to be wrong. Raises ConfigError."""
-    backbone = backbones.find(cfg.backbone)
-    for stage in cfg.stages:
-        augment.policy(cfg.augment, stage.height, stage.width, cfg.fit, cfg.strength)
-    odd = [str(stage) for stage in cfg.stages if stage.height % 32 or stage.width % 32]
-    if backbone.sized and odd:
-        print(f"warning: stages {', '.join(odd)} are no multiples of 32 px; {cfg.backbone} then drops the photo's edge")
+    for mine in cfg.of_members():
+        backbone = backbones.find(mine.backbone)
+        for stage in mine.stages:
+            augment.policy(mine.augment, stage.height, stage.width, mine.fit, mine.strength)
+        odd = [str(stage) for stage in mine.stages if stage.height % 32 or stage.width % 32]
+        if backbone.sized and odd:
+            print(
+                f"warning: stages {', '.join(odd)} are no multiples of 32 px; {mine.backbone} then drops the photo's edge"
+            )
 
 
-def summary(cfg: Config, table: photos.Table, trained: Any, val: Any) -> dict[str, Any]:
+def summary(cfg: Config, table: photos.Table, made: list[Any], decision: Any) -> dict[str, Any]:
     """The numbers of a run and what is needed to make them again (S75)."""
-    truth = table.val["label"].to_numpy()
-    right = {views: float((val.mean(views).argmax(1) == truth).mean()) for views in sorted({1, 2, cfg.tta_views})
-             if views <= cfg.tta_views}  # fmt: skip
-    accuracy = right[cfg.tta_views]
-    low, high = wilson(round(accuracy * len(truth)), len(truth))
+    photos_seen = len(decision.val_probs)
+    low, high = votes.wilson(round(decision.accuracy * photos_seen), photos_seen)
     return {
-        "validation_accuracy": accuracy,
+        "validation_accuracy": decision.accuracy,
         "validation_interval_95": [low, high],
-        "validation_photos": len(truth),
-        "validation_accuracy_by_views": {str(k): v for k, v in right.items()},
+        "validation_photos": photos_seen,
+        "made_by": decision.made_by,
+        "members": decision.alone.to_dict("records"),
+        "gates": [{"open": gate.open, "reason": gate.reason} for gate in decision.gates],
+        "adaptive": decision.adaptive,
         "train_photos": len(table.train),
-        "training_seconds": round(trained.seconds, 1),
+        "training_seconds": round(sum(member.seconds["training"] for member in made), 1),
         "settings": cfg.model_dump(mode="json"),
         "source": source_hash(),
         "versions": {
@@ -3116,24 +4710,15 @@ def summary(cfg: Config, table: photos.Table, trained: Any, val: Any) -> dict[st
 
 def lines(result: dict[str, Any]) -> list[str]:
     low, high = result["validation_interval_95"]
-    views = ", ".join(f"{v:.4f} with {k}" for k, v in result["validation_accuracy_by_views"].items())
     found = [
         f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
         f"{result['validation_photos']} photos not trained on; they chose the best epoch",
-        f"views      {views} view(s) per photo",
+        f"made by    {result['made_by']}",
         f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in all",
     ]
     if "true_accuracy" in result:
         found.append(f"true       {result['true_accuracy']:.4f} accuracy of submission.csv on the drawn test photos")
     return found
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): right of n."""
-    z = 1.959964
-    p, d = right / n, 1 + z * z / n
-    centre, half = (p + z * z / (2 * n)) / d, z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
 def source_hash() -> str:
@@ -3382,6 +4967,8 @@ MODULES["submission.py"] = r'''"""submission.csv: the sample's order, columns an
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -3392,10 +4979,13 @@ from carcls import inputs, photos
 NEARLY_ALL = 0.9  # share of one class that no car competition has, unless training has it too
 
 
-def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray) -> list[str]:
+def write(
+    path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float
+) -> list[str]:
     """Write one row for each id of the sample submission; returns warnings to show.
 
-    ids: of the predicted photos; probs (photos, classes) in the order of ids. Raises
+    ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
+    submission.json beside it: a run replaces its submission whenever it has a better-founded one. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -3419,8 +5009,20 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray) ->
         table.id_column: table.sample_ids,
         table.label_column: [labels[row[i]] for i in table.sample_ids],
     })  # fmt: skip
-    inputs.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
-    return warnings(table, labels)
+    content = frame.to_csv(index=False, lineterminator="\n")
+    found = warnings(table, labels)
+    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found,
+             "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
+    inputs.write_atomic(path, content)
+    inputs.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+    return found
+
+
+def set_aside(path: Path) -> None:
+    """Rename an earlier run's submission.csv (and .json) to submission.earlier.csv, before this run's first is written."""
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            file.replace(file.with_name(f"{file.stem}.earlier{file.suffix}"))
 
 
 def warnings(table: photos.Table, labels: list) -> list[str]:
@@ -3456,6 +5058,7 @@ MODULES["train.py"] = r'''"""Training one network: its stages, small photos to l
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -3466,7 +5069,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import callbacks, inputs, model, photos, pipeline, schedule
-from carcls.config import Config
+from carcls.config import Config, Stage
 from carcls.runtime import Runtime
 
 
@@ -3479,10 +5082,16 @@ class Trained:
     seconds: float  # in fit, validation included
 
 
-def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, events: callbacks.Events) -> Trained:
-    """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the run folder.
+# What a network is good for so far: (network, stage that it was trained in, what it is, its validation accuracy).
+Ready = Callable[[keras.Model, Stage, str, float], None]
 
-    The learning rate follows one schedule over the whole run. Raises callbacks.TrainingDiverged when the loss is no number.
+
+def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, folder: Path, events: callbacks.Events,
+        ready: Ready | None = None, start: keras.Model | None = None) -> Trained:  # fmt: skip
+    """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
+
+    The learning rate follows one schedule over the whole run. ``ready`` is called after the very first epoch and with the
+    best weights of each stage but the last. ``start`` is a network to go on with instead of a new one. Raises callbacks.TrainingDiverged when the loss is no number.
     """
     frame = pd.concat([table.train, table.val], ignore_index=True)
     labels = frame["label"].to_numpy()
@@ -3492,12 +5101,13 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
     rates = schedule.table(cfg, sum(steps))
     epochs = sum(stage.epochs for stage in cfg.stages)
 
-    net, loaded = _in_scope(rt, partial(model.build, cfg, rt, classes))
+    keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
+    net, loaded = (start, "as trained so far") if start else _in_scope(rt, partial(model.build, cfg, rt, classes))
     print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
     averaged = callbacks.AveragedWeights() if cfg.ema else None
-    best_file, last_file = place.out / "best.weights.h5", place.out / "last.weights.h5"
+    best_file, last_file = folder / "best.weights.h5", folder / "last.weights.h5"
     rows: list[dict[str, Any]] = []
-    start = time.monotonic()
+    began = time.monotonic()
     first_step = first_epoch = 0
     for number, stage in enumerate(cfg.stages):
         size = (stage.height, stage.width)
@@ -3522,24 +5132,36 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         watchers = [
             callbacks.StopOnNaN(cfg, number, train.steps, rate),
             callbacks.Progress(cfg, number, train.steps, min(cfg.batch, len(train_rows)), events, rate, rows,
-                               place.out / "history.csv"),
+                               folder / "history.csv"),
             best,
             callbacks.EarlyStop(cfg, events),
             *([averaged] if averaged else []),
-            *_optional(cfg, place.out / "tensorboard" / f"stage{number + 1}"),
+            *_optional(cfg, folder / "tensorboard" / f"stage{number + 1}"),
+            *([_first_epoch(ready, stage)] if ready and number == 0 else []),
         ]  # fmt: skip
         net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
                 validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
         best.restore()
+        if ready and stage is not cfg.stages[-1]:
+            ready(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
         del cache, train, val  # the next stage measures what memory is free
         first_step += steps[number]
         first_epoch += stage.epochs
-    return Trained(net, pd.DataFrame(rows), time.monotonic() - start)
+    return Trained(net, pd.DataFrame(rows), time.monotonic() - began)
 
 
 def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
     """Of the augmentation in an epoch of this stage, after done epochs of earlier stages, of epochs in all (S20)."""
     return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
+
+
+def _first_epoch(ready: Ready, stage: Stage) -> keras.callbacks.Callback:
+    def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
+        if epoch == 0:
+            ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+    return callback
 
 
 def _in_scope(rt: Runtime, make: Any) -> Any:
@@ -3571,62 +5193,57 @@ def _optional(cfg: Config, folder: Path) -> list[keras.callbacks.Callback]:
 # ==================================================================================================
 # carcls/tta.py
 # ==================================================================================================
-MODULES["tta.py"] = r'''"""Test-time augmentation: the probabilities of every view of every photo, kept as data."""
+MODULES["tta.py"] = r'''"""Test-time augmentation: views of photos through a network. What follows from them is in votes.py."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, pipeline
-from carcls.config import Config, ConfigError
+from carcls import inputs, pipeline, votes
+from carcls.config import Config, ConfigError, Stage
 from carcls.runtime import Runtime
+from carcls.votes import Votes
 
 
-@dataclass(frozen=True)
-class Votes:
-    """What a model says of photos, view by view."""
+def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: inputs.Place, views: int, cap: int = 0,
+         stage: Stage | None = None) -> tuple[Votes, float]:  # fmt: skip
+    """Every photo of the frame through the model, once for each of so many views; also returns the seconds it took.
 
-    ids: list[str]
-    probs: np.ndarray  # (views, photos, classes) float32, each row sums to 1; view 0 is the photo itself
+    The photos have the stage's size, the last one's if None.
 
-    def mean(self, views: int | None = None) -> np.ndarray:
-        """(photos, classes): the mean of the first views, of all if None."""
-        return self.probs[:views].mean(0)
-
-    def save(self, path: Path) -> None:
-        """As .npz with arrays ids and probs, atomically."""
-        part = path.with_name("." + path.stem + ".part.npz")
-        np.savez_compressed(part, ids=np.array(self.ids), probs=self.probs)
-        part.replace(path)
-
-
-def load(path: Path) -> Votes:
-    """Votes that ``save`` wrote. Raises inputs.InputError if the file is not that."""
-    try:
-        with np.load(path) as file:
-            return Votes(file["ids"].tolist(), file["probs"])
-    except (OSError, ValueError, KeyError) as error:
-        raise inputs.InputError(f"{path}: not a file of votes ({error})") from error
-
-
-def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: inputs.Place) -> Votes:
-    """Every photo of the frame through the model, once per view."""
-    last = cfg.stages[-1]
-    size = (last.height, last.width)
+    With a cap above views, photos that are still disputed get more, in rounds (``votes.disputed``). A round
+    batches views of different photos together, so that what is saved is time, and photos are decoded once.
+    """
+    stage = stage or cfg.stages[-1]
+    size = (stage.height, stage.width)
     cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
     labels = frame["label"].to_numpy()
-    batches = pipeline.make_batches(
-        cfg, cache, np.arange(len(frame)), labels, size, model.output_shape[-1], views=cfg.tta_views, static=rt.xla
-    )
-    logits = batches.collect(model.predict(batches.dataset, steps=batches.steps, verbose=0))
-    if logits.shape[1] != len(frame):
-        raise AssertionError(f"{logits.shape[1]} photos predicted of {len(frame)}")
-    return Votes(frame["id"].tolist(), softmax(logits))
+    classes = model.output_shape[-1]
+
+    def passes(rows: np.ndarray, numbers: range) -> np.ndarray:
+        made = pipeline.make_batches(cfg, cache, rows, labels[rows], size, classes, views=numbers, static=rt.xla)
+        logits = made.collect(model.predict(made.dataset, steps=made.steps, verbose=0))
+        return softmax(logits)  # (views, rows, classes)
+
+    start = time.perf_counter()
+    cap = max(views, cap)
+    probs = np.zeros((cap, len(frame), classes), np.float32)
+    on = np.arange(len(frame))
+    probs[:views] = passes(on, range(views))
+    cast = np.full(len(frame), views, np.int64)
+    while views < cap:
+        on = on[votes.disputed(probs[:views, on])]
+        if not len(on):
+            break
+        after = votes.next_round(views, cap)
+        probs[views:after, on] = passes(on, range(views, after))
+        cast[on] = views = after
+    made = Votes(frame["id"].tolist(), probs[: cast.max()], labels.astype(np.int64), cast)
+    return made, time.perf_counter() - start
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -3652,7 +5269,7 @@ def check_views(cfg: Config, frame: pd.DataFrame, place: inputs.Place) -> None:
         labels,
         (last.height, last.width),
         2,
-        views=cfg.tta_views,
+        views=range(max(cfg.tta_views, cfg.tta_cap)),
     )
     images = np.concatenate([images.numpy() for images, _, _ in batches.dataset])
     check_distinct(batches.collect(images.reshape(len(images), -1)))
@@ -3668,6 +5285,305 @@ def check_distinct(views: np.ndarray) -> None:
                 f"test-time views {twin} and {number} are identical for all of {len(view)} photos, so averaging them "
                 "cannot help; raise tta_strength or set tta_views=1"
             )
+'''
+
+# ==================================================================================================
+# carcls/votes.py
+# ==================================================================================================
+MODULES["votes.py"] = r'''"""Votes as data: what every view of every photo was said to be, and all that follows from it without a network.
+
+Everything here is arithmetic on (view × photo × class) probabilities: how views are combined, the tables, the exact paired
+test, the gate of test-time augmentation, and the rule by which disputed photos get more views.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carcls import inputs
+
+COMBINE = ("mean", "geometric", "vote")
+TINY = 1e-7  # probabilities below it count as it where a logarithm is taken
+# One-sided: a gate closes when chance alone would spoil that many more photos than it corrects less often than this.
+HARM = 0.05
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What one member says of photos, view by view. View 0 is the photo itself, 1 its mirror image."""
+
+    ids: list[str]
+    probs: np.ndarray  # (views, photos, classes) float32; each row that was cast sums to 1, the others are 0
+    labels: np.ndarray  # (photos,) int64, −1 where unknown
+    cast: np.ndarray  # (photos,) int64: how many views, from the first on, this photo was given
+
+    def save(self, path: Path) -> None:
+        """As .npz with arrays ids, probs, labels and cast; atomic."""
+        part = path.with_name("." + path.stem + ".part.npz")
+        np.savez(part, ids=np.array(self.ids), probs=self.probs, labels=self.labels, cast=self.cast)
+        part.replace(path)
+
+    def combined(self, how: str = "mean", views: int | None = None) -> np.ndarray:
+        """(photos, classes) float64 of the first ``views`` views of each photo, of all that it was given if None."""
+        cast = self.cast if views is None else np.minimum(self.cast, views)
+        return combine(self.probs[: cast.max()], how, cast)
+
+    def rows(self, chosen: np.ndarray) -> Votes:
+        """Of some photos only: indices or a mask."""
+        ids = np.array(self.ids)[chosen].tolist()
+        return Votes(ids, self.probs[:, chosen], self.labels[chosen], self.cast[chosen])
+
+
+def full(ids: list[str], probs: np.ndarray, labels: np.ndarray) -> Votes:
+    """Votes in which every photo was given every view."""
+    return Votes(ids, probs, np.asarray(labels, np.int64), np.full(probs.shape[1], probs.shape[0], np.int64))
+
+
+def load(path: Path) -> Votes:
+    """Votes that ``save`` wrote. Raises inputs.InputError if the file is not that."""
+    try:
+        with np.load(path) as file:
+            return Votes(file["ids"].tolist(), file["probs"], file["labels"], file["cast"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise inputs.InputError(f"{path}: not a file of votes ({error})") from error
+
+
+def combine(probs: np.ndarray, how: str = "mean", cast: np.ndarray | None = None) -> np.ndarray:
+    """(views, photos, classes) → (photos, classes) float64, rows summing to 1.
+
+    mean: of probabilities. geometric: the mean of logarithms, normalised. vote: the share of views that put the
+    class first; ties are broken by the mean. cast (photos,): how many of the views count, all if None.
+    """
+    views, photos, classes = probs.shape
+    count = np.full(photos, views) if cast is None else cast
+    out = np.zeros((photos, classes))
+    # View by view: with 64 views of 6,675 photos a float64 copy of everything would be large.
+    for v in range(views):
+        on = np.flatnonzero(v < count)
+        p = probs[v, on].astype(np.float64)
+        if how == "geometric":
+            p = np.log(np.maximum(p, TINY))
+        elif how == "vote":
+            p = np.eye(classes)[p.argmax(1)] + 1e-6 * p
+        elif how != "mean":
+            raise ValueError(f"combine={how!r}: expected one of {', '.join(COMBINE)}")
+        out[on] += p
+    if how == "geometric":
+        out = np.exp(out / count[:, None] - (out / count[:, None]).max(1, keepdims=True))
+    return out / out.sum(1, keepdims=True)
+
+
+# --- Measures ---------------------------------------------------------------------------------------------
+
+
+def log_loss(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of −log of the true class's probability; probs (photos, classes), labels (photos,)."""
+    return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY)).mean())
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927): right of n."""
+    z = 1.959964
+    p, d = right / n, 1 + z * z / n
+    centre, half = (p + z * z / (2 * n)) / d, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The same photos before and after: how many became right, how many wrong."""
+
+    corrected: int
+    spoiled: int
+
+    @property
+    def p(self) -> float:
+        """McNemar's exact test, two-sided: how often chance alone parts corrected and spoiled at least this far."""
+        n, least = self.corrected + self.spoiled, min(self.corrected, self.spoiled)
+        return min(1.0, 2 * _binomial_tail(least, n))
+
+    @property
+    def p_worse(self) -> float:
+        """One-sided: how often chance alone would spoil at least this many of the photos that changed."""
+        return _binomial_tail(self.corrected, self.corrected + self.spoiled)
+
+
+def _binomial_tail(k: int, n: int) -> float:
+    """P(X ≤ k) of n fair coins."""
+    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+
+
+def paired(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Paired:
+    """Two predictions (photos,) of class indices against the labels (photos,)."""
+    was, now = before == labels, after == labels
+    return Paired(int((now & ~was).sum()), int((was & ~now).sum()))
+
+
+# --- Tables -----------------------------------------------------------------------------------------------
+
+
+def steps(views: int) -> list[int]:
+    """1, 2, 4, … up to the number of views, which is always in."""
+    return sorted({2**k for k in range(views.bit_length()) if 2**k <= views} | {views})
+
+
+def tta_table(votes: Votes, how: str = "mean") -> pd.DataFrame:
+    """Validation accuracy without TTA, of each view alone, and of the first 1, 2, 4, … views together (S57, S61).
+
+    corrected and spoiled count photos against no TTA; p is McNemar's exact test. Needs labels and complete votes.
+    """
+    plain = votes.probs[0].argmax(1)
+    views = len(votes.probs)
+    rows = [_row("no TTA", 1, votes.probs[0], plain, votes.labels)]
+    rows += [_row(f"first {n}, {how}", n, combine(votes.probs[:n], how), plain, votes.labels) for n in steps(views)[1:]]
+    if views > 1:
+        others = [other for other in COMBINE if other != how]
+        rows += [
+            _row(f"all {views}, {other}", views, combine(votes.probs, other), plain, votes.labels) for other in others
+        ]
+        rows += [_row(f"view {v} alone", 1, votes.probs[v], plain, votes.labels) for v in range(1, views)]
+    return pd.DataFrame(rows)
+
+
+def _row(name: str, views: int, probs: np.ndarray, plain: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    right = int((probs.argmax(1) == labels).sum())
+    low, high = wilson(right, len(labels))
+    change = paired(plain, probs.argmax(1), labels)
+    return {"what": name, "views": views, "accuracy": right / len(labels), "low": low, "high": high,
+            "log_loss": log_loss(probs, labels), "corrected": change.corrected, "spoiled": change.spoiled,
+            "p": change.p}  # fmt: skip
+
+
+def curve(votes: Votes, how: str = "mean") -> pd.DataFrame:
+    """Validation accuracy and its 95 % interval against the number of views, one row a number (S55, S58)."""
+    rows = []
+    for n in range(1, len(votes.probs) + 1):
+        probs = combine(votes.probs[:n], how)
+        right = int((probs.argmax(1) == votes.labels).sum())
+        low, high = wilson(right, len(votes.labels))
+        rows.append({"views": n, "accuracy": right / len(votes.labels), "low": low, "high": high,
+                     "log_loss": log_loss(probs, votes.labels)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+# --- The gate ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Whether test-time augmentation is used, and why."""
+
+    open: bool
+    reason: str
+    change: Paired
+
+
+def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
+    """Judge all views together against the photo alone, on validation (S57, S64).
+
+    Open where it is not worse: it corrects more photos than it spoils, or as many or slightly fewer at a lower
+    log-loss (``HARM``: the exact one-sided test does not call it harm). Closed otherwise, and where nothing can
+    change because all views say the same. mode: auto, always or never.
+    """
+    views = len(votes.probs)
+    plain, together = votes.probs[0], combine(votes.probs, how)
+    change = paired(plain.argmax(1), together.argmax(1), votes.labels)
+    loss, before = log_loss(together, votes.labels), log_loss(plain, votes.labels)
+    seen = (f"{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
+            f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip
+    if mode == "never":
+        return Gate(False, f"closed: tta=never; {seen}", change)
+    if mode == "always":
+        return Gate(True, f"open: tta=always; {seen}", change)
+    if views == 1:
+        return Gate(False, "closed: one view per photo, as set", change)
+    if np.abs(votes.probs - plain).max() < TINY:
+        return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help", change)
+    if change.p_worse < HARM:
+        return Gate(False, f"closed: it harms; {seen}", change)
+    if change.corrected > change.spoiled:
+        return Gate(True, f"open: it corrects more than it spoils; {seen}", change)
+    if loss < before:
+        return Gate(
+            True, f"open: accuracy is not worse by this evidence and the probabilities are better; {seen}", change
+        )
+    return Gate(
+        False, f"closed: it corrects no more than it spoils and the probabilities are no better; {seen}", change
+    )
+
+
+# --- More views for disputed photos -----------------------------------------------------------------------
+
+CLEAR = 3.0  # standard errors by which the leading class must lead, view by view
+
+
+def disputed(probs: np.ndarray, clear: float = CLEAR) -> np.ndarray:
+    """Which photos go on after these views: (views, photos, classes) → bool (photos,) (S59, S60).
+
+    A photo stops when all its views put the same class first, or when the leader of the mean is ahead of the runner-up by
+    ``clear`` standard errors of the lead over the views: a paired sequential test.
+    """
+    views = len(probs)
+    tops = probs.argmax(2)  # (V, P)
+    unanimous = (tops == tops[0]).all(0)
+    if views < 3:
+        return ~unanimous
+    mean = probs.mean(0, dtype=np.float64)
+    first, second = np.argsort(-mean, axis=1, kind="stable")[:, :2].T
+    photo = np.arange(probs.shape[1])
+    lead = (probs[:, photo, first] - probs[:, photo, second]).astype(np.float64)  # (V, P)
+    error = lead.std(0, ddof=1) / math.sqrt(views)
+    return ~unanimous & (lead.mean(0) < clear * error)
+
+
+def next_round(views: int, cap: int) -> int:
+    """How many views a disputed photo has after the round that follows: twice as many, at most the cap."""
+    return min(2 * views, cap)
+
+
+def adapt(votes: Votes, first: int, cap: int, clear: float = CLEAR) -> Votes:
+    """What the adaptive rule would have asked for, from votes that have all views: the same photos with fewer ``cast``."""
+    cap = min(cap, len(votes.probs))
+    cast = np.full(len(votes.ids), min(first, cap), np.int64)
+    on = np.arange(len(votes.ids))
+    views = min(first, cap)
+    while views < cap and len(on):
+        on = on[disputed(votes.probs[:views, on], clear)]
+        views = next_round(views, cap)
+        cast[on] = views
+    return Votes(votes.ids, votes.probs, votes.labels, cast)
+
+
+def trade_off(votes: Votes, how: str = "mean", firsts: tuple[int, ...] = (2, 4, 8), caps: tuple[int, ...] = (8, 16, 32, 64)
+              ) -> pd.DataFrame:  # fmt: skip
+    """Passes, accuracy and agreement of fixed and adaptive rules, from validation votes with all views.
+
+    share: passes as a share of the fixed rule with the same cap. differ: photos predicted otherwise than by that.
+    """
+    rows = []
+    for cap in [1, 2, 4, *caps]:
+        if cap > len(votes.probs):
+            continue
+        fixed = combine(votes.probs[:cap], how)
+        rules: list[tuple[str, np.ndarray, np.ndarray]] = [(f"fixed {cap}", fixed, np.full(len(votes.ids), cap))]
+        if cap in caps:
+            for first in firsts:
+                if first < cap:
+                    some = adapt(votes, first, cap)
+                    rules.append((f"from {first} up to {cap}", some.combined(how), some.cast))
+        for name, probs, cast in rules:
+            right = int((probs.argmax(1) == votes.labels).sum())
+            rows.append({"rule": name, "cap": cap, "passes": float(cast.mean()), "share": float(cast.mean()) / cap,
+                         "accuracy": right / len(votes.labels), "log_loss": log_loss(probs, votes.labels),
+                         "differ": int((probs.argmax(1) != fixed.argmax(1)).sum())})  # fmt: skip
+    return pd.DataFrame(rows)
 '''
 
 

@@ -44,6 +44,27 @@ def _stages(text: str) -> list[dict[str, int]]:
     return rows
 
 
+# What members of an ensemble may differ in. Data, split and views are shared: votes are compared photo by photo.
+OF_MEMBER = frozenset({
+    "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "depth_decay",
+    "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
+    "patience", "min_epochs", "augment", "fit",
+})  # fmt: skip
+BLENDS = ("auto", "best", "average", "weights", "logistic", "forest")
+
+
+def _members(text: str) -> list[dict[str, str]]:
+    """``"seed=1+seed=2/pooling=max"`` → one mapping of settings a member."""
+    members = []
+    for part in text.split("+"):
+        words = [word for word in re.split(r"/(?=\w+=)", part) if word]
+        wrong = [word for word in words if "=" not in word]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is not key=value, as in seed=1+seed=2/pooling=max")
+        members.append(dict(word.split("=", 1) for word in words))
+    return members
+
+
 class Config(_Frozen):
     """Every setting of a run with its default, unit and reason (``python -m carcls run --help``)."""
 
@@ -100,6 +121,31 @@ class Config(_Frozen):
     strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch (S20)")
     tta_views: int = Field(8, ge=1, le=256, description="views per photo: itself, its mirror, random ones; 1: no TTA")
     tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength (S54)")
+    tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
+                                                    "member (S57)")  # fmt: skip
+    tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
+                         "many (S59, S60; 64 is plenty); 0: the same number for all")  # fmt: skip
+    tta_combine: Literal["mean", "geometric", "vote"] = Field(
+        "mean", description="how the views' probabilities become one"
+    )
+
+    # Ensemble, pseudo-labels
+    members: tuple[dict[str, Any], ...] = Field(({},), description="networks of an ensemble, separated by +, each "
+                                                "settings that differ, separated by /: seed=1+seed=2/pooling=max")  # fmt: skip
+    folds: int = Field(1, ge=1, le=20, description="networks per member, each validated on another part of the train photos; "
+                       "1: one network, val_fraction kept aside")  # fmt: skip
+    blend: str = Field("auto", description="of members: auto (nested validation decides), best, average, weights (fitted), "
+                       "logistic, forest (stacking), or weights as 0.9/0.1 (S65, S66)")  # fmt: skip
+    pseudo: bool = Field(
+        False, description="go on training with test photos that all members and nearly all views agree on"
+    )
+    pseudo_agreement: float = Field(
+        0.95, gt=0.5, le=1, description="share of every member's views that must agree (S63)"
+    )
+    pseudo_epochs: int = Field(
+        3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
+    )
+    pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
 
     # Machine
     backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
@@ -109,12 +155,31 @@ class Config(_Frozen):
 
     # Progress
     monitor_url: str = Field("", description="where RemoteMonitor posts progress; empty: nowhere")
-    tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/tensorboard")
+    tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/member1/tensorboard and so on")
 
     @field_validator("stages", mode="before")
     @classmethod
     def _parse_stages(cls, value: Any) -> Any:
         return _stages(value) if isinstance(value, str) else value
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _parse_members(cls, value: Any) -> Any:
+        return _members(value) if isinstance(value, str) else value
+
+    @field_validator("members")
+    @classmethod
+    def _check_members(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for number, member in enumerate(value, 1):
+            wrong = sorted(set(member) - OF_MEMBER)
+            if wrong:
+                raise ValueError(f"member {number}: {', '.join(wrong)} cannot differ between members; expected some of "
+                                 f"{', '.join(sorted(OF_MEMBER))}")  # fmt: skip
+        if not value:
+            raise ValueError("at least one member is needed")
+        if len({json.dumps(member, sort_keys=True, default=str) for member in value}) < len(value):
+            raise ValueError("two members are the same, so their average is no better than one; give them other seeds")
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Config:
@@ -132,11 +197,35 @@ class Config(_Frozen):
         if self.augment not in ("light", "medium") and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
                              "training then does not have (S54); set tta_views=1")  # fmt: skip
+        if 0 < self.tta_cap <= self.tta_views:
+            raise ValueError(f"tta_cap {self.tta_cap} is not above tta_views {self.tta_views}: disputed photos would get no "
+                             "more views than the others")  # fmt: skip
+        if self.tta_cap and self.tta_views < 2:
+            raise ValueError(
+                f"tta_cap {self.tta_cap} with tta_views {self.tta_views}: one view cannot disagree; at least 2"
+            )
+        if self.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", self.blend):
+            raise ValueError(f"blend {self.blend!r}: expected one of {', '.join(BLENDS)}, or weights as 0.9/0.1")
+        if self.blend not in BLENDS and len(self.blend.split("/")) != len(self.members):
+            raise ValueError(
+                f"blend {self.blend}: {len(self.blend.split('/'))} weights for {len(self.members)} members"
+            )
+        if self.pseudo and (self.tta_views < 4 or self.tta == "never"):
+            raise ValueError(f"pseudo with tta_views {self.tta_views} and tta {self.tta}: whether views agree takes at "
+                             "least 4 of them (S63, S64)")  # fmt: skip
+        if self.pseudo and self.folds > 1:
+            raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
+        if any(self.members):
+            self.of_members()
         if self.mixup and self.cutmix:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
         if self.unfreeze == "staged" and len(self.stages) < 2:
             raise ValueError("unfreeze=staged opens the network from stage to stage: at least two stages are needed")
         return self
+
+    def of_members(self) -> list[Config]:
+        """The settings of each member, complete. Raises ConfigError where a member's do not go together."""
+        return [self.replace(**member, members=({},), blend="auto") for member in self.members]
 
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some settings changed. Raises ConfigError."""

@@ -12,7 +12,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -69,8 +69,9 @@ class Table:
     """All photos of a run that it can use, train rows in train.csv's order, then test rows in the sample's.
 
     ``frame`` has the columns id (str), path (str, "" if there is none), label (int class index, -1 for
-    test), fold (VALIDATION, TRAIN or TEST), source ("train" or "test"), height and width (px, upright; 0 if
-    unreadable), readable (bool; False only for test photos, which are predicted from a grey photo).
+    test), fold (VALIDATION, TRAIN or TEST), source ("train", "test" or "pseudo"), height and width (px, upright; 0 if
+    unreadable), readable (bool; False only for test photos, which are predicted from a grey photo), group (int: files
+    with the same bytes have the same).
     """
 
     frame: pd.DataFrame
@@ -160,14 +161,36 @@ def load(cfg: Config, place: Place) -> Table:
                          "so none can be kept for validation")  # fmt: skip
     test["label"], test["fold"] = -1, TEST
     frame = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
+    frame["group"] = pd.factorize(frame["digest"])[0]
     return Table(
-        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable"]],
+        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group"]],
         classes=classes,
         id_column=id_column,
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
     )
+
+
+def folds(table: Table, count: int, seed: int) -> list[Table]:
+    """The same photos so many times, each train photo in validation once: stratified, identical files together.
+
+    Photos are dealt out class by class in the order of a hash of seed and id. Raises InputError if a fold gets none.
+    """
+    train = table.frame[table.frame["fold"] != TEST]
+    first = train.groupby("group").agg(label=("label", "first"), id=("id", "min"))
+    first["order"] = [hashlib.sha256(f"{seed}/folds/{name}".encode()).digest() for name in first["id"]]
+    dealt = first.sort_values(["label", "order"])
+    number = dict(zip(dealt.index, np.arange(len(dealt)) % count, strict=True))
+    if len(dealt) < 2 * count:
+        raise InputError(f"folds={count}: {len(dealt)} different train photos; expected at least {2 * count}")
+    held = train["group"].map(number)
+    parts = []
+    for k in range(count):
+        frame = table.frame.copy()
+        frame.loc[train.index, "fold"] = np.where(held == k, VALIDATION, TRAIN)
+        parts.append(replace(table, frame=frame))
+    return parts
 
 
 def summary(table: Table) -> list[str]:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ class PhotoCache:
 
     def __init__(self, frame: pd.DataFrame, height: int, width: int, fit: str, share: float, scratch: Path):
         self.paths = frame["path"].tolist()
+        # What a test-time view of a photo is depends on its id, not on its place among the photos.
+        self.keys = [zlib.crc32(str(ident).encode()) for ident in frame["id"]]
         self.readable = frame["readable"].to_numpy(bool)
         full = frame[["height", "width"]].to_numpy(float)  # (N, 2)
         full[~self.readable] = (height, width)
@@ -125,10 +128,7 @@ class Batches:
 
     def collect(self, outputs: np.ndarray) -> np.ndarray:
         """(steps × B, C) in the order of the batches → (views, rows, C): every row once per view."""
-        classes = outputs.shape[1]
-        batch = len(outputs) // self.steps
-        blocks = outputs.reshape(self.steps // self.views, self.views, batch, classes)
-        return blocks.transpose(1, 0, 2, 3).reshape(self.views, -1, classes)[:, : self.rows]
+        return outputs[: self.views * self.rows].reshape(self.views, self.rows, outputs.shape[1])
 
 
 def make_batches(
@@ -142,7 +142,7 @@ def make_batches(
     train: Callable[[int], float] | None = None,
     epochs: int = 1,
     stage: int = 0,
-    views: int = 1,
+    views: range = range(1),
     static: bool = False,
 ) -> Batches:
     """Batches of the given cache rows.
@@ -150,8 +150,8 @@ def make_batches(
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
     only whole batches are made. Without it every row comes exactly once per view, in order, the
-    last batch padded and masked. views: test-time views, 0 the photo itself, 1 its mirror image,
-    then random ones; a block of photos passes through all views before the next, so it is decoded once.
+    last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
+    then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
     static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
     """
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
@@ -177,7 +177,7 @@ def make_batches(
     dataset = tf.data.Dataset.range(count).map(tensors, num_parallel_calls=threads(), deterministic=True)
     if train and (cfg.mixup or cfg.cutmix):
         dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
-    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), views)
+    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), len(views))
 
 
 class _Maker:
@@ -192,12 +192,12 @@ class _Maker:
         size: tuple[int, int],
         strength: Callable[[int], float] | None,
         stage: int,
-        views: int,
+        views: range,
     ):
         self.cfg, self.cache, self.rows, self.labels = cfg, cache, rows, labels.astype(np.int64)
         self.strength, self.stage, self.views = strength, stage, views
         self.batch = min(cfg.batch, len(rows)) if strength else cfg.batch
-        self.steps = len(rows) // self.batch if strength else -(-len(rows) // self.batch) * views
+        self.steps = len(rows) // self.batch if strength else -(-len(rows) * len(views) // self.batch)
         self.policies = _Policies(cfg, size)
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -212,13 +212,16 @@ class _Maker:
         return np.stack(images), self.labels[chosen], np.ones(self.batch, np.float32)
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        block, number = divmod(i, self.views)
-        places = np.arange(block * self.batch, (block + 1) * self.batch)
-        chosen = np.minimum(places, len(self.rows) - 1)
-        images = [self.policies.look(self.cache[row], number, row) for row in self.rows[chosen]]
+        looks = len(self.rows) * len(self.views)
+        places = np.arange(i * self.batch, (i + 1) * self.batch)
+        numbers, chosen = np.divmod(np.minimum(places, looks - 1), len(self.rows))
+        images = [
+            self.policies.look(self.cache[row], self.views[number], self.cache.keys[row])
+            for number, row in zip(numbers, self.rows[chosen], strict=True)
+        ]
         # Keras divides a batch's loss by its size, padding included; this makes up for it over the whole pass.
-        scale = self.steps // self.views * self.batch / len(self.rows)
-        return np.stack(images), self.labels[chosen], (places < len(self.rows)) * np.float32(scale)
+        scale = self.steps * self.batch / looks
+        return np.stack(images), self.labels[chosen], (places < looks) * np.float32(scale)
 
 
 def threads() -> int:
@@ -240,11 +243,11 @@ class _Policies:
             known[key] = augment.policy(name, *self.size, self.cfg.fit, strength)
         return known[key]
 
-    def look(self, photo: np.ndarray, number: int, row: int) -> np.ndarray:
-        """Test-time view of a photo: its draws depend on seed, view and row, not on the batch (S51)."""
+    def look(self, photo: np.ndarray, number: int, key: int) -> np.ndarray:
+        """Test-time view of a photo: its draws depend on seed, view and the photo, not on the batch (S51)."""
         if number < 2:
             return augment.view(photo, self.size, self.cfg.fit, mirror=number == 1)
-        return self.get("light", self.cfg.tta_strength)(photo, (self.cfg.seed, _TTA, number, row))
+        return self.get("light", self.cfg.tta_strength)(photo, (self.cfg.seed, _TTA, number, key))
 
 
 _TTA = 1_000_003  # keeps the views' draws apart from those of training stages

@@ -1,140 +1,19 @@
-"""Pictures and report.html from what a run has measured. Each picture says what it shows."""
+"""report.html and the pictures of a run, from what it has measured and left in its folder."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
-import matplotlib
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from carcls import augment, photos, tta
+from carcls import decide, figures, photos, pseudo
 from carcls.config import Config
 from carcls.inputs import write_atomic
-
-matplotlib.use("agg")  # files only: there is no screen on Kaggle
-import matplotlib.pyplot as plt
-
-CAPTIONS = {
-    "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
-    "augmentation policy at its full strength. Look for cars that a person could not recognise.",
-    "curves.png": "Loss (mean cross-entropy per photo) and accuracy after every epoch, on the training photos as they are "
-    "augmented and on the validation photos as they are; the learning rate at the end of each epoch; grey lines are "
-    "changes of photo size.",
-    "confusion.png": "Validation photos by true class (rows) and predicted class (columns), mean of all views. Off the diagonal "
-    "are errors.",
-    "errors.png": "Validation photos that are predicted wrongly, the most confident error first: true class → predicted class "
-    "and its probability.",
-}
-
-
-@contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """A figure of that size in inches, saved atomically and closed."""
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    try:
-        yield figure
-        part = path.with_name(f".{path.stem}.part.png")
-        figure.savefig(part, dpi=100)
-        part.replace(path)
-    finally:
-        plt.close(figure)
-
-
-def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, draws: int = 5) -> Path:
-    """A grid of training photos, one a row, beside draws of the policy (S23, S24)."""
-    stage = cfg.stages[-1]
-    size = (stage.height, stage.width)
-    policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength)
-    chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
-    rows = []
-    for n, item in enumerate(chosen.itertuples()):
-        photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
-        made = [policy(photo, (cfg.seed, n, draw)) for draw in range(draws)]
-        rows.append([augment.view(photo, size, cfg.fit), *made])
-    with _figure(path, 2.2 * (draws + 1), 2.2 * size[0] / size[1] * len(rows) + 0.5) as figure:
-        axes = figure.subplots(len(rows), draws + 1, squeeze=False)
-        for line, images in zip(axes, rows, strict=True):
-            for n, (axis, image) in enumerate(zip(line, images, strict=True)):
-                axis.imshow(image)
-                axis.set_axis_off()
-                if axis in axes[0]:
-                    axis.set_title("as it is" if n == 0 else f"{cfg.augment}, draw {n}", fontsize=9)
-    return path
-
-
-def curves(history: pd.DataFrame, path: Path) -> Path:
-    """Loss, accuracy and learning rate by epoch (S44)."""
-    epoch = np.arange(1, len(history) + 1)
-    starts = epoch[(history["stage"].diff() > 0).to_numpy()]
-    with _figure(path, 12, 3.6) as figure:
-        axes = figure.subplots(1, 3)
-        for axis, name, label in zip(axes, ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=False):
-            axis.plot(epoch, history[name], "o-", ms=3, label="training, augmented")
-            axis.plot(epoch, history[f"val_{name}"], "o-", ms=3, label="validation")
-            axis.set_ylabel(label)
-            axis.legend()
-        axes[2].plot(epoch, history["lr"], "o-", ms=3, color="tab:green")
-        axes[2].set_ylabel("learning rate")
-        axes[2].set_yscale("log")
-        for axis in axes:
-            axis.set_xlabel("epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            for start in starts:
-                axis.axvline(start - 0.5, color="0.8", zorder=0)
-    return path
-
-
-def confusion(table: photos.Table, truth: np.ndarray, predicted: np.ndarray, path: Path) -> Path:
-    """Counts of (true, predicted) class."""
-    n = len(table.classes)
-    counts = np.zeros((n, n), int)
-    np.add.at(counts, (truth, predicted), 1)
-    side = max(4.5, 0.45 * n + 1.5)
-    with _figure(path, side + 1, side) as figure:
-        axis = figure.subplots()
-        share = counts / np.maximum(1, counts.sum(1, keepdims=True))
-        image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        if n <= 30:
-            for i, j in np.argwhere(counts):
-                axis.text(j, i, counts[i, j], ha="center", va="center", fontsize=8,
-                          color="white" if share[i, j] > 0.5 else "black")  # fmt: skip
-        names = [str(c) for c in table.classes]
-        axis.set_xticks(range(n), names, rotation=90 if max(map(len, names)) > 3 else 0)
-        axis.set_yticks(range(n), names)
-        axis.set_xlabel("predicted class")
-        axis.set_ylabel("true class")
-        figure.colorbar(image, label="share of the true class")
-    return path
-
-
-def errors(cfg: Config, table: photos.Table, probs: np.ndarray, path: Path, most: int = 24) -> Path:
-    """The wrongly predicted validation photos, most confident first."""
-    truth, predicted = table.val["label"].to_numpy(), probs.argmax(1)
-    wrong = np.flatnonzero(predicted != truth)
-    wrong = wrong[np.argsort(-probs[wrong, predicted[wrong]], kind="stable")][:most]
-    columns = 6
-    lines = max(1, -(-len(wrong) // columns))
-    with _figure(path, 12, 1.7 * lines + 0.3) as figure:
-        axes = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axis in axes:
-            axis.set_axis_off()
-        if not len(wrong):
-            axes[0].text(0, 0.5, "no validation photo is predicted wrongly")
-        for axis, i in zip(axes, wrong, strict=False):
-            item = table.val.iloc[i]
-            photo = photos.read_photo(item["path"], 120, 200, item["height"], item["width"])
-            axis.imshow(cv2.resize(photo, (200, max(1, round(200 * photo.shape[0] / photo.shape[1])))))
-            true, said = table.classes[truth[i]], table.classes[predicted[i]]
-            axis.set_title(f"{true} → {said}  {probs[i, predicted[i]]:.2f}", fontsize=9)
-    return path
+from carcls.members import Member
 
 
 def verdicts(history: pd.DataFrame) -> list[str]:
@@ -156,41 +35,90 @@ def verdicts(history: pd.DataFrame) -> list[str]:
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls run</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}
-table{border-collapse:collapse}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}figure{margin:1.5em 0}
-figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}</style>
+table{border-collapse:collapse;margin:.7em 0}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}
+figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}.wide{overflow:auto}</style>
 <h1>carcls run</h1>
 <p>Validation accuracy <b>{{ "%.4f"|format(r.validation_accuracy) }}</b>
 (95 % interval {{ "%.4f"|format(r.validation_interval_95[0]) }}–{{ "%.4f"|format(r.validation_interval_95[1]) }}),
-measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch, mean of {{ views }} views each.
+measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch. Submission: {{ r.made_by }}.
 {% if r.true_accuracy is defined %}True accuracy of submission.csv on the drawn test photos:
 <b>{{ "%.4f"|format(r.true_accuracy) }}</b>.{% endif %}</p>
-{% for v in verdicts %}<p>{{ v }}</p>{% endfor %}
-<h2>Views</h2><table><tr><th>views per photo<th>validation accuracy</tr>
-{% for k, v in r.validation_accuracy_by_views.items() %}<tr><td>{{ k }}<td>{{ "%.4f"|format(v) }}</tr>{% endfor %}</table>
-{% for name, caption, data in pictures %}<figure><img alt="{{ name }}" src="data:image/png;base64,{{ data }}">
-<figcaption>{{ caption }}</figcaption></figure>{% endfor %}
-<h2>Epochs</h2><div style="overflow:auto">{{ history }}</div>
+<p>By nature of the numbers, validation counts the photos on which the best epoch was chosen, so it flatters a little; what
+was fitted on validation afterwards (the blend) is judged out of fold.</p>
+{% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
+<p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
+{% for p in top %}{{ picture(p) }}{% endfor %}
+{% for m in members %}<h2>Member {{ m.name }}</h2>{% for v in m.verdicts %}<p>{{ v }}</p>{% endfor %}
+<h3>Test-time augmentation</h3><p>Gate {{ m.gate }}</p><div class="wide">{{ m.tta }}</div>
+{% if m.adaptive %}<p>{{ m.adaptive }}</p>{% endif %}
+{% if m.trade_off %}<h3>Views against accuracy</h3><div class="wide">{{ m.trade_off }}</div>{% endif %}
+{% for p in m.pictures %}{{ picture(p) }}{% endfor %}
+<h3>Epochs</h3><div class="wide">{{ m.history }}</div>{% endfor %}
 <h2>Settings</h2><pre>{{ settings }}</pre><p>Source {{ r.source }}; {{ r.versions }}</p></html>"""
 
 
-def write(
-    cfg: Config, table: photos.Table, history: pd.DataFrame, val: tta.Votes, result: dict[str, Any], out: Path
-) -> list[Path]:
+def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide.Decision, result: dict[str, Any], out: Path
+          ) -> list[Path]:  # fmt: skip
     """The pictures of a finished run and report.html, which has them all inside; returns their paths."""
-    truth, probs = table.val["label"].to_numpy(), val.mean()
-    pictures = [
-        curves(history, out / "curves.png"),
-        confusion(table, truth, probs.argmax(1), out / "confusion.png"),
-        errors(cfg, table, probs, out / "errors.png"),
+    how = cfg.tta_combine
+    truth, predicted = made[0].val.labels, decision.val_probs.argmax(1)
+    rows = table.frame[table.frame["fold"] != photos.TEST].set_index("id", drop=False).loc[made[0].val.ids]
+    classes = [str(name) for name in table.classes]
+    top = [
+        figures.confusion(classes, truth, predicted, out / "confusion.png"),
+        figures.errors(rows, classes, truth, decision.val_probs, out / "errors.png"),
+        figures.tta_curve(decision.curves, max(cfg.tta_views, 1), out / "tta_curve.png"),
     ]
-    shown = [out / "augmentation.png", *pictures]
+    # A network trained with label smoothing never says more than 1 - smoothing, so its near-certainty lies lower.
+    smoothing = max(mine.label_smoothing for mine in cfg.of_members())
+    odd = pseudo.suspicious(made[0].val, how, certainty=0.95 * (1 - smoothing))
+    named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
+    write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
+    top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
+    shown, members = [out / "augmentation.png", *top], []
+    for number, member in enumerate(made):
+        pictures = [figures.curves(member.history, member.folder / "curves.png")]
+        if len(member.val.probs) > 1:
+            asked = decide.as_test(cfg, member.val)  # with the adaptive rule some have more views than others
+            pictures += [
+                figures.matrix(asked, classes, member.folder / "matrix.png", how),
+                figures.agreement(asked, member.folder / "agreement.png", how),
+                figures.disputed(rows, asked, classes, member.folder / "disputed.png", how),
+            ]
+        if len(decision.trade_offs[number]) > 2:
+            pictures.append(figures.trade_off(decision.trade_offs[number], member.folder / "trade_off.png"))
+        shown += pictures
+        members.append({
+            "name": member.name,
+            "verdicts": verdicts(member.history),
+            "gate": decision.gates[number].reason,
+            "tta": _html(decision.tta[number]),
+            "adaptive": decide.saved_line(decision.adaptive[number]) if decision.adaptive else "",
+            "trade_off": _html(decision.trade_offs[number]) if len(decision.trade_offs[number]) > 2 else "",
+            "pictures": pictures,
+            "history": _html(member.history),
+        })  # fmt: skip
     page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
         r=result,
-        views=len(val.probs),
-        verdicts=verdicts(history),
-        pictures=[(p.name, CAPTIONS[p.name], base64.b64encode(p.read_bytes()).decode()) for p in shown],
-        history=Markup(history.to_html(index=False, float_format="%.4g", border=0)),
+        members=members,
+        top=[out / "augmentation.png", *top],
+        picture=_picture,
+        alone=_html(decision.alone),
+        blends=_html(decision.choice.table) if len(made) > 1 else "",
+        reason=f"Blend {decision.choice.blend.kind}: {decision.choice.reason}",
         settings=cfg.model_dump_json(indent=2),
     )  # fmt: skip
     write_atomic(out / "report.html", page)
-    return [*pictures, out / "report.html"]
+    return [*shown, out / "report.html"]
+
+
+def _html(table: pd.DataFrame) -> Markup:
+    return Markup(table.to_html(index=False, float_format="%.4g", border=0))
+
+
+def _picture(path: Path) -> Markup:
+    """With its caption, all inside the page."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return Markup('<figure><img alt="{}" src="data:image/png;base64,{}"><figcaption>{}</figcaption></figure>').format(
+        path.name, data, figures.CAPTIONS[path.name]
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, inputs, photos, runtime, submission
+from carcls import augment, backbones, inputs, photos, pseudo, runtime, submission, votes
 from carcls.config import Config
 
 
@@ -24,73 +24,122 @@ def run(cfg: Config) -> Path:
     start = time.monotonic()
     check(cfg)
     place = inputs.locate(cfg)
-    backbones.find_weights(cfg.backbone, cfg)  # before the photos are looked at, which takes longer
+    for mine in cfg.of_members():  # before the photos are looked at, which takes longer
+        backbones.find_weights(mine.backbone, mine)
     table = photos.load(cfg, place)
     _say("data", *photos.summary(table))
     photos.write_audit(table, place.out / "audit.csv")
+    inputs.write_atomic(place.out / "photos.csv", table.frame.to_csv(index=False))
     rt = runtime.setup(cfg)
     _say("machine", *rt.reasons)
 
-    from carcls import callbacks, report, train, tta  # these import keras, whose backend setup has just chosen
+    from carcls import (
+        callbacks,
+        decide,
+        figures,
+        members,
+        report,
+        tta,
+    )  # these import keras, whose backend is chosen now
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
+    submit = _Submit(place.out / "submission.csv", table)
     try:
         events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
-        tta.check_views(cfg, table.val, place)
-        pictures = [report.augmentation(cfg, table, place.out / "augmentation.png")]
-        _say("train")
-        trained = train.fit(cfg, rt, table, place, events)
-        _say("predict")
-        val = tta.vote(cfg, rt, trained.model, table.val, place)
-        val.save(place.out / "votes_validation.npz")
-        test = tta.vote(cfg, rt, trained.model, table.test, place)
-        test.save(place.out / "votes_test.npz")
-        target = place.out / "submission.csv"
-        warnings = submission.write(target, table, test.ids, test.mean())
-        result = summary(cfg, table, trained, val)
+        for mine in cfg.of_members():
+            tta.check_views(mine, table.val, place)
+        figures.augmentation(cfg, table, place.out / "augmentation.png")
+        made: list[members.Member] = []
+        nets: list[list[Any]] = []
+        for number in range(len(cfg.members)):
+            _say(f"train member {members.name(cfg, number)}")
+            member, own = members.make(cfg, number, rt, table, place, events, None if made else submit)
+            made.append(member)
+            nets.append(own if cfg.pseudo else [])  # networks are large; only pseudo-labels go on with them
+        _say("decide")
+        groups = members.groups(table.frame, made[0].val.ids)
+        decision = decide.decide(cfg, made, groups)
+        print(*decide.lines(decision), sep="\n")
+        submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+        if cfg.pseudo:
+            _say("pseudo-labels")
+            chosen = pseudo.select([m.test[0] for m in made], [decide.as_test(cfg, m.val) for m in made],
+                                   [gate.open for gate in decision.gates], cfg.pseudo_agreement, len(table.classes),
+                                   pseudo.usable_photos(table))  # fmt: skip
+            print(chosen.line, *(f"warning: {warning}" for warning in chosen.warnings), sep="\n")
+            rows = pseudo.table(chosen, [m.test[0] for m in made], [str(name) for name in table.classes])
+            inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
+            for number, (net,) in enumerate(nets if len(chosen.rows) else []):
+                kept = members.go_on(cfg, number, rt, table, place, events, net, chosen)
+                print(kept.reason)
+                made[number] = members.load(cfg, number, place.out)
+            decision = decide.decide(cfg, made, groups)
+            print(*decide.lines(decision), sep="\n")
+            submit(decision.ids, decision.test_probs, decision.made_by + ", after pseudo-labels", decision.accuracy)
+        result = summary(cfg, table, made, decision)
         result["seconds"] = round(time.monotonic() - start)
         if place.answers:
-            result["true_accuracy"] = submission.accuracy(target, place.answers)
+            result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
         inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
-        pictures += report.write(cfg, table, trained.history, val, result, place.out)
+        pictures = report.write(cfg, table, made, decision, result, place.out)
         events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         events.close()
-    _say("result", *lines(result), *(f"pictures   {p}" for p in pictures), f"submission {target}, {len(test.ids)} rows")
-    for warning in warnings:
+    _say("result", *lines(result), *(f"pictures   {p}" for p in pictures),
+         f"submission {submit.path}, {len(decision.ids)} rows")  # fmt: skip
+    for warning in submit.warnings:
         print(f"\n*** WARNING: {warning} ***")
-    return target
+    return submit.path
+
+
+class _Submit:
+    """Writes submission.csv whenever the run has a better-founded one; the first puts an earlier run's aside."""
+
+    def __init__(self, path: Path, table: photos.Table):
+        self.path, self.table = path, table
+        self.warnings: list[str] = []
+        self.first = True
+
+    def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
+        if self.first:
+            submission.set_aside(self.path)
+        self.first = False
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy)
+        print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
 
 def check(cfg: Config) -> None:
     """What settings alone show to be wrong. Raises ConfigError."""
-    backbone = backbones.find(cfg.backbone)
-    for stage in cfg.stages:
-        augment.policy(cfg.augment, stage.height, stage.width, cfg.fit, cfg.strength)
-    odd = [str(stage) for stage in cfg.stages if stage.height % 32 or stage.width % 32]
-    if backbone.sized and odd:
-        print(f"warning: stages {', '.join(odd)} are no multiples of 32 px; {cfg.backbone} then drops the photo's edge")
+    for mine in cfg.of_members():
+        backbone = backbones.find(mine.backbone)
+        for stage in mine.stages:
+            augment.policy(mine.augment, stage.height, stage.width, mine.fit, mine.strength)
+        odd = [str(stage) for stage in mine.stages if stage.height % 32 or stage.width % 32]
+        if backbone.sized and odd:
+            print(
+                f"warning: stages {', '.join(odd)} are no multiples of 32 px; {mine.backbone} then drops the photo's edge"
+            )
 
 
-def summary(cfg: Config, table: photos.Table, trained: Any, val: Any) -> dict[str, Any]:
+def summary(cfg: Config, table: photos.Table, made: list[Any], decision: Any) -> dict[str, Any]:
     """The numbers of a run and what is needed to make them again (S75)."""
-    truth = table.val["label"].to_numpy()
-    right = {views: float((val.mean(views).argmax(1) == truth).mean()) for views in sorted({1, 2, cfg.tta_views})
-             if views <= cfg.tta_views}  # fmt: skip
-    accuracy = right[cfg.tta_views]
-    low, high = wilson(round(accuracy * len(truth)), len(truth))
+    photos_seen = len(decision.val_probs)
+    low, high = votes.wilson(round(decision.accuracy * photos_seen), photos_seen)
     return {
-        "validation_accuracy": accuracy,
+        "validation_accuracy": decision.accuracy,
         "validation_interval_95": [low, high],
-        "validation_photos": len(truth),
-        "validation_accuracy_by_views": {str(k): v for k, v in right.items()},
+        "validation_photos": photos_seen,
+        "made_by": decision.made_by,
+        "members": decision.alone.to_dict("records"),
+        "gates": [{"open": gate.open, "reason": gate.reason} for gate in decision.gates],
+        "adaptive": decision.adaptive,
         "train_photos": len(table.train),
-        "training_seconds": round(trained.seconds, 1),
+        "training_seconds": round(sum(member.seconds["training"] for member in made), 1),
         "settings": cfg.model_dump(mode="json"),
         "source": source_hash(),
         "versions": {
@@ -101,24 +150,15 @@ def summary(cfg: Config, table: photos.Table, trained: Any, val: Any) -> dict[st
 
 def lines(result: dict[str, Any]) -> list[str]:
     low, high = result["validation_interval_95"]
-    views = ", ".join(f"{v:.4f} with {k}" for k, v in result["validation_accuracy_by_views"].items())
     found = [
         f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
         f"{result['validation_photos']} photos not trained on; they chose the best epoch",
-        f"views      {views} view(s) per photo",
+        f"made by    {result['made_by']}",
         f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in all",
     ]
     if "true_accuracy" in result:
         found.append(f"true       {result['true_accuracy']:.4f} accuracy of submission.csv on the drawn test photos")
     return found
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): right of n."""
-    z = 1.959964
-    p, d = right / n, 1 + z * z / n
-    centre, half = (p + z * z / (2 * n)) / d, z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / d
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
 
 
 def source_hash() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,13 @@ from carcls import inputs, photos
 NEARLY_ALL = 0.9  # share of one class that no car competition has, unless training has it too
 
 
-def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray) -> list[str]:
+def write(
+    path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float
+) -> list[str]:
     """Write one row for each id of the sample submission; returns warnings to show.
 
-    ids: of the predicted photos; probs (photos, classes) in the order of ids. Raises
+    ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
+    submission.json beside it: a run replaces its submission whenever it has a better-founded one. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -39,8 +44,20 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray) ->
         table.id_column: table.sample_ids,
         table.label_column: [labels[row[i]] for i in table.sample_ids],
     })  # fmt: skip
-    inputs.write_atomic(path, frame.to_csv(index=False, lineterminator="\n"))
-    return warnings(table, labels)
+    content = frame.to_csv(index=False, lineterminator="\n")
+    found = warnings(table, labels)
+    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found,
+             "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
+    inputs.write_atomic(path, content)
+    inputs.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+    return found
+
+
+def set_aside(path: Path) -> None:
+    """Rename an earlier run's submission.csv (and .json) to submission.earlier.csv, before this run's first is written."""
+    for file in (path, path.with_suffix(".json")):
+        if file.exists():
+            file.replace(file.with_name(f"{file.stem}.earlier{file.suffix}"))
 
 
 def warnings(table: photos.Table, labels: list) -> list[str]:

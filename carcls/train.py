@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import callbacks, inputs, model, photos, pipeline, schedule
-from carcls.config import Config
+from carcls.config import Config, Stage
 from carcls.runtime import Runtime
 
 
@@ -26,10 +27,16 @@ class Trained:
     seconds: float  # in fit, validation included
 
 
-def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, events: callbacks.Events) -> Trained:
-    """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the run folder.
+# What a network is good for so far: (network, stage that it was trained in, what it is, its validation accuracy).
+Ready = Callable[[keras.Model, Stage, str, float], None]
 
-    The learning rate follows one schedule over the whole run. Raises callbacks.TrainingDiverged when the loss is no number.
+
+def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, folder: Path, events: callbacks.Events,
+        ready: Ready | None = None, start: keras.Model | None = None) -> Trained:  # fmt: skip
+    """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
+
+    The learning rate follows one schedule over the whole run. ``ready`` is called after the very first epoch and with the
+    best weights of each stage but the last. ``start`` is a network to go on with instead of a new one. Raises callbacks.TrainingDiverged when the loss is no number.
     """
     frame = pd.concat([table.train, table.val], ignore_index=True)
     labels = frame["label"].to_numpy()
@@ -39,12 +46,13 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
     rates = schedule.table(cfg, sum(steps))
     epochs = sum(stage.epochs for stage in cfg.stages)
 
-    net, loaded = _in_scope(rt, partial(model.build, cfg, rt, classes))
+    keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
+    net, loaded = (start, "as trained so far") if start else _in_scope(rt, partial(model.build, cfg, rt, classes))
     print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
     averaged = callbacks.AveragedWeights() if cfg.ema else None
-    best_file, last_file = place.out / "best.weights.h5", place.out / "last.weights.h5"
+    best_file, last_file = folder / "best.weights.h5", folder / "last.weights.h5"
     rows: list[dict[str, Any]] = []
-    start = time.monotonic()
+    began = time.monotonic()
     first_step = first_epoch = 0
     for number, stage in enumerate(cfg.stages):
         size = (stage.height, stage.width)
@@ -69,24 +77,36 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, even
         watchers = [
             callbacks.StopOnNaN(cfg, number, train.steps, rate),
             callbacks.Progress(cfg, number, train.steps, min(cfg.batch, len(train_rows)), events, rate, rows,
-                               place.out / "history.csv"),
+                               folder / "history.csv"),
             best,
             callbacks.EarlyStop(cfg, events),
             *([averaged] if averaged else []),
-            *_optional(cfg, place.out / "tensorboard" / f"stage{number + 1}"),
+            *_optional(cfg, folder / "tensorboard" / f"stage{number + 1}"),
+            *([_first_epoch(ready, stage)] if ready and number == 0 else []),
         ]  # fmt: skip
         net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
                 validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
         best.restore()
+        if ready and stage is not cfg.stages[-1]:
+            ready(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
         del cache, train, val  # the next stage measures what memory is free
         first_step += steps[number]
         first_epoch += stage.epochs
-    return Trained(net, pd.DataFrame(rows), time.monotonic() - start)
+    return Trained(net, pd.DataFrame(rows), time.monotonic() - began)
 
 
 def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
     """Of the augmentation in an epoch of this stage, after done epochs of earlier stages, of epochs in all (S20)."""
     return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
+
+
+def _first_epoch(ready: Ready, stage: Stage) -> keras.callbacks.Callback:
+    def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
+        if epoch == 0:
+            ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+    return callback
 
 
 def _in_scope(rt: Runtime, make: Any) -> Any:

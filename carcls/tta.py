@@ -1,59 +1,54 @@
-"""Test-time augmentation: the probabilities of every view of every photo, kept as data."""
+"""Test-time augmentation: views of photos through a network. What follows from them is in votes.py."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, pipeline
-from carcls.config import Config, ConfigError
+from carcls import inputs, pipeline, votes
+from carcls.config import Config, ConfigError, Stage
 from carcls.runtime import Runtime
+from carcls.votes import Votes
 
 
-@dataclass(frozen=True)
-class Votes:
-    """What a model says of photos, view by view."""
+def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: inputs.Place, views: int, cap: int = 0,
+         stage: Stage | None = None) -> tuple[Votes, float]:  # fmt: skip
+    """Every photo of the frame through the model, once for each of so many views; also returns the seconds it took.
 
-    ids: list[str]
-    probs: np.ndarray  # (views, photos, classes) float32, each row sums to 1; view 0 is the photo itself
+    The photos have the stage's size, the last one's if None.
 
-    def mean(self, views: int | None = None) -> np.ndarray:
-        """(photos, classes): the mean of the first views, of all if None."""
-        return self.probs[:views].mean(0)
-
-    def save(self, path: Path) -> None:
-        """As .npz with arrays ids and probs, atomically."""
-        part = path.with_name("." + path.stem + ".part.npz")
-        np.savez_compressed(part, ids=np.array(self.ids), probs=self.probs)
-        part.replace(path)
-
-
-def load(path: Path) -> Votes:
-    """Votes that ``save`` wrote. Raises inputs.InputError if the file is not that."""
-    try:
-        with np.load(path) as file:
-            return Votes(file["ids"].tolist(), file["probs"])
-    except (OSError, ValueError, KeyError) as error:
-        raise inputs.InputError(f"{path}: not a file of votes ({error})") from error
-
-
-def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: inputs.Place) -> Votes:
-    """Every photo of the frame through the model, once per view."""
-    last = cfg.stages[-1]
-    size = (last.height, last.width)
+    With a cap above views, photos that are still disputed get more, in rounds (``votes.disputed``). A round
+    batches views of different photos together, so that what is saved is time, and photos are decoded once.
+    """
+    stage = stage or cfg.stages[-1]
+    size = (stage.height, stage.width)
     cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
     labels = frame["label"].to_numpy()
-    batches = pipeline.make_batches(
-        cfg, cache, np.arange(len(frame)), labels, size, model.output_shape[-1], views=cfg.tta_views, static=rt.xla
-    )
-    logits = batches.collect(model.predict(batches.dataset, steps=batches.steps, verbose=0))
-    if logits.shape[1] != len(frame):
-        raise AssertionError(f"{logits.shape[1]} photos predicted of {len(frame)}")
-    return Votes(frame["id"].tolist(), softmax(logits))
+    classes = model.output_shape[-1]
+
+    def passes(rows: np.ndarray, numbers: range) -> np.ndarray:
+        made = pipeline.make_batches(cfg, cache, rows, labels[rows], size, classes, views=numbers, static=rt.xla)
+        logits = made.collect(model.predict(made.dataset, steps=made.steps, verbose=0))
+        return softmax(logits)  # (views, rows, classes)
+
+    start = time.perf_counter()
+    cap = max(views, cap)
+    probs = np.zeros((cap, len(frame), classes), np.float32)
+    on = np.arange(len(frame))
+    probs[:views] = passes(on, range(views))
+    cast = np.full(len(frame), views, np.int64)
+    while views < cap:
+        on = on[votes.disputed(probs[:views, on])]
+        if not len(on):
+            break
+        after = votes.next_round(views, cap)
+        probs[views:after, on] = passes(on, range(views, after))
+        cast[on] = views = after
+    made = Votes(frame["id"].tolist(), probs[: cast.max()], labels.astype(np.int64), cast)
+    return made, time.perf_counter() - start
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -79,7 +74,7 @@ def check_views(cfg: Config, frame: pd.DataFrame, place: inputs.Place) -> None:
         labels,
         (last.height, last.width),
         2,
-        views=cfg.tta_views,
+        views=range(max(cfg.tta_views, cfg.tta_cap)),
     )
     images = np.concatenate([images.numpy() for images, _, _ in batches.dataset])
     check_distinct(batches.collect(images.reshape(len(images), -1)))

@@ -14,9 +14,11 @@ PACKAGE = Path(__file__).parents[1] / "carcls"
 LEVELS = [
     {"config"},
     {"inputs"},
-    {"runtime", "photos", "augment", "schedule", "backbones", "fused"},
-    {"pipeline", "model", "callbacks"},
+    {"runtime", "photos", "augment", "schedule", "backbones", "fused", "votes"},
+    {"pipeline", "model", "callbacks", "blend", "pseudo", "figures"},
     {"train", "tta", "submission"},
+    {"members"},
+    {"decide"},
     {"report"},
     {"run"},
 ]

@@ -1,5 +1,8 @@
 """submission.csv: order, columns, label type, checks before writing, and the alarm."""
 
+import hashlib
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,12 +20,14 @@ PROBS = np.eye(3)[[2, 0, 1]]  # for a.jpg, b.jpg, c.jpg
 
 
 def test_rows_are_in_the_samples_order_with_its_columns(tmp_path):
-    submission.write(tmp_path / "s.csv", table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS)
+    submission.write(tmp_path / "s.csv", table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS, "test", 0.5)
     assert (tmp_path / "s.csv").read_text() == "Name,Kind\nb.jpg,0\na.jpg,2\nc.jpg,1\n"
 
 
 def test_string_labels_stay_strings(tmp_path):
-    submission.write(tmp_path / "s.csv", table(classes=("van", "suv", "007")), ["a.jpg", "b.jpg", "c.jpg"], PROBS)
+    submission.write(
+        tmp_path / "s.csv", table(classes=("van", "suv", "007")), ["a.jpg", "b.jpg", "c.jpg"], PROBS, "test", 0.5
+    )
     assert (tmp_path / "s.csv").read_text() == "Name,Kind\nb.jpg,van\na.jpg,007\nc.jpg,suv\n"
 
 
@@ -39,8 +44,22 @@ def test_string_labels_stay_strings(tmp_path):
 def test_what_does_not_fit_is_refused_and_an_earlier_file_stays(tmp_path, ids, probs, said):
     (tmp_path / "s.csv").write_text("earlier")
     with pytest.raises(inputs.InputError, match=said):
-        submission.write(tmp_path / "s.csv", table(), ids, probs)
+        submission.write(tmp_path / "s.csv", table(), ids, probs, "test", 0.5)
     assert (tmp_path / "s.csv").read_text() == "earlier"
+
+
+def test_what_made_it_is_beside_it_and_an_earlier_one_is_set_aside(tmp_path):
+    path = tmp_path / "submission.csv"
+    submission.write(path, table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS, "first epoch", 0.25)
+    earlier = path.read_text()
+    submission.set_aside(path)
+    assert not path.exists()
+    submission.write(path, table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS[[1, 2, 0]], "ensemble", 0.75)
+    assert (tmp_path / "submission.earlier.csv").read_text() == earlier != path.read_text()
+    about, before = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("submission", "submission.earlier"))
+    assert (about["made_by"], about["validation_accuracy"], about["rows"]) == ("ensemble", 0.75, 3)
+    assert before["made_by"] == "first epoch"
+    assert about["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_one_class_that_takes_nearly_everything_is_flagged():

@@ -1,15 +1,55 @@
-"""Votes: probabilities by view, identical views refused, files that load again."""
+"""Views through a network: identical ones refused, probabilities, disputed photos asked again."""
 
+import keras
 import numpy as np
 import pytest
 
-from carcls import augment, inputs, photos, tta
+from carcls import augment, config, inputs, model, photos, tta, votes
 from carcls.config import Config, ConfigError
+from carcls.runtime import Runtime
 
 
 def test_softmax_in_half_precision_does_not_overflow():
     probs = tta.softmax(np.array([[[60000.0, 0.0], [0.0, 0.0]]], np.float16))
     assert probs.tolist() == [[[1.0, 0.0], [0.5, 0.5]]]
+
+
+@pytest.fixture
+def ready(competition, tmp_path, tiny):
+    """A run's settings, its photos and an untrained network."""
+    cfg = config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
+                        "stages": "48x64x1", "batch": 8, "tta_views": 4})  # fmt: skip
+    place = inputs.locate(cfg)
+    rt = Runtime("tensorflow", ("cpu",), "float32", xla=False, fused_bn=True)
+    keras.utils.set_random_seed(1)
+    return cfg, rt, model.build(cfg, rt, 3)[0], photos.load(cfg, place).train, place
+
+
+def test_neither_batch_size_nor_order_of_photos_changes_probabilities(ready):  # S51
+    cfg, rt, net, frame, place = ready
+    cast, _ = tta.vote(cfg, rt, net, frame, place, 4)
+    assert cast.probs.shape == (4, len(frame), 3)
+    assert cast.ids == frame["id"].tolist()
+    assert np.ptp(cast.probs, axis=0).max() > 1e-4  # the views do differ
+    other, _ = tta.vote(cfg.replace(batch=5), rt, net, frame, place, 4)
+    assert np.abs(other.probs - cast.probs).max() < 1e-5  # float32 sums in another order
+    turned, _ = tta.vote(cfg, rt, net, frame.iloc[::-1].reset_index(drop=True), place, 4)
+    assert np.abs(turned.probs[:, ::-1] - cast.probs).max() < 1e-5
+
+
+def test_adaptive_votes_are_the_fixed_ones_where_they_were_cast(ready, monkeypatch):
+    cfg, rt, net, frame, place = ready
+    fixed, _ = tta.vote(cfg, rt, net, frame, place, 8)
+    turn = np.random.default_rng(0).permutation(len(frame))[:5]
+    # Five photos are disputed after the first round, the first two of them after the second.
+    rounds = iter([np.isin(np.arange(len(frame)), turn), np.arange(5) < 2])
+    monkeypatch.setattr(votes, "disputed", lambda probs: next(rounds))
+    some, _ = tta.vote(cfg, rt, net, frame, place, 2, 8)
+    assert sorted(some.cast.tolist()) == [2] * (len(frame) - 5) + [4] * 3 + [8] * 2
+    for v in range(8):
+        on = some.cast > v
+        assert np.abs(some.probs[v, on] - fixed.probs[v, on]).max() < 1e-5
+        assert (some.probs[v, ~on] == 0).all()
 
 
 def test_identical_views_are_an_error():  # S52
@@ -30,16 +70,3 @@ def test_views_are_checked_on_pixels_before_training(competition, tmp_path, monk
     monkeypatch.setattr(augment, "policy", lambda *a: lambda photo, seed: augment.view(photo, (48, 64), "pad"))
     with pytest.raises(ConfigError, match="views 0 and 2 are identical"):
         tta.check_views(cfg, val, place)
-
-
-def test_votes_load_as_they_were_saved(tmp_path):
-    votes = tta.Votes(["a", "b"], np.array([[[1, 0], [0.5, 0.5]], [[0, 1], [0, 1]]], np.float32))
-    votes.save(tmp_path / "votes.npz")
-    again = tta.load(tmp_path / "votes.npz")
-    assert again.ids == ["a", "b"]
-    assert (again.probs == votes.probs).all()
-    assert again.mean().tolist() == [[0.5, 0.5], [0.25, 0.75]]
-    assert again.mean(1).tolist() == [[1, 0], [0.5, 0.5]]
-    (tmp_path / "votes.npz").write_bytes(b"no")
-    with pytest.raises(inputs.InputError, match="votes.npz: not a file of votes"):
-        tta.load(tmp_path / "votes.npz")

@@ -48,7 +48,7 @@ def main(data: str = "", large: str = "") -> None:
 def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in inputs.PHOTO_SUFFIXES)
     sizes = [photos.read_photo(p).shape[:2] for p in paths]
-    frame = pd.DataFrame({"path": [str(p) for p in paths], "height": [s[0] for s in sizes],
+    frame = pd.DataFrame({"id": [p.name for p in paths], "path": [str(p) for p in paths], "height": [s[0] for s in sizes],
                           "width": [s[1] for s in sizes], "readable": True, "label": 0})  # fmt: skip
     frame = pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
     for size in SIZES:

