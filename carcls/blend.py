@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 
 from carcls.config import ConfigError
+from carcls.votes import TINY, log_loss, wilson
 
 KINDS = ("best", "average", "weights", "logistic", "forest")  # from simple to complicated
-CLIP = 1e-7  # a probability of 0 would make a single photo decide; the log of this is -16
-SMALLEST = 0.005  # a fitted weight below it changes no prediction worth a member's time on the test photos
+SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other members are absurdly sure of mistakes
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = 5, 4  # folds of the reported accuracy, and within each of choosing
 TREES = 200
-# 20 of the up to 26 forests of a choice are inside outer folds. 2,500 photos, ten classes, three members of 0.91, 0.88 and
-# 0.51 accuracy, one core of two busy ones: 45 s for a choice with 200 trees there, 21 s with 50; members of 0.95 to 0.96:
-# 19 and 9 s. The kinds picked were the same.
+# 20 of the up to 26 forests of a choice are inside outer folds. Made-up votes, 2,500 photos, ten classes, CPU seconds of a
+# choice on a busy machine: members of 0.91, 0.88 and 0.51 accuracy 45 s with 200 trees there and 20 s with 40, members of
+# 0.96, 0.95 and 0.95 19 s and 9 s. The kinds picked were the same.
 INNER_TREES = 40
 ROW_SUM = 1e-2  # rows may miss a sum of 1 by this, as those of half precision do; logits do not pass
 
@@ -47,11 +47,11 @@ class Blend:
             mixed = np.tensordot(self.weights, probs, 1)
         else:
             if self.stack.n_features_in_ != members * classes:
-                raise ConfigError(f"{self.kind}: fitted on {self.stack.n_features_in_} probabilities a photo, got {members} "
-                                  f"members × {classes} classes")  # fmt: skip
+                raise ConfigError(f"{self.kind}: fitted on {self.stack.n_features_in_} probabilities a photo, "
+                                  f"got {members} members × {classes} classes")  # fmt: skip
             mixed = np.zeros((photos, classes))  # a class that validation does not have stays 0
             mixed[:, self.stack.classes_] = self.stack.predict_proba(_features(probs))
-        # Rows of a weighted sum have the sum of the weights, rows of float32 miss 1 by a little: one division for both (S67).
+        # A weighted sum's rows sum to the sum of the weights, float32's miss 1 by a little: one division for both (S67).
         return mixed / mixed.sum(1, keepdims=True)
 
 
@@ -154,14 +154,12 @@ def members_table(names: list[str], probs: np.ndarray, truth: np.ndarray) -> pd.
     low and high are the 95 % interval of the accuracy (Wilson 1927); alone_right counts the photos that only this
     member has right: what the others would lose without it. Raises ConfigError.
     """
-    from scipy.stats import binomtest
-
     probs, truth = _checked(probs, truth)
     _named(names, probs)
     right = probs.argmax(2) == truth  # (members, photos)
     rows = []
     for name, member, hits in zip(names, probs, right, strict=True):
-        low, high = binomtest(int(hits.sum()), len(truth)).proportion_ci(0.95, "wilson")
+        low, high = wilson(int(hits.sum()), len(truth))
         rows.append({"name": name, "accuracy": float(hits.mean()), "low": float(low), "high": float(high),
                      "log_loss": log_loss(member, truth), "errors": int((~hits).sum()),
                      "alone_right": int((hits & (right.sum(0) == 1)).sum())})  # fmt: skip
@@ -176,24 +174,20 @@ def disagreement(names: list[str], probs: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame((said[:, None] != said).mean(2), names, names)
 
 
-def log_loss(probs: np.ndarray, truth: np.ndarray) -> float:
-    """Mean of -log of the probability (photos, classes) of the true class, at most -log(CLIP) for a photo."""
-    return float(-np.log(np.maximum(probs[np.arange(len(truth)), truth], CLIP)).mean())
-
-
 def _fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
     from scipy.optimize import minimize
 
-    true = np.maximum(probs[:, np.arange(len(truth)), truth], CLIP)  # (members, photos): all that the loss needs
+    true = np.maximum(probs[:, np.arange(len(truth)), truth], TINY)  # (members, photos): all that the loss needs
     members = len(true)
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        mixed = np.maximum(weights @ true, CLIP)  # the sum of weights may be off by a rounding error
+        mixed = np.maximum(weights @ true, TINY)  # the sum of weights may be off by a rounding error
         return float(-np.log(mixed).mean()), -(true / mixed).mean(1)
 
     start = np.full(members, 1 / members)
-    found = minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * members, options={"ftol": 1e-10, "maxiter": 500},
-                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like})  # fmt: skip
+    found = minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * members,
+                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+                     options={"ftol": 1e-10, "maxiter": 500})  # fmt: skip
     # At a flat minimum SLSQP can report a failed line search; the point is as good. Only a worse one is of no use.
     weights = found.x if found.fun <= loss(start)[0] else start
     weights = np.where(weights < min(SMALLEST, weights.max()), 0.0, weights)
@@ -227,7 +221,7 @@ def _classifier(kind: str, truth: np.ndarray, seed: int, trees: int) -> Any:
 
 def _features(probs: np.ndarray) -> np.ndarray:
     """(members, photos, classes) → (photos, members · classes) log-probabilities, member by member."""
-    return np.log(np.maximum(probs, CLIP)).transpose(1, 0, 2).reshape(probs.shape[1], -1)
+    return np.log(np.maximum(probs, TINY)).transpose(1, 0, 2).reshape(probs.shape[1], -1)
 
 
 def _splits(truth: np.ndarray, groups: np.ndarray | None, seed: int, folds: int) -> Splits:

@@ -18,7 +18,7 @@ import pandas as pd
 from carcls import inputs
 
 COMBINE = ("mean", "geometric", "vote")
-TINY = 1e-7  # probabilities below it count as it where a logarithm is taken
+TINY = 1e-7  # probabilities below it count as it where a logarithm is taken: a 0 would make a single photo decide
 # One-sided: a gate closes when chance alone would spoil that many more photos than it corrects less often than this.
 HARM = 0.05
 
@@ -92,7 +92,7 @@ def combine(probs: np.ndarray, how: str = "mean", cast: np.ndarray | None = None
 
 
 def log_loss(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of −log of the true class's probability; probs (photos, classes), labels (photos,)."""
+    """Mean of −log of the true class's probability, at most −log(TINY) a photo; probs (photos, classes), labels (photos,)."""
     return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY)).mean())
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from carcls import blend
 from carcls.config import ConfigError
+from carcls.votes import log_loss
 
 
 def members(strengths, photos=400, classes=4, seed=0) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +29,7 @@ def noise(photos=400, classes=4, count=3) -> tuple[np.ndarray, np.ndarray]:
     return rng.dirichlet(np.ones(classes), (count, photos)), rng.integers(0, classes, photos)
 
 
-def votes(right, truth, sure=0.97) -> np.ndarray:
+def says(right, truth, sure=0.97) -> np.ndarray:
     """(photos, 2): `sure` of the true class where right, of the other where not."""
     return np.where(np.eye(2, dtype=bool)[np.where(right, truth, 1 - truth)], sure, 1 - sure)
 
@@ -50,7 +51,7 @@ def few_fits(monkeypatch):
 
 def test_a_member_with_the_others_mistakes_and_more_gets_nothing_though_its_accuracy_is_high():  # S65
     truth = np.arange(1000) % 2
-    probs = np.array([votes(np.arange(1000) >= wrong, truth) for wrong in (5, 20)])
+    probs = np.array([says(np.arange(1000) >= wrong, truth) for wrong in (5, 20)])
     assert [accuracy(p, truth) for p in probs] == [0.995, 0.98]  # as weights they would be 0.504 and 0.496
     assert blend.fit_weights(probs, truth).tolist() == [1, 0]
 
@@ -132,12 +133,12 @@ def test_a_mean_divides_by_the_sum_of_weights_and_scaling_them_changes_nothing(f
 def test_best_is_by_accuracy_and_among_equals_by_log_loss():
     truth = np.zeros(10, int)
     wrong = np.arange(10)
-    probs = np.array([votes(wrong >= 3, truth, 0.99), votes(wrong >= 2, truth, 0.999), votes(wrong >= 2, truth, 0.9),
-                      votes(wrong >= 3, truth, 0.6)])  # fmt: skip
-    losses = [blend.log_loss(p, truth) for p in probs]
+    probs = np.array([says(wrong >= 3, truth, 0.99), says(wrong >= 2, truth, 0.999), says(wrong >= 2, truth, 0.9),
+                      says(wrong >= 3, truth, 0.6)])  # fmt: skip
+    losses = [log_loss(p, truth) for p in probs]
     assert min(losses) == losses[2] < losses[1]
     assert blend.fit("best", probs, truth, 0).weights.tolist() == [0, 0, 1, 0]
-    probs[2] = votes(wrong >= 2, truth, 0.9999)  # now the worst log-loss of all, and 1 has a worse one than 0 and 3
+    probs[2] = says(wrong >= 2, truth, 0.9999)  # now the worst log-loss of all, and 1 has a worse one than 0 and 3
     assert blend.fit("best", probs, truth, 0).weights.tolist() == [0, 1, 0, 0]
 
 
@@ -177,7 +178,7 @@ PROBS, TRUTH = noise(photos=20)
         (np.where(np.arange(20)[:, None] == 7, np.nan, PROBS), TRUTH, "member 0: 1 of 20 photos have no finite"),
         (np.log(PROBS), TRUTH, "member 0: not probabilities"),
         (PROBS * 1.1, TRUTH, "sum to 1"),
-        (PROBS + [0.9, -0.9, 0, 0], TRUTH, "numbers of 0 or more"),
+        (PROBS + np.array([0.9, -0.9, 0, 0]), TRUTH, "numbers of 0 or more"),
     ],
 )
 def test_what_is_not_probabilities_and_classes_is_refused(probs, truth, said):
@@ -304,7 +305,7 @@ def test_duplicates_leak_unless_they_are_a_group(few_fits):
 
 def found(**rights) -> dict[str, np.ndarray]:
     """Out-of-fold predictions of ten photos of class 0 by kind, from (how many are right, how sure)."""
-    return {k: votes(np.arange(10) < rights.get(k, (6, 0.7))[0], np.zeros(10, int), rights.get(k, (6, 0.7))[1])
+    return {k: says(np.arange(10) < rights.get(k, (6, 0.7))[0], np.zeros(10, int), rights.get(k, (6, 0.7))[1])
             for k in blend.KINDS}  # fmt: skip
 
 
@@ -336,7 +337,7 @@ def test_what_choose_reports(few_fits):
     for kind, row in table.iterrows():
         out = blend.crossvalidate(kind, probs, truth, None, 0)
         assert row["accuracy"] == accuracy(out, truth)
-        assert row["log_loss"] == blend.log_loss(out, truth)
+        assert row["log_loss"] == log_loss(out, truth)
         gained = row["accuracy"] - table.loc["best", "accuracy"]
         assert row["corrected"] - row["spoiled"] == pytest.approx(400 * gained)
     assert table.loc["weights", "corrected"] > table.loc["weights", "spoiled"] > 0
@@ -359,7 +360,7 @@ def test_what_choose_reports(few_fits):
 
 def test_choose_keeps_the_one_member_that_nothing_improves(few_fits):
     truth = np.arange(100) % 2
-    probs = np.array([votes(np.arange(100) >= wrong, truth) for wrong in (20, 5)])
+    probs = np.array([says(np.arange(100) >= wrong, truth) for wrong in (20, 5)])
     choice = blend.choose(probs, truth, 0, ["poor", "good"])
     assert (choice.blend.kind, choice.blend.weights.tolist(), choice.picked) == ("best", [0, 1], ["best"] * 5)
     assert choice.nested_accuracy == 0.95
@@ -380,7 +381,7 @@ def test_one_member_is_itself_however_few_photos_there_are():
 def test_each_member_alone():  # S68
     truth = np.zeros(10, int)
     rights = np.array([np.arange(10) < 8, np.arange(10) >= 5])  # 3 photos right by both, 5 and 2 by one alone
-    probs = np.array([votes(r, truth) for r in rights])
+    probs = np.array([says(r, truth) for r in rights])
     table = blend.members_table(["a", "b"], probs, truth)
     assert list(table.columns) == ["name", "accuracy", "low", "high", "log_loss", "errors", "alone_right"]
     assert table[["name", "accuracy", "errors", "alone_right"]].to_numpy().tolist() == [
@@ -394,7 +395,7 @@ def test_each_member_alone():  # S68
 
 
 def test_log_loss_of_a_sure_mistake_is_finite():
-    assert blend.log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-7))
+    assert log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-7))
 
 
 def test_importing_it_loads_neither_sklearn_nor_scipy():
