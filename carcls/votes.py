@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,23 +70,33 @@ def combine(probs: np.ndarray, how: str = "mean", cast: np.ndarray | None = None
     mean: of probabilities. geometric: the mean of logarithms, normalised. vote: the share of views that put the
     class first; ties are broken by the mean. cast (photos,): how many of the views count, all if None.
     """
-    views, photos, classes = probs.shape
-    count = np.full(photos, views) if cast is None else cast
-    out = np.zeros((photos, classes))
+    counts = {len(probs)} if cast is None else set(cast.tolist())
+    done = dict(prefixes(probs, how, counts))
+    if cast is None:
+        return done[len(probs)]
+    out = np.zeros(probs.shape[1:])
+    for n, so_far in done.items():
+        out[cast == n] = so_far[cast == n]
+    return out
+
+
+def prefixes(probs: np.ndarray, how: str, counts: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """For each number n in counts: n and ``combine`` of the first n views, (photos, classes), in one pass."""
+    if how not in COMBINE:
+        raise ValueError(f"combine={how!r}: expected one of {', '.join(COMBINE)}")
+    total = np.zeros(probs.shape[1:])
     # View by view: with 64 views of 6,675 photos a float64 copy of everything would be large.
-    for v in range(views):
-        on = np.flatnonzero(v < count)
-        p = probs[v, on].astype(np.float64)
+    for n, view in enumerate(probs, 1):
+        p = view.astype(np.float64)
         if how == "geometric":
             p = np.log(np.maximum(p, TINY))
         elif how == "vote":
-            p = np.eye(classes)[p.argmax(1)] + 1e-6 * p
-        elif how != "mean":
-            raise ValueError(f"combine={how!r}: expected one of {', '.join(COMBINE)}")
-        out[on] += p
-    if how == "geometric":
-        out = np.exp(out / count[:, None] - (out / count[:, None]).max(1, keepdims=True))
-    return out / out.sum(1, keepdims=True)
+            p *= 1e-6
+            p[np.arange(len(p)), view.argmax(1)] += 1
+        total += p
+        if n in counts:
+            out = np.exp((total - total.max(1, keepdims=True)) / n) if how == "geometric" else total
+            yield n, out / out.sum(1, keepdims=True)
 
 
 # --- Measures ---------------------------------------------------------------------------------------------
@@ -150,7 +161,8 @@ def tta_table(votes: Votes, how: str = "mean") -> pd.DataFrame:
     plain = votes.probs[0].argmax(1)
     views = len(votes.probs)
     rows = [_row("no TTA", 1, votes.probs[0], plain, votes.labels)]
-    rows += [_row(f"first {n}, {how}", n, combine(votes.probs[:n], how), plain, votes.labels) for n in steps(views)[1:]]
+    rows += [_row(f"first {n}, {how}", n, probs, plain, votes.labels)
+             for n, probs in prefixes(votes.probs, how, steps(views)[1:])]  # fmt: skip
     if views > 1:
         others = [other for other in COMBINE if other != how]
         rows += [
@@ -172,8 +184,7 @@ def _row(name: str, views: int, probs: np.ndarray, plain: np.ndarray, labels: np
 def curve(votes: Votes, how: str = "mean") -> pd.DataFrame:
     """Validation accuracy and its 95 % interval against the number of views, one row a number (S55, S58)."""
     rows = []
-    for n in range(1, len(votes.probs) + 1):
-        probs = combine(votes.probs[:n], how)
+    for n, probs in prefixes(votes.probs, how, range(1, len(votes.probs) + 1)):
         right = int((probs.argmax(1) == votes.labels).sum())
         low, high = wilson(right, len(votes.labels))
         rows.append({"views": n, "accuracy": right / len(votes.labels), "low": low, "high": high,

@@ -46,6 +46,14 @@ def easy_photo(label: int, rng: np.random.Generator, height: int = 48, width: in
     return photo.clip(0, 255).astype(np.uint8)
 
 
+def says(tops, sure: float = 0.8, classes: int = 3) -> np.ndarray:
+    """(views, photos) classes → votes (views, photos, classes) float32 that put them first with that probability."""
+    tops = np.asarray(tops)
+    probs = np.full((*tops.shape, classes), (1 - sure) / (classes - 1), np.float32)
+    np.put_along_axis(probs, tops[..., None], sure, axis=2)
+    return probs
+
+
 @pytest.fixture
 def competition(tmp_path: Path) -> Path:
     """Three easy classes, 36 train and 10 test photos, unpacked, in the competition's layout."""

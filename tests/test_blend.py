@@ -282,7 +282,7 @@ def test_a_class_with_one_photo_of_a_dozen(kind, few_fits):
 def test_stacking_scored_on_its_own_photos_looks_good_on_noise_but_not_out_of_fold(few_fits):  # S69
     probs, truth = noise()
     chance = pytest.approx(0.25, abs=0.07)  # three standard deviations of 400 guesses
-    assert accuracy(blend.fit("forest", probs, truth, 0).apply(probs), truth) > 0.7
+    assert accuracy(blend.fit("forest", probs, truth, 0).apply(probs), truth) > 0.5
     for kind in blend.KINDS:
         assert accuracy(blend.crossvalidate(kind, probs, truth, None, 0), truth) == chance, kind
     assert blend.choose(probs, truth, 0, list("abc")).nested_accuracy == chance

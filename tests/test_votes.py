@@ -2,16 +2,9 @@
 
 import numpy as np
 import pytest
+from conftest import says
 
 from carcls import inputs, votes
-
-
-def says(tops, classes=3, sure=0.8):
-    """(views, photos) classes → votes that put them first with that probability."""
-    tops = np.asarray(tops)
-    probs = np.full((*tops.shape, classes), (1 - sure) / (classes - 1), np.float32)
-    np.put_along_axis(probs, tops[..., None], sure, axis=2)
-    return probs
 
 
 def cast(tops, labels, **how):

@@ -7,6 +7,7 @@ the median is printed and the ratio's lowest and highest beside it.
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pipeline, runtime
+from carcls import decide, inputs, members, photos, pipeline, runtime, votes
 from carcls.config import Config
 from carcls.desk import sample
 
@@ -32,6 +33,7 @@ LIMIT = 1000  # photos
 
 def main(data: str = "", large: str = "") -> None:
     """Print the ratios. data: a competition's folder, else the drawn sample. large: a folder of large photos, for decoding."""
+    _votes()  # first, as it reports the most memory that the process has had
     data = data or str(sample.draw(inputs.cache_home() / "sample"))
     with tempfile.TemporaryDirectory() as out:
         cfg = Config(data=data, out=out, weights="none")
@@ -65,6 +67,30 @@ def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) ->
             "Keras tutorial layers (flip, rotation, zoom)": lambda: _drain(keras_data, len(frame)),
             "ours, flip + crop + affine": lambda: _ours(cfg, place, frame, size, cached=True, cache=cache),
         })  # fmt: skip
+
+
+def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int = 3) -> None:
+    """All tables and the blend from votes of the competition's size, as ``python -m carcls votes`` makes them."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, photos_)
+    ids = [str(i) for i in range(photos_)]
+    made = []
+    for number in range(count):
+        scores = rng.normal(size=(photos_, classes))  # what the views share
+        scores[np.arange(photos_), labels] += 2.5 - 0.3 * number
+        probs = np.empty((views, photos_, classes), np.float32)
+        for view in probs:
+            seen = np.exp(scores + 0.5 * rng.normal(size=scores.shape))
+            view[:] = seen / seen.sum(1, keepdims=True)
+        cast = votes.full(ids, probs, labels)
+        seconds = {"validation_votes": 1.0, "adaptive_validation_votes": 1.0}
+        made.append(members.Member(str(number), Path(), cast, (cast,), pd.DataFrame(), seconds))
+    start = time.perf_counter()
+    cfg = Config(tta_views=8, tta_cap=views, members=tuple({"seed": number} for number in range(count)))
+    decide.decide(cfg, made, None)
+    took, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"\nevery table of {photos_:,} photos × {classes} classes × {views} views × {count} members: {took:.1f} s, "
+          f"this process at most {memory:.1f} GB", flush=True)  # fmt: skip
 
 
 def _first_epoch(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, title: str) -> None:
