@@ -718,9 +718,10 @@ KINDS = ("best", "average", "weights", "logistic", "forest")  # from simple to c
 SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other members are absurdly sure of mistakes
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = 5, 3  # folds of the reported accuracy, and within each of choosing
-# A choice among kinds fits up to 26 forests, 20 of them only to choose within outer folds. Trees of half the photos each,
-# few of them: votes of 6,675 photos and three members are to be decided in seconds (tests/test_decide.py).
+# A choice among kinds fits up to 21 forests, 15 of them only to choose within outer folds: few trees of half the photos
+# each, so that the votes of a whole competition are decided in seconds (make bench).
 TREES, INNER_TREES = 60, 15
+LARGE = 2000  # unknowns of a logistic regression: above it, no matrix of their squares
 ROW_SUM = 1e-2  # rows may miss a sum of 1 by this, as those of half precision do; logits do not pass
 
 Splits = list[tuple[np.ndarray, np.ndarray]]  # rows to fit on, rows to predict
@@ -863,14 +864,6 @@ def members_table(names: list[str], probs: np.ndarray, truth: np.ndarray) -> pd.
     return pd.DataFrame(rows)
 
 
-def disagreement(names: list[str], probs: np.ndarray) -> pd.DataFrame:
-    """(members, members): share of photos to which two members give different classes. Raises ConfigError."""
-    probs = _probs(probs)
-    _named(names, probs)
-    said = probs.argmax(2)
-    return pd.DataFrame((said[:, None] != said).mean(2), names, names)
-
-
 def _fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
     from scipy.optimize import minimize
 
@@ -900,19 +893,22 @@ def _fit(kind: str, probs: np.ndarray, truth: np.ndarray, seed: int, trees: int)
         return Blend(kind, np.full(members, 1 / members))
     if kind == "weights":
         return Blend(kind, _fit_weights(probs, truth))
-    return Blend(kind, stack=_classifier(kind, truth, seed, trees).fit(_features(probs), truth))
+    return Blend(
+        kind, stack=_classifier(kind, members * probs.shape[2], truth, seed, trees).fit(_features(probs), truth)
+    )
 
 
-def _classifier(kind: str, truth: np.ndarray, seed: int, trees: int) -> Any:
+def _classifier(kind: str, features: int, truth: np.ndarray, seed: int, trees: int) -> Any:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
 
     # Few photos for many features: C below sklearn's 1 and leaves of three keep both from learning single photos.
     # A logistic regression refuses truth of one class, which is what a fold with all photos of the others leaves; a
-    # forest takes it. newton-cholesky took a fifth of newton-cg's time on 6,675 photos of three members, and
-    # sklearn 1.6's lbfgs passes options that scipy 1.16 deprecates.
+    # forest takes it. newton-cholesky took a fifth of newton-cg's time on 6,675 photos of three members and ten classes,
+    # but holds a matrix of the square of its unknowns; sklearn 1.6's lbfgs passes options that scipy 1.16 deprecates.
     if kind == "logistic" and len(np.unique(truth)) > 1:
-        return LogisticRegression(C=0.1, max_iter=1000, solver="newton-cholesky", tol=1e-3)
+        solver = "newton-cholesky" if features * len(np.unique(truth)) <= LARGE else "newton-cg"
+        return LogisticRegression(C=0.1, max_iter=1000, solver=solver, tol=1e-3)
     return RandomForestClassifier(trees, min_samples_leaf=3, max_samples=0.5, random_state=seed, n_jobs=1)
 
 
@@ -922,23 +918,25 @@ def _features(probs: np.ndarray) -> np.ndarray:
 
 
 def _splits(truth: np.ndarray, groups: np.ndarray | None, seed: int, folds: int) -> Splits:
-    """Shuffled folds that depend on the arguments alone, so that all kinds are compared on the same ones."""
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+    """Shuffled folds that depend on the arguments alone, so that all kinds are compared on the same ones.
 
+    Groups are dealt out like cards, class by class, a group having its first photo's class: folds have all classes alike.
+    sklearn's StratifiedGroupKFold takes seconds for thousands of groups.
+    """
     if not 2 <= folds <= len(truth):
         raise ConfigError(f"{folds} folds of {len(truth)} photos: expected at least 2 and at most one per photo")
-    if groups is not None:
-        if groups.shape != truth.shape:
-            raise ConfigError(f"groups are {groups.shape}, expected {truth.shape}: one for each photo")
-        folds = min(folds, len(np.unique(groups)))
-        if folds < 2:
-            raise ConfigError(f"all {len(truth)} photos are of one group: there is no fold without it")
-    rare = np.unique(truth, return_counts=True)[1].min() < folds
-    kind = {(False, False): StratifiedKFold, (False, True): KFold,
-            (True, False): StratifiedGroupKFold, (True, True): GroupKFold}[groups is not None, rare]  # fmt: skip
-    splitter = kind(folds, shuffle=True, random_state=seed)
-    # StratifiedGroupKFold may leave a fold empty where groups are few and large.
-    return [(rest, fold) for rest, fold in splitter.split(truth, truth, groups) if len(fold)]
+    groups = np.arange(len(truth)) if groups is None else groups
+    if groups.shape != truth.shape:
+        raise ConfigError(f"groups are {groups.shape}, expected {truth.shape}: one for each photo")
+    names, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    folds = min(folds, len(names))
+    if folds < 2:
+        raise ConfigError(f"all {len(truth)} photos are of one group: there is no fold without it")
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    dealt = shuffled[np.argsort(truth[first][shuffled], kind="stable")]
+    number = np.empty(len(names), np.int64)
+    number[dealt] = np.arange(len(names)) % folds
+    return [(np.flatnonzero(number[group] != k), np.flatnonzero(number[group] == k)) for k in range(folds)]
 
 
 def _out_of_fold(kind: str, probs: np.ndarray, truth: np.ndarray, splits: Splits, seed: int,
@@ -1542,7 +1540,7 @@ def _stages(text: str) -> list[dict[str, int]]:
     return rows
 
 
-# What members of an ensemble may differ in. Data, split and views are shared: votes are compared photo by photo.
+# What members of an ensemble may differ in. Data, split and number of views are shared: votes are compared photo by photo.
 OF_MEMBER = frozenset({
     "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "depth_decay",
     "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
@@ -1622,7 +1620,7 @@ class Config(_Frozen):
     tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
                                                     "member (S57)")  # fmt: skip
     tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
-                         "many (S59, S60; 64 is plenty); 0: the same number for all")  # fmt: skip
+                         "many (S59, S60; 64 is plenty), and validation all of them; 0: the same for all")  # fmt: skip
     tta_combine: Literal["mean", "geometric", "vote"] = Field(
         "mean", description="how the views' probabilities become one"
     )
@@ -1675,8 +1673,6 @@ class Config(_Frozen):
                                  f"{', '.join(sorted(OF_MEMBER))}")  # fmt: skip
         if not value:
             raise ValueError("at least one member is needed")
-        if len({json.dumps(member, sort_keys=True, default=str) for member in value}) < len(value):
-            raise ValueError("two members are the same, so their average is no better than one; give them other seeds")
         return value
 
     @model_validator(mode="after")
@@ -1714,7 +1710,11 @@ class Config(_Frozen):
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
         if any(self.members):
-            self.of_members()
+            alike = [member.model_dump_json() for member in self.of_members()]
+            if len(set(alike)) < len(alike):
+                raise ValueError(
+                    "two members have the same settings, so their average is no better than one; give them other seeds"
+                )
         if self.mixup and self.cutmix:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
         if self.unfreeze == "staged" and len(self.stages) < 2:
@@ -1809,7 +1809,7 @@ import pandas as pd
 
 from carcls import blend, votes
 from carcls.config import Config, ConfigError
-from carcls.members import Member
+from carcls.members import Member, as_test
 from carcls.votes import Gate, Votes
 
 
@@ -1846,18 +1846,19 @@ class Decision:
 def decide(cfg: Config, members: list[Member], groups: np.ndarray | None) -> Decision:
     """groups (photos,) int or None: validation photos of one group are the same file and stay together.
 
-    Raises ConfigError where votes do not belong together.
+    Of fewer members than cfg has, the best one alone is taken: more are to come. Raises ConfigError where votes do not belong together.
     """
     how = cfg.tta_combine
     val = [as_test(cfg, member.val) for member in members]
-    gates = [votes.gate(cfg.tta, member.val, how) for member in members]
-    for member in members[1:]:
-        if member.val.ids != members[0].val.ids or member.test[0].ids != members[0].test[0].ids:
+    gates = [votes.gate(cfg.tta, seen, how) for seen in val]
+    for member in members:
+        tests = {tuple(cast.ids) for cast in (*member.test, members[0].test[0])}
+        if member.val.ids != members[0].val.ids or len(tests) > 1:
             raise ConfigError(f"member {member.name}: its votes are of other photos than those of {members[0].name}")
     truth = members[0].val.labels
-    probs = np.stack([_probs(v, gate, how) for v, gate in zip(val, gates, strict=True)])
+    probs = np.stack([seen.used(gate, how) for seen, gate in zip(val, gates, strict=True)])
     test = np.stack([
-        np.mean([_probs(v, gate, how) for v in member.test], 0) for member, gate in zip(members, gates, strict=True)
+        np.mean([cast.used(gate, how) for cast in member.test], 0) for member, gate in zip(members, gates, strict=True)
     ])  # fmt: skip
     names = [member.name for member in members]
     choice = _blend(cfg, probs, truth, names, groups)
@@ -1866,23 +1867,15 @@ def decide(cfg: Config, members: list[Member], groups: np.ndarray | None) -> Dec
         tta=[votes.tta_table(member.val, how) for member in members],
         curves={member.name: votes.curve(member.val, how) for member in members},
         trade_offs=[votes.trade_off(member.val, how) for member in members],
-        adaptive=[_saved(member, v, how) for member, v in zip(members, val, strict=True)] if cfg.tta_cap else [],
+        adaptive=[_saved(member, v, how) for member, v in zip(members, val, strict=True)]
+        if cfg.tta_cap and cfg.tta != "never"
+        else [],
         alone=blend.members_table(names, probs, truth),
         choice=choice,
         val_probs=choice.nested_probs,
         test_probs=choice.blend.apply(test),
         ids=members[0].test[0].ids,
     )
-
-
-def as_test(cfg: Config, val: Votes) -> Votes:
-    """Validation votes as the rule for test photos would have cast them."""
-    return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
-
-
-def _probs(cast: Votes, gate: Gate, how: str) -> np.ndarray:
-    """(photos, classes): all views where the gate is open, else the photo itself."""
-    return cast.combined(how) if gate.open else cast.probs[0].astype(np.float64)
 
 
 def _saved(member: Member, adapted: Votes, how: str) -> dict[str, float]:
@@ -1935,17 +1928,21 @@ def _blend(
     cfg: Config, probs: np.ndarray, truth: np.ndarray, names: list[str], groups: np.ndarray | None
 ) -> blend.Choice:
     """Chosen by validation, or as set; what was fitted is judged out of fold either way."""
-    if len(names) == 1 or cfg.blend == "auto":
+    set_to = cfg.blend if len(names) == len(cfg.members) else "best"
+    if len(names) == 1 or set_to == "auto":
         return blend.choose(probs, truth, cfg.seed, names, groups)
-    if cfg.blend in blend.KINDS:
-        made = blend.fit(cfg.blend, probs, truth, cfg.seed)
-        judged = blend.crossvalidate(cfg.blend, probs, truth, groups, cfg.seed)
+    if set_to in blend.KINDS:
+        made = blend.fit(set_to, probs, truth, cfg.seed)
+        judged = blend.crossvalidate(set_to, probs, truth, groups, cfg.seed)
     else:
-        made = blend.Blend("manual", blend.parse_weights(cfg.blend, len(names)))
+        made = blend.Blend("manual", blend.parse_weights(set_to, len(names)))
         judged = made.apply(probs)
     accuracy = float((judged.argmax(1) == truth).mean())
-    table = pd.DataFrame([{"kind": made.kind, "accuracy": accuracy, "log_loss": votes.log_loss(judged, truth)}])
-    return blend.Choice(made, table, judged, accuracy, [], f"blend={cfg.blend}, as set")
+    weights = "" if made.weights is None else "/".join(f"{w:.3g}" for w in made.weights)
+    table = pd.DataFrame([{"kind": made.kind, "accuracy": accuracy, "log_loss": votes.log_loss(judged, truth),
+                           "weights": weights}])  # fmt: skip
+    return blend.Choice(made, table, judged, accuracy, [], f"blend={set_to}, as set" if set_to == cfg.blend else
+                        f"the best of {len(names)} of {len(cfg.members)} members")  # fmt: skip
 '''
 
 # ==================================================================================================
@@ -2895,6 +2892,7 @@ MODULES["members.py"] = r'''"""One member of the ensemble: its networks, one a f
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -2905,7 +2903,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import inputs, photos, pseudo, votes
-from carcls.config import Config, ConfigError
+from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.runtime import Runtime
 from carcls.votes import Votes
 
@@ -2921,20 +2919,23 @@ class Member:
     folder: Path
     val: Votes  # of validation photos; with folds, of all train photos, each by the network that did not see it
     test: tuple[Votes, ...]  # one a network
-    history: pd.DataFrame  # epochs of all its networks
+    histories: dict[
+        str, pd.DataFrame
+    ]  # epochs of each network by the folder inside that it is from, "" for the only one
     seconds: dict[str, float]  # of training, and of votes by kind
 
 
 def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-         submit: Submit | None) -> tuple[Member, list[Any]]:  # fmt: skip
-    """Train member ``number`` (from 0) and let it vote; returns it and its networks with their best weights.
+         submit: Submit | None) -> Member:  # fmt: skip
+    """Train member ``number`` (from 0) and let it vote.
 
-    ``submit``, if given, gets test predictions as soon as there are some: after the first epoch and each stage.
+    ``submit``, if given, gets test predictions as soon as there are some: after the first epoch, each stage, each fold.
     """
     from carcls import train, tta  # keras, whose backend runtime.setup has chosen by now
 
     mine = cfg.of_members()[number]
     folder = place.out / f"member{number + 1}"
+    (folder / NOTE).unlink(missing_ok=True)  # an earlier run's votes no longer count
     parts = photos.folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else [table]
     seconds = dict.fromkeys(("training", *VOTES), 0.0)
 
@@ -2943,21 +2944,31 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         cast, _ = tta.vote(mine, rt, net, table.test, place, 1, stage=stage)
         submit(cast.ids, cast.probs[0], f"member {number + 1}: {what}, one view", accuracy)
 
-    nets = []
-    for k, (part, inside) in enumerate(zip(parts, _folders(cfg, folder), strict=True)):
-        inside.mkdir(parents=True, exist_ok=True)
+    inside = _folders(cfg)
+    for k, (part, sub) in enumerate(zip(parts, inside, strict=True)):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
-        trained = train.fit(mine, rt, part, place, inside, events, ready if submit and not k else None)
+        trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None)
         seconds["training"] += trained.seconds
-        for kind, took in cast_votes(mine, rt, trained.model, part, place, inside).items():
+        for kind, took in cast_votes(mine, rt, trained.model, part, place, folder / sub).items():
             seconds[kind] += took
-        nets.append(trained.model)
-    note(folder, seconds, "")
-    return load(cfg, number, place.out), nets
+        del trained  # before the next network is made
+        gc.collect()
+        _note(folder, seconds, inside[: k + 1])
+        if submit and k + 1 < len(parts):
+            so_far = load(cfg, number, place.out)
+            gate = votes.gate(cfg.tta, as_test(cfg, so_far.val), cfg.tta_combine)
+            probs = np.mean([cast.used(gate, cfg.tta_combine) for cast in so_far.test], 0)
+            right = as_test(cfg, so_far.val).used(gate, cfg.tta_combine).argmax(1) == so_far.val.labels
+            submit(
+                so_far.test[0].ids, probs, f"member {number + 1}: {k + 1} of {len(parts)} folds", float(right.mean())
+            )
+    return load(cfg, number, place.out)
 
 
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
+NOTE = "member.json"
 
 
 def cast_votes(cfg: Config, rt: Runtime, net: Any, table: photos.Table, place: inputs.Place, folder: Path
@@ -2967,59 +2978,74 @@ def cast_votes(cfg: Config, rt: Runtime, net: Any, table: photos.Table, place: i
 
     views, cap = (1, 0) if cfg.tta == "never" else (cfg.tta_views, cfg.tta_cap)
     # Validation gets every view that a test photo may get: the tables and the gate need them.
-    seen, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap))
+    cache = tta.photo_cache(cfg, table.val, place, cfg.stages[-1])
+    adaptive = 0.0
+    if cap:  # both rules, to know what the adaptive one saves in seconds, once everything is decoded and traced
+        tta.vote(cfg, rt, net, table.val, place, 1, cache=cache)
+        _, adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap, cache=cache)
+    seen, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap), cache=cache)
     seen.save(folder / "votes_validation.npz")
-    # With the adaptive rule once more under it, to know what it saves in seconds.
-    adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap)[1] if cap else 0.0
+    del cache  # the test photos need its memory
     asked, test = tta.vote(cfg, rt, net, table.test, place, views, cap)
     asked.save(folder / "votes_test.npz")
     return dict(zip(VOTES, (fixed, adaptive, test), strict=True))
 
 
-def note(folder: Path, seconds: dict[str, float], inside: str) -> None:
-    """member.json: where in the folder the votes that count are, and what they cost; written last."""
-    inputs.write_atomic(folder / "member.json", json.dumps({"votes": inside, "seconds": seconds}, indent=2) + "\n")
+def as_test(cfg: Config, val: Votes) -> Votes:
+    """Validation votes as the rule for test photos would have cast them."""
+    return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
+
+
+def _note(folder: Path, seconds: dict[str, float], inside: list[str]) -> None:
+    """Where in the folder the votes that count are, and what they cost; written last."""
+    inputs.write_atomic(folder / NOTE, json.dumps({"votes": inside, "seconds": seconds}, indent=2) + "\n")
 
 
 def load(cfg: Config, number: int, out: Path) -> Member:
     """A member from the files that ``make`` left in the run folder. Raises inputs.InputError if one is missing."""
     folder = out / f"member{number + 1}"
     try:
-        about = json.loads((folder / "member.json").read_text())
-        places = [inside / about["votes"] for inside in _folders(cfg, folder)]
-        history = [pd.read_csv(inside / "history.csv") for inside in dict.fromkeys([*_folders(cfg, folder), *places])]
+        about = json.loads((folder / NOTE).read_text())
+        inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
+        kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
+        histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
-    val = [votes.load(inside / "votes_validation.npz") for inside in places]
-    test = tuple(votes.load(inside / "votes_test.npz") for inside in places)
-    return Member(name(cfg, number), folder, join(val), test, pd.concat(history, ignore_index=True), seconds)
+    val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
+    test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in inside)
+    return Member(name(cfg, number), folder, join(val), test, histories, seconds)
 
 
-def _folders(cfg: Config, folder: Path) -> list[Path]:
-    """Of a member's networks."""
-    return [folder / f"fold{k + 1}" for k in range(cfg.folds)] if cfg.folds > 1 else [folder]
+def _folders(cfg: Config) -> list[str]:
+    """Of a member's networks, inside its own; "" is that itself."""
+    return [f"fold{k + 1}" for k in range(cfg.folds)] if cfg.folds > 1 else [""]
 
 
-def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any, net: Any,
+def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
           chosen: pseudo.Chosen) -> pseudo.Kept:  # fmt: skip
     """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse."""
     from carcls import train
 
     mine = cfg.of_members()[number]
     stage = mine.stages[-1].model_copy(update={"epochs": cfg.pseudo_epochs})
-    mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze="all", pseudo=False)
+    unfreeze = "all" if mine.unfreeze == "staged" else mine.unfreeze
+    mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze=unfreeze, pseudo=False)
     before = load(cfg, number, place.out)
     inside = before.folder / "pseudo"
     inside.mkdir(parents=True, exist_ok=True)
-    extended = pseudo.extend(table.train, table.test, chosen)
-    frame = pd.concat([extended, table.val, table.test], ignore_index=True)
-    trained = train.fit(mine, rt, replace(table, frame=frame), place, inside, events, start=net)
+    frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
+    more = replace(table, frame=frame)
+    try:
+        trained = train.fit(mine, rt, more, place, inside, events, start=before.folder / "best.weights.h5")
+    except TrainingDiverged as error:
+        return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
     took = cast_votes(mine, rt, trained.model, table, place, inside)
-    kept = pseudo.keep(before.val, votes.load(inside / "votes_validation.npz"), cfg.tta_combine)
+    after = votes.load(inside / "votes_validation.npz")
+    kept = pseudo.keep(as_test(cfg, before.val), as_test(cfg, after), cfg.tta_combine)
     if kept.kept:
         took["training"] = before.seconds["training"] + trained.seconds
-        note(before.folder, took, "pseudo")
+        _note(before.folder, took, ["pseudo"])
     return kept
 
 
@@ -4334,21 +4360,23 @@ def extend(train: pd.DataFrame, test: pd.DataFrame, chosen: Chosen) -> pd.DataFr
     """The train rows, then the chosen test rows with their label, source "pseudo" and fold TRAIN.
 
     Both frames have the columns of photos.Table.frame. As the fold is always TRAIN, validation never has a
-    pseudo-label. Raises ValueError if a chosen photo is in train already, not in test, or unreadable.
+    pseudo-label. Raises ValueError if a chosen photo is in train already, unreadable, or another than the votes' one.
     """
     if not chosen.ids:
         return train.reset_index(drop=True)
-    rows = {ident: row for row, ident in enumerate(test["id"])}
-    trained = set(train["id"])
+    paths = set(train["path"])  # not ids: train and test may number their photos alike
+    more = test.iloc[chosen.rows]
     wrong = {
-        "are in train already": [i for i in chosen.ids if i in trained],
-        "are not in test": [i for i in chosen.ids if i not in rows],
+        "are not the test photos of the votes": [
+            i for i, there in zip(chosen.ids, more["id"], strict=True) if i != there
+        ],
+        "are in train already": more["id"][more["path"].isin(paths)].tolist(),
+        "cannot be read": more["id"][~more["readable"].astype(bool)].tolist(),
     }
-    wrong["cannot be read"] = [i for i in chosen.ids if i in rows and not test["readable"].iloc[rows[i]]]
     for what, ids in wrong.items():
         if ids:
             raise ValueError(f"{len(ids)} of {len(chosen.ids)} chosen photos {what}, {ids[0]} first")
-    more = test.iloc[[rows[i] for i in chosen.ids]].assign(label=chosen.labels, fold=photos.TRAIN, source=SOURCE)
+    more = more.assign(label=chosen.labels, fold=photos.TRAIN, source=SOURCE)
     return pd.concat([train, more], ignore_index=True)
 
 
@@ -4388,12 +4416,13 @@ def keep(before: Votes, after: Votes, how: str = "mean") -> Kept:
 # --- Labels to look at ------------------------------------------------------------------------------------
 
 
-def suspicious(votes: Votes, how: str = "mean", agreement: float = 0.95, certainty: float = 0.95) -> pd.DataFrame:
+def suspicious(votes: Votes, how: str = "mean", agreement: float = 0.95, certainty: float = 0.95,
+               unlikely: float = UNLIKELY) -> pd.DataFrame:  # fmt: skip
     """Photos whose given label the votes contradict with near-certainty, most certain first. Nothing is relabelled.
 
     votes: out-of-fold, by a model that did not train on the photo, else it repeats the label it was taught. A photo is
     listed if at least ``agreement`` of its views put the same other class first, the combined probability of that class
-    is at least ``certainty``, and that of the given label is below UNLIKELY. Columns: id, given and predicted (class
+    is at least ``certainty``, and that of the given label is below ``unlikely``. Columns: id, given and predicted (class
     indices), probability (of predicted), given_probability, agreement, row (index into votes).
 
     To judge labels by out-of-sample probabilities is the idea of Northcutt et al. 2021, "Confident Learning"; theirs
@@ -4407,7 +4436,7 @@ def suspicious(votes: Votes, how: str = "mean", agreement: float = 0.95, certain
     each = np.arange(len(votes.ids))
     probability, given = probs[each, predicted], probs[each, votes.labels]
     rows = np.flatnonzero(
-        (predicted != votes.labels) & (share >= agreement) & (probability >= certainty) & (given < UNLIKELY)
+        (predicted != votes.labels) & (share >= agreement) & (probability >= certainty) & (given < unlikely)
     )
     found = pd.DataFrame({
         "id": [votes.ids[row] for row in rows],
@@ -4440,7 +4469,7 @@ from markupsafe import Markup
 from carcls import decide, figures, photos, pseudo
 from carcls.config import Config
 from carcls.inputs import write_atomic
-from carcls.members import Member
+from carcls.members import Member, as_test
 
 
 def verdicts(history: pd.DataFrame) -> list[str]:
@@ -4470,8 +4499,10 @@ figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;o
 measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch. Submission: {{ r.made_by }}.
 {% if r.true_accuracy is defined %}True accuracy of submission.csv on the drawn test photos:
 <b>{{ "%.4f"|format(r.true_accuracy) }}</b>.{% endif %}</p>
-<p>By nature of the numbers, validation counts the photos on which the best epoch was chosen, so it flatters a little; what
-was fitted on validation afterwards (the blend) is judged out of fold.</p>
+<p>The best epoch and the gate of test-time augmentation were chosen on these same photos, which flatters a little; a blend
+that was fitted on them is judged out of fold, its choice included.</p>
+{% if r.pseudo %}<h2>Pseudo-labels</h2><p>{{ r.pseudo.chosen }}</p>{% for line in r.pseudo.reasons %}<p>{{ line }}</p>{% endfor %}
+{% endif %}
 {% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
 <p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
 {% for p in top %}{{ picture(p) }}{% endfor %}
@@ -4480,7 +4511,7 @@ was fitted on validation afterwards (the blend) is judged out of fold.</p>
 {% if m.adaptive %}<p>{{ m.adaptive }}</p>{% endif %}
 {% if m.trade_off %}<h3>Views against accuracy</h3><div class="wide">{{ m.trade_off }}</div>{% endif %}
 {% for p in m.pictures %}{{ picture(p) }}{% endfor %}
-<h3>Epochs</h3><div class="wide">{{ m.history }}</div>{% endfor %}
+{% for sub, history in m.histories %}<h3>Epochs {{ sub }}</h3><div class="wide">{{ history }}</div>{% endfor %}{% endfor %}
 <h2>Settings</h2><pre>{{ settings }}</pre><p>Source {{ r.source }}; {{ r.versions }}</p></html>"""
 
 
@@ -4491,22 +4522,28 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
     truth, predicted = made[0].val.labels, decision.val_probs.argmax(1)
     rows = table.frame[table.frame["fold"] != photos.TEST].set_index("id", drop=False).loc[made[0].val.ids]
     classes = [str(name) for name in table.classes]
+    used = cfg.tta_views if all(gate.open for gate in decision.gates) and not cfg.tta_cap else None
     top = [
         figures.confusion(classes, truth, predicted, out / "confusion.png"),
         figures.errors(rows, classes, truth, decision.val_probs, out / "errors.png"),
-        figures.tta_curve(decision.curves, max(cfg.tta_views, 1), out / "tta_curve.png"),
+        figures.tta_curve(decision.curves, used, out / "tta_curve.png"),
     ]
+    best = int(decision.alone["accuracy"].argmax())
     # A network trained with label smoothing never says more than 1 - smoothing, so its near-certainty lies lower.
-    smoothing = max(mine.label_smoothing for mine in cfg.of_members())
-    odd = pseudo.suspicious(made[0].val, how, certainty=0.95 * (1 - smoothing))
+    smoothing = cfg.of_members()[best].label_smoothing
+    odd = pseudo.suspicious(made[best].val, how, certainty=0.95 * (1 - smoothing),
+                            unlikely=pseudo.UNLIKELY + smoothing / len(classes))  # fmt: skip
     named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
     write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
     top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
     shown, members = [out / "augmentation.png", *top], []
     for number, member in enumerate(made):
-        pictures = [figures.curves(member.history, member.folder / "curves.png")]
+        pictures = [
+            figures.curves(history, member.folder / sub / "curves.png", sub)
+            for sub, history in member.histories.items()
+        ]
         if len(member.val.probs) > 1:
-            asked = decide.as_test(cfg, member.val)  # with the adaptive rule some have more views than others
+            asked = as_test(cfg, member.val)  # with the adaptive rule some have more views than others
             pictures += [
                 figures.matrix(asked, classes, member.folder / "matrix.png", how),
                 figures.agreement(asked, member.folder / "agreement.png", how),
@@ -4517,13 +4554,14 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
         shown += pictures
         members.append({
             "name": member.name,
-            "verdicts": verdicts(member.history),
+            "verdicts": [f"{sub}: {line}" if sub else line for sub, history in member.histories.items()
+                         for line in verdicts(history)],
             "gate": decision.gates[number].reason,
             "tta": _html(decision.tta[number]),
             "adaptive": decide.saved_line(decision.adaptive[number]) if decision.adaptive else "",
             "trade_off": _html(decision.trade_offs[number]) if len(decision.trade_offs[number]) > 2 else "",
             "pictures": pictures,
-            "history": _html(member.history),
+            "histories": [(sub, _html(history)) for sub, history in member.histories.items()],
         })  # fmt: skip
     page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
         r=result,
@@ -4567,8 +4605,8 @@ from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, inputs, photos, pseudo, runtime, submission, votes
-from carcls.config import Config
+from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, submission, votes
+from carcls.config import BLENDS, Config, ConfigError
 
 
 def run(cfg: Config) -> Path:
@@ -4586,17 +4624,14 @@ def run(cfg: Config) -> Path:
     _say("data", *photos.summary(table))
     photos.write_audit(table, place.out / "audit.csv")
     inputs.write_atomic(place.out / "photos.csv", table.frame.to_csv(index=False))
+    counted = len(table.val) + (len(table.train) if cfg.folds > 1 else 0)
+    if len(cfg.members) > 1 and counted < blend.LEAST:
+        raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     _say("machine", *rt.reasons)
 
-    from carcls import (
-        callbacks,
-        decide,
-        figures,
-        members,
-        report,
-        tta,
-    )  # these import keras, whose backend is chosen now
+    # Only now: some of these import keras, whose backend setup has just chosen.
+    from carcls import callbacks, decide, figures, members, tta
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
@@ -4607,39 +4642,26 @@ def run(cfg: Config) -> Path:
         for mine in cfg.of_members():
             tta.check_views(mine, table.val, place)
         figures.augmentation(cfg, table, place.out / "augmentation.png")
+        (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
         made: list[members.Member] = []
-        nets: list[list[Any]] = []
         for number in range(len(cfg.members)):
             _say(f"train member {members.name(cfg, number)}")
-            member, own = members.make(cfg, number, rt, table, place, events, None if made else submit)
-            made.append(member)
-            nets.append(own if cfg.pseudo else [])  # networks are large; only pseudo-labels go on with them
+            made.append(members.make(cfg, number, rt, table, place, events, None if made else submit.early))
+            groups = members.groups(table.frame, made[0].val.ids)
+            decision = decide.decide(cfg, made, groups)
+            if len(made) < len(cfg.members):
+                submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
         _say("decide")
-        groups = members.groups(table.frame, made[0].val.ids)
-        decision = decide.decide(cfg, made, groups)
         print(*decide.lines(decision), sep="\n")
-        submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+        result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
         if cfg.pseudo:
             _say("pseudo-labels")
-            chosen = pseudo.select([m.test[0] for m in made], [decide.as_test(cfg, m.val) for m in made],
-                                   [gate.open for gate in decision.gates], cfg.pseudo_agreement, len(table.classes),
-                                   pseudo.usable_photos(table))  # fmt: skip
-            print(chosen.line, *(f"warning: {warning}" for warning in chosen.warnings), sep="\n")
-            rows = pseudo.table(chosen, [m.test[0] for m in made], [str(name) for name in table.classes])
-            inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
-            for number, (net,) in enumerate(nets if len(chosen.rows) else []):
-                kept = members.go_on(cfg, number, rt, table, place, events, net, chosen)
-                print(kept.reason)
-                made[number] = members.load(cfg, number, place.out)
-            decision = decide.decide(cfg, made, groups)
-            print(*decide.lines(decision), sep="\n")
-            submit(decision.ids, decision.test_probs, decision.made_by + ", after pseudo-labels", decision.accuracy)
-        result = summary(cfg, table, made, decision)
-        result["seconds"] = round(time.monotonic() - start)
-        if place.answers:
-            result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
-        inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
-        pictures = report.write(cfg, table, made, decision, result, place.out)
+            found = _pseudo_labels(cfg, rt, table, place, events, made, decision)
+            if any(found["kept"]):
+                made = [members.load(cfg, number, place.out) for number in range(len(cfg.members))]
+                decision = decide.decide(cfg, made, groups)
+                print(*decide.lines(decision), sep="\n")
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
         events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
@@ -4653,8 +4675,44 @@ def run(cfg: Config) -> Path:
     return submit.path
 
 
+def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
+              start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
+    """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
+    from carcls import report
+
+    made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
+    submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
+    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": found}
+    result["seconds"] = round(time.monotonic() - start)
+    if place.answers:
+        result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
+    inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
+    return result, report.write(cfg, table, made, decision, result, place.out)
+
+
+def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any,
+                   made: list[Any], decision: Any) -> dict[str, Any]:  # fmt: skip
+    """Choose photos, write pseudo.csv, go on training with them; says what became of it."""
+    from carcls import members
+
+    test, val = [member.test[0] for member in made], [members.as_test(cfg, member.val) for member in made]
+    # tta=always opens a gate for predicting, not for labelling (S64).
+    gates = [votes.gate("auto", seen, cfg.tta_combine).open and gate.open
+             for seen, gate in zip(val, decision.gates, strict=True)]  # fmt: skip
+    chosen = pseudo.select(test, val, gates, cfg.pseudo_agreement, len(table.classes), pseudo.usable_photos(table))
+    print(chosen.line, *(f"warning: {warning}" for warning in chosen.warnings), sep="\n")
+    rows = pseudo.table(chosen, test, [str(name) for name in table.classes])
+    inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
+    kept = []
+    for number in range(len(made) if len(chosen.rows) else 0):
+        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen))
+        print(f"member {number + 1}: {kept[-1].reason}")
+    return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
+            "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
+
+
 class _Submit:
-    """Writes submission.csv whenever the run has a better-founded one; the first puts an earlier run's aside."""
+    """Writes submission.csv whenever the run has a better-founded one; what an earlier run left is kept beside it."""
 
     def __init__(self, path: Path, table: photos.Table):
         self.path, self.table = path, table
@@ -4662,15 +4720,22 @@ class _Submit:
         self.first = True
 
     def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        if self.first:
-            submission.set_aside(self.path)
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.first)
         self.first = False
-        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy)
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
+
+    def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
+        """While training goes on, which must not end because a submission cannot be written yet."""
+        try:
+            self(ids, probs, made_by, accuracy)
+        except (inputs.InputError, OSError) as error:
+            print(f"warning: no submission yet from {made_by}: {error}")
 
 
 def check(cfg: Config) -> None:
     """What settings alone show to be wrong. Raises ConfigError."""
+    if cfg.blend not in BLENDS:
+        blend.parse_weights(cfg.blend, len(cfg.members))
     for mine in cfg.of_members():
         backbone = backbones.find(mine.backbone)
         for stage in mine.stages:
@@ -4694,7 +4759,10 @@ def summary(cfg: Config, table: photos.Table, made: list[Any], decision: Any) ->
         "members": decision.alone.to_dict("records"),
         "gates": [{"open": gate.open, "reason": gate.reason} for gate in decision.gates],
         "adaptive": decision.adaptive,
-        "train_photos": len(table.train),
+        "blends": decision.choice.table.to_dict("records"),
+        "blend_reason": decision.choice.reason,
+        "blend_picked_by_fold": decision.choice.picked,
+        "train_photos": len(table.train) + (len(table.val) if cfg.folds > 1 else 0),
         "training_seconds": round(sum(member.seconds["training"] for member in made), 1),
         "settings": cfg.model_dump(mode="json"),
         "source": source_hash(),
@@ -4797,9 +4865,10 @@ def setup(cfg: Config) -> Runtime:
     precision, why_precision = _precision(cfg, kind, bfloat16)
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
-    if backend == "jax" and cfg.batch % len(devices):
+    odd = [mine.batch for mine in cfg.of_members() if mine.batch % len(devices)]
+    if backend == "jax" and odd:
         raise ConfigError(
-            f"batch={cfg.batch}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
+            f"batch={odd[0]}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
         )
     xla, why_xla = _xla(cfg, kind, backend, len(devices))
     fused = backend == "tensorflow" and not xla
@@ -4964,7 +5033,9 @@ MODULES["submission.py"] = r'''"""submission.csv: the sample's order, columns an
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -4975,13 +5046,13 @@ from carcls import inputs, photos
 NEARLY_ALL = 0.9  # share of one class that no car competition has, unless training has it too
 
 
-def write(
-    path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float
-) -> list[str]:
+def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float,
+          keep_earlier: bool = False) -> list[str]:  # fmt: skip
     """Write one row for each id of the sample submission; returns warnings to show.
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
-    submission.json beside it: a run replaces its submission whenever it has a better-founded one. Raises
+    submission.json beside it: a run replaces its submission whenever it has a better-founded one. keep_earlier: what
+    is there already is first copied to submission.earlier1.csv, or the next number that is free. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -5009,16 +5080,16 @@ def write(
     found = warnings(table, labels)
     about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
+    if keep_earlier and path.exists():
+        number = next(
+            n for n in itertools.count(1) if not path.with_name(f"{path.stem}.earlier{n}{path.suffix}").exists()
+        )
+        for file in (path.with_suffix(".json"), path):
+            if file.exists():
+                shutil.copyfile(file, file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
     inputs.write_atomic(path, content)
     inputs.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
     return found
-
-
-def set_aside(path: Path) -> None:
-    """Rename an earlier run's submission.csv (and .json) to submission.earlier.csv, before this run's first is written."""
-    for file in (path, path.with_suffix(".json")):
-        if file.exists():
-            file.replace(file.with_name(f"{file.stem}.earlier{file.suffix}"))
 
 
 def warnings(table: photos.Table, labels: list) -> list[str]:
@@ -5055,6 +5126,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -5075,7 +5147,7 @@ class Trained:
 
     model: keras.Model
     history: pd.DataFrame  # a row an epoch
-    seconds: float  # in fit, validation included
+    seconds: float  # of training, validation included, without the predictions that ``ready`` makes
 
 
 # What a network is good for so far: (network, stage that it was trained in, what it is, its validation accuracy).
@@ -5083,11 +5155,11 @@ Ready = Callable[[keras.Model, Stage, str, float], None]
 
 
 def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, folder: Path, events: callbacks.Events,
-        ready: Ready | None = None, start: keras.Model | None = None) -> Trained:  # fmt: skip
+        ready: Ready | None = None, start: Path | None = None) -> Trained:  # fmt: skip
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     The learning rate follows one schedule over the whole run. ``ready`` is called after the very first epoch and with the
-    best weights of each stage but the last. ``start`` is a network to go on with instead of a new one. Raises callbacks.TrainingDiverged when the loss is no number.
+    best weights of each stage but the last. ``start`` is a file of weights to go on from. Raises callbacks.TrainingDiverged when the loss is no number.
     """
     frame = pd.concat([table.train, table.val], ignore_index=True)
     labels = frame["label"].to_numpy()
@@ -5098,12 +5170,24 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     epochs = sum(stage.epochs for stage in cfg.stages)
 
     keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
-    net, loaded = (start, "as trained so far") if start else _in_scope(rt, partial(model.build, cfg, rt, classes))
+    net, loaded = _in_scope(rt, partial(model.build, cfg, rt, classes))
+    if start:
+        net.load_weights(start)
+        loaded = f"going on from {start.name}"
     print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
     averaged = callbacks.AveragedWeights() if cfg.ema else None
     best_file, last_file = folder / "best.weights.h5", folder / "last.weights.h5"
     rows: list[dict[str, Any]] = []
     began = time.monotonic()
+    paused = 0.0  # in ready
+
+    def report(*args: Any) -> None:
+        nonlocal paused
+        start_of_it = time.monotonic()
+        assert ready is not None
+        ready(*args)
+        paused += time.monotonic() - start_of_it
+
     first_step = first_epoch = 0
     for number, stage in enumerate(cfg.stages):
         size = (stage.height, stage.width)
@@ -5133,17 +5217,17 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             callbacks.EarlyStop(cfg, events),
             *([averaged] if averaged else []),
             *_optional(cfg, folder / "tensorboard" / f"stage{number + 1}"),
-            *([_first_epoch(ready, stage)] if ready and number == 0 else []),
+            *([_first_epoch(report, stage, averaged)] if ready and number == 0 else []),
         ]  # fmt: skip
         net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
                 validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
         best.restore()
         if ready and stage is not cfg.stages[-1]:
-            ready(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
+            report(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
         del cache, train, val  # the next stage measures what memory is free
         first_step += steps[number]
         first_epoch += stage.epochs
-    return Trained(net, pd.DataFrame(rows), time.monotonic() - began)
+    return Trained(net, pd.DataFrame(rows), time.monotonic() - began - paused)
 
 
 def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
@@ -5151,10 +5235,11 @@ def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
     return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
 
 
-def _first_epoch(ready: Ready, stage: Stage) -> keras.callbacks.Callback:
+def _first_epoch(ready: Ready, stage: Stage, averaged: callbacks.AveragedWeights | None) -> keras.callbacks.Callback:
     def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
         if epoch == 0:
-            ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
+            with averaged.swapped() if averaged else nullcontext():  # what validation has measured
+                ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
 
     callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
     return callback
@@ -5206,17 +5291,17 @@ from carcls.votes import Votes
 
 
 def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: inputs.Place, views: int, cap: int = 0,
-         stage: Stage | None = None) -> tuple[Votes, float]:  # fmt: skip
+         stage: Stage | None = None, cache: pipeline.PhotoCache | None = None) -> tuple[Votes, float]:  # fmt: skip
     """Every photo of the frame through the model, once for each of so many views; also returns the seconds it took.
 
-    The photos have the stage's size, the last one's if None.
+    The photos have the stage's size, the last one's if None; cache holds them decoded, if they are already.
 
     With a cap above views, photos that are still disputed get more, in rounds (``votes.disputed``). A round
     batches views of different photos together, so that what is saved is time, and photos are decoded once.
     """
     stage = stage or cfg.stages[-1]
     size = (stage.height, stage.width)
-    cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
+    cache = cache or photo_cache(cfg, frame, place, stage)
     labels = frame["label"].to_numpy()
     classes = model.output_shape[-1]
 
@@ -5240,6 +5325,11 @@ def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: input
         cast[on] = views = after
     made = Votes(frame["id"].tolist(), probs[: cast.max()], labels.astype(np.int64), cast)
     return made, time.perf_counter() - start
+
+
+def photo_cache(cfg: Config, frame: pd.DataFrame, place: inputs.Place, stage: Stage) -> pipeline.PhotoCache:
+    """The frame's photos for predicting at the stage's size."""
+    return pipeline.PhotoCache(frame, stage.height, stage.width, cfg.fit, cfg.cache_share, place.scratch)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -5310,6 +5400,9 @@ COMBINE = ("mean", "geometric", "vote")
 TINY = 1e-7  # probabilities below it count as it where a logarithm is taken: a 0 would make a single photo decide
 # One-sided: a gate closes when chance alone would spoil that many more photos than it corrects less often than this.
 HARM = 0.05
+SAME = (
+    1e-4  # probabilities and losses closer than this are the same: rounding differs with a photo's place in the batch
+)
 
 
 @dataclass(frozen=True)
@@ -5327,10 +5420,13 @@ class Votes:
         np.savez(part, ids=np.array(self.ids), probs=self.probs, labels=self.labels, cast=self.cast)
         part.replace(path)
 
-    def combined(self, how: str = "mean", views: int | None = None) -> np.ndarray:
-        """(photos, classes) float64 of the first ``views`` views of each photo, of all that it was given if None."""
-        cast = self.cast if views is None else np.minimum(self.cast, views)
-        return combine(self.probs[: cast.max()], how, cast)
+    def combined(self, how: str = "mean") -> np.ndarray:
+        """(photos, classes) float64 of the views that each photo was given."""
+        return combine(self.probs[: self.cast.max()], how, self.cast)
+
+    def used(self, gate: Gate, how: str = "mean") -> np.ndarray:
+        """(photos, classes) float64: of all views where the gate is open, else of the photo itself."""
+        return self.combined(how) if gate.open else self.probs[0].astype(np.float64)
 
     def rows(self, chosen: np.ndarray) -> Votes:
         """Of some photos only: indices or a mask."""
@@ -5493,17 +5589,18 @@ class Gate:
 
 
 def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
-    """Judge all views together against the photo alone, on validation (S57, S64).
+    """Judge the views of each photo together against the photo alone, on validation (S57, S64).
 
     Open where it is not worse: it corrects more photos than it spoils, or as many or slightly fewer at a lower
     log-loss (``HARM``: the exact one-sided test does not call it harm). Closed otherwise, and where nothing can
     change because all views say the same. mode: auto, always or never.
     """
-    views = len(votes.probs)
-    plain, together = votes.probs[0], combine(votes.probs, how)
+    views = int(votes.cast.max())
+    plain, together = votes.probs[0], votes.combined(how)
     change = paired(plain.argmax(1), together.argmax(1), votes.labels)
     loss, before = log_loss(together, votes.labels), log_loss(plain, votes.labels)
-    seen = (f"{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
+    upto = "" if votes.cast.min() == views else "up to "
+    seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip
     if mode == "never":
         return Gate(False, f"closed: tta=never; {seen}", change)
@@ -5511,13 +5608,13 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
         return Gate(True, f"open: tta=always; {seen}", change)
     if views == 1:
         return Gate(False, "closed: one view per photo, as set", change)
-    if np.abs(votes.probs - plain).max() < TINY:
+    if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
         return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help", change)
     if change.p_worse < HARM:
         return Gate(False, f"closed: it harms; {seen}", change)
     if change.corrected > change.spoiled:
         return Gate(True, f"open: it corrects more than it spoils; {seen}", change)
-    if loss < before:
+    if loss < before - SAME:
         return Gate(
             True, f"open: accuracy is not worse by this evidence and the probabilities are better; {seen}", change
         )

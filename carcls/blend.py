@@ -19,9 +19,10 @@ KINDS = ("best", "average", "weights", "logistic", "forest")  # from simple to c
 SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other members are absurdly sure of mistakes
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = 5, 3  # folds of the reported accuracy, and within each of choosing
-# A choice among kinds fits up to 26 forests, 20 of them only to choose within outer folds. Trees of half the photos each,
-# few of them: votes of 6,675 photos and three members are to be decided in seconds (tests/test_decide.py).
+# A choice among kinds fits up to 21 forests, 15 of them only to choose within outer folds: few trees of half the photos
+# each, so that the votes of a whole competition are decided in seconds (make bench).
 TREES, INNER_TREES = 60, 15
+LARGE = 2000  # unknowns of a logistic regression: above it, no matrix of their squares
 ROW_SUM = 1e-2  # rows may miss a sum of 1 by this, as those of half precision do; logits do not pass
 
 Splits = list[tuple[np.ndarray, np.ndarray]]  # rows to fit on, rows to predict
@@ -164,14 +165,6 @@ def members_table(names: list[str], probs: np.ndarray, truth: np.ndarray) -> pd.
     return pd.DataFrame(rows)
 
 
-def disagreement(names: list[str], probs: np.ndarray) -> pd.DataFrame:
-    """(members, members): share of photos to which two members give different classes. Raises ConfigError."""
-    probs = _probs(probs)
-    _named(names, probs)
-    said = probs.argmax(2)
-    return pd.DataFrame((said[:, None] != said).mean(2), names, names)
-
-
 def _fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
     from scipy.optimize import minimize
 
@@ -201,19 +194,22 @@ def _fit(kind: str, probs: np.ndarray, truth: np.ndarray, seed: int, trees: int)
         return Blend(kind, np.full(members, 1 / members))
     if kind == "weights":
         return Blend(kind, _fit_weights(probs, truth))
-    return Blend(kind, stack=_classifier(kind, truth, seed, trees).fit(_features(probs), truth))
+    return Blend(
+        kind, stack=_classifier(kind, members * probs.shape[2], truth, seed, trees).fit(_features(probs), truth)
+    )
 
 
-def _classifier(kind: str, truth: np.ndarray, seed: int, trees: int) -> Any:
+def _classifier(kind: str, features: int, truth: np.ndarray, seed: int, trees: int) -> Any:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
 
     # Few photos for many features: C below sklearn's 1 and leaves of three keep both from learning single photos.
     # A logistic regression refuses truth of one class, which is what a fold with all photos of the others leaves; a
-    # forest takes it. newton-cholesky took a fifth of newton-cg's time on 6,675 photos of three members, and
-    # sklearn 1.6's lbfgs passes options that scipy 1.16 deprecates.
+    # forest takes it. newton-cholesky took a fifth of newton-cg's time on 6,675 photos of three members and ten classes,
+    # but holds a matrix of the square of its unknowns; sklearn 1.6's lbfgs passes options that scipy 1.16 deprecates.
     if kind == "logistic" and len(np.unique(truth)) > 1:
-        return LogisticRegression(C=0.1, max_iter=1000, solver="newton-cholesky", tol=1e-3)
+        solver = "newton-cholesky" if features * len(np.unique(truth)) <= LARGE else "newton-cg"
+        return LogisticRegression(C=0.1, max_iter=1000, solver=solver, tol=1e-3)
     return RandomForestClassifier(trees, min_samples_leaf=3, max_samples=0.5, random_state=seed, n_jobs=1)
 
 
@@ -223,23 +219,25 @@ def _features(probs: np.ndarray) -> np.ndarray:
 
 
 def _splits(truth: np.ndarray, groups: np.ndarray | None, seed: int, folds: int) -> Splits:
-    """Shuffled folds that depend on the arguments alone, so that all kinds are compared on the same ones."""
-    from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+    """Shuffled folds that depend on the arguments alone, so that all kinds are compared on the same ones.
 
+    Groups are dealt out like cards, class by class, a group having its first photo's class: folds have all classes alike.
+    sklearn's StratifiedGroupKFold takes seconds for thousands of groups.
+    """
     if not 2 <= folds <= len(truth):
         raise ConfigError(f"{folds} folds of {len(truth)} photos: expected at least 2 and at most one per photo")
-    if groups is not None:
-        if groups.shape != truth.shape:
-            raise ConfigError(f"groups are {groups.shape}, expected {truth.shape}: one for each photo")
-        folds = min(folds, len(np.unique(groups)))
-        if folds < 2:
-            raise ConfigError(f"all {len(truth)} photos are of one group: there is no fold without it")
-    rare = np.unique(truth, return_counts=True)[1].min() < folds
-    kind = {(False, False): StratifiedKFold, (False, True): KFold,
-            (True, False): StratifiedGroupKFold, (True, True): GroupKFold}[groups is not None, rare]  # fmt: skip
-    splitter = kind(folds, shuffle=True, random_state=seed)
-    # StratifiedGroupKFold may leave a fold empty where groups are few and large.
-    return [(rest, fold) for rest, fold in splitter.split(truth, truth, groups) if len(fold)]
+    groups = np.arange(len(truth)) if groups is None else groups
+    if groups.shape != truth.shape:
+        raise ConfigError(f"groups are {groups.shape}, expected {truth.shape}: one for each photo")
+    names, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    folds = min(folds, len(names))
+    if folds < 2:
+        raise ConfigError(f"all {len(truth)} photos are of one group: there is no fold without it")
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    dealt = shuffled[np.argsort(truth[first][shuffled], kind="stable")]
+    number = np.empty(len(names), np.int64)
+    number[dealt] = np.arange(len(names)) % folds
+    return [(np.flatnonzero(number[group] != k), np.flatnonzero(number[group] == k)) for k in range(folds)]
 
 
 def _out_of_fold(kind: str, probs: np.ndarray, truth: np.ndarray, splits: Splits, seed: int,

@@ -44,7 +44,7 @@ def _stages(text: str) -> list[dict[str, int]]:
     return rows
 
 
-# What members of an ensemble may differ in. Data, split and views are shared: votes are compared photo by photo.
+# What members of an ensemble may differ in. Data, split and number of views are shared: votes are compared photo by photo.
 OF_MEMBER = frozenset({
     "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "depth_decay",
     "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
@@ -124,7 +124,7 @@ class Config(_Frozen):
     tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
                                                     "member (S57)")  # fmt: skip
     tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
-                         "many (S59, S60; 64 is plenty); 0: the same number for all")  # fmt: skip
+                         "many (S59, S60; 64 is plenty), and validation all of them; 0: the same for all")  # fmt: skip
     tta_combine: Literal["mean", "geometric", "vote"] = Field(
         "mean", description="how the views' probabilities become one"
     )
@@ -177,8 +177,6 @@ class Config(_Frozen):
                                  f"{', '.join(sorted(OF_MEMBER))}")  # fmt: skip
         if not value:
             raise ValueError("at least one member is needed")
-        if len({json.dumps(member, sort_keys=True, default=str) for member in value}) < len(value):
-            raise ValueError("two members are the same, so their average is no better than one; give them other seeds")
         return value
 
     @model_validator(mode="after")
@@ -216,7 +214,11 @@ class Config(_Frozen):
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
         if any(self.members):
-            self.of_members()
+            alike = [member.model_dump_json() for member in self.of_members()]
+            if len(set(alike)) < len(alike):
+                raise ValueError(
+                    "two members have the same settings, so their average is no better than one; give them other seeds"
+                )
         if self.mixup and self.cutmix:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
         if self.unfreeze == "staged" and len(self.stages) < 2:

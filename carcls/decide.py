@@ -10,7 +10,7 @@ import pandas as pd
 
 from carcls import blend, votes
 from carcls.config import Config, ConfigError
-from carcls.members import Member
+from carcls.members import Member, as_test
 from carcls.votes import Gate, Votes
 
 
@@ -47,18 +47,19 @@ class Decision:
 def decide(cfg: Config, members: list[Member], groups: np.ndarray | None) -> Decision:
     """groups (photos,) int or None: validation photos of one group are the same file and stay together.
 
-    Raises ConfigError where votes do not belong together.
+    Of fewer members than cfg has, the best one alone is taken: more are to come. Raises ConfigError where votes do not belong together.
     """
     how = cfg.tta_combine
     val = [as_test(cfg, member.val) for member in members]
-    gates = [votes.gate(cfg.tta, member.val, how) for member in members]
-    for member in members[1:]:
-        if member.val.ids != members[0].val.ids or member.test[0].ids != members[0].test[0].ids:
+    gates = [votes.gate(cfg.tta, seen, how) for seen in val]
+    for member in members:
+        tests = {tuple(cast.ids) for cast in (*member.test, members[0].test[0])}
+        if member.val.ids != members[0].val.ids or len(tests) > 1:
             raise ConfigError(f"member {member.name}: its votes are of other photos than those of {members[0].name}")
     truth = members[0].val.labels
-    probs = np.stack([_probs(v, gate, how) for v, gate in zip(val, gates, strict=True)])
+    probs = np.stack([seen.used(gate, how) for seen, gate in zip(val, gates, strict=True)])
     test = np.stack([
-        np.mean([_probs(v, gate, how) for v in member.test], 0) for member, gate in zip(members, gates, strict=True)
+        np.mean([cast.used(gate, how) for cast in member.test], 0) for member, gate in zip(members, gates, strict=True)
     ])  # fmt: skip
     names = [member.name for member in members]
     choice = _blend(cfg, probs, truth, names, groups)
@@ -67,23 +68,15 @@ def decide(cfg: Config, members: list[Member], groups: np.ndarray | None) -> Dec
         tta=[votes.tta_table(member.val, how) for member in members],
         curves={member.name: votes.curve(member.val, how) for member in members},
         trade_offs=[votes.trade_off(member.val, how) for member in members],
-        adaptive=[_saved(member, v, how) for member, v in zip(members, val, strict=True)] if cfg.tta_cap else [],
+        adaptive=[_saved(member, v, how) for member, v in zip(members, val, strict=True)]
+        if cfg.tta_cap and cfg.tta != "never"
+        else [],
         alone=blend.members_table(names, probs, truth),
         choice=choice,
         val_probs=choice.nested_probs,
         test_probs=choice.blend.apply(test),
         ids=members[0].test[0].ids,
     )
-
-
-def as_test(cfg: Config, val: Votes) -> Votes:
-    """Validation votes as the rule for test photos would have cast them."""
-    return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
-
-
-def _probs(cast: Votes, gate: Gate, how: str) -> np.ndarray:
-    """(photos, classes): all views where the gate is open, else the photo itself."""
-    return cast.combined(how) if gate.open else cast.probs[0].astype(np.float64)
 
 
 def _saved(member: Member, adapted: Votes, how: str) -> dict[str, float]:
@@ -136,14 +129,18 @@ def _blend(
     cfg: Config, probs: np.ndarray, truth: np.ndarray, names: list[str], groups: np.ndarray | None
 ) -> blend.Choice:
     """Chosen by validation, or as set; what was fitted is judged out of fold either way."""
-    if len(names) == 1 or cfg.blend == "auto":
+    set_to = cfg.blend if len(names) == len(cfg.members) else "best"
+    if len(names) == 1 or set_to == "auto":
         return blend.choose(probs, truth, cfg.seed, names, groups)
-    if cfg.blend in blend.KINDS:
-        made = blend.fit(cfg.blend, probs, truth, cfg.seed)
-        judged = blend.crossvalidate(cfg.blend, probs, truth, groups, cfg.seed)
+    if set_to in blend.KINDS:
+        made = blend.fit(set_to, probs, truth, cfg.seed)
+        judged = blend.crossvalidate(set_to, probs, truth, groups, cfg.seed)
     else:
-        made = blend.Blend("manual", blend.parse_weights(cfg.blend, len(names)))
+        made = blend.Blend("manual", blend.parse_weights(set_to, len(names)))
         judged = made.apply(probs)
     accuracy = float((judged.argmax(1) == truth).mean())
-    table = pd.DataFrame([{"kind": made.kind, "accuracy": accuracy, "log_loss": votes.log_loss(judged, truth)}])
-    return blend.Choice(made, table, judged, accuracy, [], f"blend={cfg.blend}, as set")
+    weights = "" if made.weights is None else "/".join(f"{w:.3g}" for w in made.weights)
+    table = pd.DataFrame([{"kind": made.kind, "accuracy": accuracy, "log_loss": votes.log_loss(judged, truth),
+                           "weights": weights}])  # fmt: skip
+    return blend.Choice(made, table, judged, accuracy, [], f"blend={set_to}, as set" if set_to == cfg.blend else
+                        f"the best of {len(names)} of {len(cfg.members)} members")  # fmt: skip

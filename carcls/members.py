@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import inputs, photos, pseudo, votes
-from carcls.config import Config, ConfigError
+from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.runtime import Runtime
 from carcls.votes import Votes
 
@@ -28,20 +29,23 @@ class Member:
     folder: Path
     val: Votes  # of validation photos; with folds, of all train photos, each by the network that did not see it
     test: tuple[Votes, ...]  # one a network
-    history: pd.DataFrame  # epochs of all its networks
+    histories: dict[
+        str, pd.DataFrame
+    ]  # epochs of each network by the folder inside that it is from, "" for the only one
     seconds: dict[str, float]  # of training, and of votes by kind
 
 
 def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-         submit: Submit | None) -> tuple[Member, list[Any]]:  # fmt: skip
-    """Train member ``number`` (from 0) and let it vote; returns it and its networks with their best weights.
+         submit: Submit | None) -> Member:  # fmt: skip
+    """Train member ``number`` (from 0) and let it vote.
 
-    ``submit``, if given, gets test predictions as soon as there are some: after the first epoch and each stage.
+    ``submit``, if given, gets test predictions as soon as there are some: after the first epoch, each stage, each fold.
     """
     from carcls import train, tta  # keras, whose backend runtime.setup has chosen by now
 
     mine = cfg.of_members()[number]
     folder = place.out / f"member{number + 1}"
+    (folder / NOTE).unlink(missing_ok=True)  # an earlier run's votes no longer count
     parts = photos.folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else [table]
     seconds = dict.fromkeys(("training", *VOTES), 0.0)
 
@@ -50,21 +54,31 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         cast, _ = tta.vote(mine, rt, net, table.test, place, 1, stage=stage)
         submit(cast.ids, cast.probs[0], f"member {number + 1}: {what}, one view", accuracy)
 
-    nets = []
-    for k, (part, inside) in enumerate(zip(parts, _folders(cfg, folder), strict=True)):
-        inside.mkdir(parents=True, exist_ok=True)
+    inside = _folders(cfg)
+    for k, (part, sub) in enumerate(zip(parts, inside, strict=True)):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
-        trained = train.fit(mine, rt, part, place, inside, events, ready if submit and not k else None)
+        trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None)
         seconds["training"] += trained.seconds
-        for kind, took in cast_votes(mine, rt, trained.model, part, place, inside).items():
+        for kind, took in cast_votes(mine, rt, trained.model, part, place, folder / sub).items():
             seconds[kind] += took
-        nets.append(trained.model)
-    note(folder, seconds, "")
-    return load(cfg, number, place.out), nets
+        del trained  # before the next network is made
+        gc.collect()
+        _note(folder, seconds, inside[: k + 1])
+        if submit and k + 1 < len(parts):
+            so_far = load(cfg, number, place.out)
+            gate = votes.gate(cfg.tta, as_test(cfg, so_far.val), cfg.tta_combine)
+            probs = np.mean([cast.used(gate, cfg.tta_combine) for cast in so_far.test], 0)
+            right = as_test(cfg, so_far.val).used(gate, cfg.tta_combine).argmax(1) == so_far.val.labels
+            submit(
+                so_far.test[0].ids, probs, f"member {number + 1}: {k + 1} of {len(parts)} folds", float(right.mean())
+            )
+    return load(cfg, number, place.out)
 
 
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
+NOTE = "member.json"
 
 
 def cast_votes(cfg: Config, rt: Runtime, net: Any, table: photos.Table, place: inputs.Place, folder: Path
@@ -74,59 +88,74 @@ def cast_votes(cfg: Config, rt: Runtime, net: Any, table: photos.Table, place: i
 
     views, cap = (1, 0) if cfg.tta == "never" else (cfg.tta_views, cfg.tta_cap)
     # Validation gets every view that a test photo may get: the tables and the gate need them.
-    seen, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap))
+    cache = tta.photo_cache(cfg, table.val, place, cfg.stages[-1])
+    adaptive = 0.0
+    if cap:  # both rules, to know what the adaptive one saves in seconds, once everything is decoded and traced
+        tta.vote(cfg, rt, net, table.val, place, 1, cache=cache)
+        _, adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap, cache=cache)
+    seen, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap), cache=cache)
     seen.save(folder / "votes_validation.npz")
-    # With the adaptive rule once more under it, to know what it saves in seconds.
-    adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap)[1] if cap else 0.0
+    del cache  # the test photos need its memory
     asked, test = tta.vote(cfg, rt, net, table.test, place, views, cap)
     asked.save(folder / "votes_test.npz")
     return dict(zip(VOTES, (fixed, adaptive, test), strict=True))
 
 
-def note(folder: Path, seconds: dict[str, float], inside: str) -> None:
-    """member.json: where in the folder the votes that count are, and what they cost; written last."""
-    inputs.write_atomic(folder / "member.json", json.dumps({"votes": inside, "seconds": seconds}, indent=2) + "\n")
+def as_test(cfg: Config, val: Votes) -> Votes:
+    """Validation votes as the rule for test photos would have cast them."""
+    return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
+
+
+def _note(folder: Path, seconds: dict[str, float], inside: list[str]) -> None:
+    """Where in the folder the votes that count are, and what they cost; written last."""
+    inputs.write_atomic(folder / NOTE, json.dumps({"votes": inside, "seconds": seconds}, indent=2) + "\n")
 
 
 def load(cfg: Config, number: int, out: Path) -> Member:
     """A member from the files that ``make`` left in the run folder. Raises inputs.InputError if one is missing."""
     folder = out / f"member{number + 1}"
     try:
-        about = json.loads((folder / "member.json").read_text())
-        places = [inside / about["votes"] for inside in _folders(cfg, folder)]
-        history = [pd.read_csv(inside / "history.csv") for inside in dict.fromkeys([*_folders(cfg, folder), *places])]
+        about = json.loads((folder / NOTE).read_text())
+        inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
+        kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
+        histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
-    val = [votes.load(inside / "votes_validation.npz") for inside in places]
-    test = tuple(votes.load(inside / "votes_test.npz") for inside in places)
-    return Member(name(cfg, number), folder, join(val), test, pd.concat(history, ignore_index=True), seconds)
+    val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
+    test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in inside)
+    return Member(name(cfg, number), folder, join(val), test, histories, seconds)
 
 
-def _folders(cfg: Config, folder: Path) -> list[Path]:
-    """Of a member's networks."""
-    return [folder / f"fold{k + 1}" for k in range(cfg.folds)] if cfg.folds > 1 else [folder]
+def _folders(cfg: Config) -> list[str]:
+    """Of a member's networks, inside its own; "" is that itself."""
+    return [f"fold{k + 1}" for k in range(cfg.folds)] if cfg.folds > 1 else [""]
 
 
-def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any, net: Any,
+def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
           chosen: pseudo.Chosen) -> pseudo.Kept:  # fmt: skip
     """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse."""
     from carcls import train
 
     mine = cfg.of_members()[number]
     stage = mine.stages[-1].model_copy(update={"epochs": cfg.pseudo_epochs})
-    mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze="all", pseudo=False)
+    unfreeze = "all" if mine.unfreeze == "staged" else mine.unfreeze
+    mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze=unfreeze, pseudo=False)
     before = load(cfg, number, place.out)
     inside = before.folder / "pseudo"
     inside.mkdir(parents=True, exist_ok=True)
-    extended = pseudo.extend(table.train, table.test, chosen)
-    frame = pd.concat([extended, table.val, table.test], ignore_index=True)
-    trained = train.fit(mine, rt, replace(table, frame=frame), place, inside, events, start=net)
+    frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
+    more = replace(table, frame=frame)
+    try:
+        trained = train.fit(mine, rt, more, place, inside, events, start=before.folder / "best.weights.h5")
+    except TrainingDiverged as error:
+        return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
     took = cast_votes(mine, rt, trained.model, table, place, inside)
-    kept = pseudo.keep(before.val, votes.load(inside / "votes_validation.npz"), cfg.tta_combine)
+    after = votes.load(inside / "votes_validation.npz")
+    kept = pseudo.keep(as_test(cfg, before.val), as_test(cfg, after), cfg.tta_combine)
     if kept.kept:
         took["training"] = before.seconds["training"] + trained.seconds
-        note(before.folder, took, "pseudo")
+        _note(before.folder, took, ["pseudo"])
     return kept
 
 

@@ -223,21 +223,23 @@ def extend(train: pd.DataFrame, test: pd.DataFrame, chosen: Chosen) -> pd.DataFr
     """The train rows, then the chosen test rows with their label, source "pseudo" and fold TRAIN.
 
     Both frames have the columns of photos.Table.frame. As the fold is always TRAIN, validation never has a
-    pseudo-label. Raises ValueError if a chosen photo is in train already, not in test, or unreadable.
+    pseudo-label. Raises ValueError if a chosen photo is in train already, unreadable, or another than the votes' one.
     """
     if not chosen.ids:
         return train.reset_index(drop=True)
-    rows = {ident: row for row, ident in enumerate(test["id"])}
-    trained = set(train["id"])
+    paths = set(train["path"])  # not ids: train and test may number their photos alike
+    more = test.iloc[chosen.rows]
     wrong = {
-        "are in train already": [i for i in chosen.ids if i in trained],
-        "are not in test": [i for i in chosen.ids if i not in rows],
+        "are not the test photos of the votes": [
+            i for i, there in zip(chosen.ids, more["id"], strict=True) if i != there
+        ],
+        "are in train already": more["id"][more["path"].isin(paths)].tolist(),
+        "cannot be read": more["id"][~more["readable"].astype(bool)].tolist(),
     }
-    wrong["cannot be read"] = [i for i in chosen.ids if i in rows and not test["readable"].iloc[rows[i]]]
     for what, ids in wrong.items():
         if ids:
             raise ValueError(f"{len(ids)} of {len(chosen.ids)} chosen photos {what}, {ids[0]} first")
-    more = test.iloc[[rows[i] for i in chosen.ids]].assign(label=chosen.labels, fold=photos.TRAIN, source=SOURCE)
+    more = more.assign(label=chosen.labels, fold=photos.TRAIN, source=SOURCE)
     return pd.concat([train, more], ignore_index=True)
 
 
@@ -277,12 +279,13 @@ def keep(before: Votes, after: Votes, how: str = "mean") -> Kept:
 # --- Labels to look at ------------------------------------------------------------------------------------
 
 
-def suspicious(votes: Votes, how: str = "mean", agreement: float = 0.95, certainty: float = 0.95) -> pd.DataFrame:
+def suspicious(votes: Votes, how: str = "mean", agreement: float = 0.95, certainty: float = 0.95,
+               unlikely: float = UNLIKELY) -> pd.DataFrame:  # fmt: skip
     """Photos whose given label the votes contradict with near-certainty, most certain first. Nothing is relabelled.
 
     votes: out-of-fold, by a model that did not train on the photo, else it repeats the label it was taught. A photo is
     listed if at least ``agreement`` of its views put the same other class first, the combined probability of that class
-    is at least ``certainty``, and that of the given label is below UNLIKELY. Columns: id, given and predicted (class
+    is at least ``certainty``, and that of the given label is below ``unlikely``. Columns: id, given and predicted (class
     indices), probability (of predicted), given_probability, agreement, row (index into votes).
 
     To judge labels by out-of-sample probabilities is the idea of Northcutt et al. 2021, "Confident Learning"; theirs
@@ -296,7 +299,7 @@ def suspicious(votes: Votes, how: str = "mean", agreement: float = 0.95, certain
     each = np.arange(len(votes.ids))
     probability, given = probs[each, predicted], probs[each, votes.labels]
     rows = np.flatnonzero(
-        (predicted != votes.labels) & (share >= agreement) & (probability >= certainty) & (given < UNLIKELY)
+        (predicted != votes.labels) & (share >= agreement) & (probability >= certainty) & (given < unlikely)
     )
     found = pd.DataFrame({
         "id": [votes.ids[row] for row in rows],

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from carcls import decide, figures, photos, pseudo
 from carcls.config import Config
 from carcls.inputs import write_atomic
-from carcls.members import Member
+from carcls.members import Member, as_test
 
 
 def verdicts(history: pd.DataFrame) -> list[str]:
@@ -43,8 +43,10 @@ figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;o
 measured on {{ r.validation_photos }} photos that were not trained on but chose the best epoch. Submission: {{ r.made_by }}.
 {% if r.true_accuracy is defined %}True accuracy of submission.csv on the drawn test photos:
 <b>{{ "%.4f"|format(r.true_accuracy) }}</b>.{% endif %}</p>
-<p>By nature of the numbers, validation counts the photos on which the best epoch was chosen, so it flatters a little; what
-was fitted on validation afterwards (the blend) is judged out of fold.</p>
+<p>The best epoch and the gate of test-time augmentation were chosen on these same photos, which flatters a little; a blend
+that was fitted on them is judged out of fold, its choice included.</p>
+{% if r.pseudo %}<h2>Pseudo-labels</h2><p>{{ r.pseudo.chosen }}</p>{% for line in r.pseudo.reasons %}<p>{{ line }}</p>{% endfor %}
+{% endif %}
 {% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
 <p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
 {% for p in top %}{{ picture(p) }}{% endfor %}
@@ -53,7 +55,7 @@ was fitted on validation afterwards (the blend) is judged out of fold.</p>
 {% if m.adaptive %}<p>{{ m.adaptive }}</p>{% endif %}
 {% if m.trade_off %}<h3>Views against accuracy</h3><div class="wide">{{ m.trade_off }}</div>{% endif %}
 {% for p in m.pictures %}{{ picture(p) }}{% endfor %}
-<h3>Epochs</h3><div class="wide">{{ m.history }}</div>{% endfor %}
+{% for sub, history in m.histories %}<h3>Epochs {{ sub }}</h3><div class="wide">{{ history }}</div>{% endfor %}{% endfor %}
 <h2>Settings</h2><pre>{{ settings }}</pre><p>Source {{ r.source }}; {{ r.versions }}</p></html>"""
 
 
@@ -64,22 +66,28 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
     truth, predicted = made[0].val.labels, decision.val_probs.argmax(1)
     rows = table.frame[table.frame["fold"] != photos.TEST].set_index("id", drop=False).loc[made[0].val.ids]
     classes = [str(name) for name in table.classes]
+    used = cfg.tta_views if all(gate.open for gate in decision.gates) and not cfg.tta_cap else None
     top = [
         figures.confusion(classes, truth, predicted, out / "confusion.png"),
         figures.errors(rows, classes, truth, decision.val_probs, out / "errors.png"),
-        figures.tta_curve(decision.curves, max(cfg.tta_views, 1), out / "tta_curve.png"),
+        figures.tta_curve(decision.curves, used, out / "tta_curve.png"),
     ]
+    best = int(decision.alone["accuracy"].argmax())
     # A network trained with label smoothing never says more than 1 - smoothing, so its near-certainty lies lower.
-    smoothing = max(mine.label_smoothing for mine in cfg.of_members())
-    odd = pseudo.suspicious(made[0].val, how, certainty=0.95 * (1 - smoothing))
+    smoothing = cfg.of_members()[best].label_smoothing
+    odd = pseudo.suspicious(made[best].val, how, certainty=0.95 * (1 - smoothing),
+                            unlikely=pseudo.UNLIKELY + smoothing / len(classes))  # fmt: skip
     named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
     write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
     top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
     shown, members = [out / "augmentation.png", *top], []
     for number, member in enumerate(made):
-        pictures = [figures.curves(member.history, member.folder / "curves.png")]
+        pictures = [
+            figures.curves(history, member.folder / sub / "curves.png", sub)
+            for sub, history in member.histories.items()
+        ]
         if len(member.val.probs) > 1:
-            asked = decide.as_test(cfg, member.val)  # with the adaptive rule some have more views than others
+            asked = as_test(cfg, member.val)  # with the adaptive rule some have more views than others
             pictures += [
                 figures.matrix(asked, classes, member.folder / "matrix.png", how),
                 figures.agreement(asked, member.folder / "agreement.png", how),
@@ -90,13 +98,14 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
         shown += pictures
         members.append({
             "name": member.name,
-            "verdicts": verdicts(member.history),
+            "verdicts": [f"{sub}: {line}" if sub else line for sub, history in member.histories.items()
+                         for line in verdicts(history)],
             "gate": decision.gates[number].reason,
             "tta": _html(decision.tta[number]),
             "adaptive": decide.saved_line(decision.adaptive[number]) if decision.adaptive else "",
             "trade_off": _html(decision.trade_offs[number]) if len(decision.trade_offs[number]) > 2 else "",
             "pictures": pictures,
-            "history": _html(member.history),
+            "histories": [(sub, _html(history)) for sub, history in member.histories.items()],
         })  # fmt: skip
     page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
         r=result,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, inputs, photos, pseudo, runtime, submission, votes
-from carcls.config import Config
+from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, submission, votes
+from carcls.config import BLENDS, Config, ConfigError
 
 
 def run(cfg: Config) -> Path:
@@ -30,17 +30,14 @@ def run(cfg: Config) -> Path:
     _say("data", *photos.summary(table))
     photos.write_audit(table, place.out / "audit.csv")
     inputs.write_atomic(place.out / "photos.csv", table.frame.to_csv(index=False))
+    counted = len(table.val) + (len(table.train) if cfg.folds > 1 else 0)
+    if len(cfg.members) > 1 and counted < blend.LEAST:
+        raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     _say("machine", *rt.reasons)
 
-    from carcls import (
-        callbacks,
-        decide,
-        figures,
-        members,
-        report,
-        tta,
-    )  # these import keras, whose backend is chosen now
+    # Only now: some of these import keras, whose backend setup has just chosen.
+    from carcls import callbacks, decide, figures, members, tta
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
@@ -51,39 +48,26 @@ def run(cfg: Config) -> Path:
         for mine in cfg.of_members():
             tta.check_views(mine, table.val, place)
         figures.augmentation(cfg, table, place.out / "augmentation.png")
+        (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
         made: list[members.Member] = []
-        nets: list[list[Any]] = []
         for number in range(len(cfg.members)):
             _say(f"train member {members.name(cfg, number)}")
-            member, own = members.make(cfg, number, rt, table, place, events, None if made else submit)
-            made.append(member)
-            nets.append(own if cfg.pseudo else [])  # networks are large; only pseudo-labels go on with them
+            made.append(members.make(cfg, number, rt, table, place, events, None if made else submit.early))
+            groups = members.groups(table.frame, made[0].val.ids)
+            decision = decide.decide(cfg, made, groups)
+            if len(made) < len(cfg.members):
+                submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
         _say("decide")
-        groups = members.groups(table.frame, made[0].val.ids)
-        decision = decide.decide(cfg, made, groups)
         print(*decide.lines(decision), sep="\n")
-        submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+        result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
         if cfg.pseudo:
             _say("pseudo-labels")
-            chosen = pseudo.select([m.test[0] for m in made], [decide.as_test(cfg, m.val) for m in made],
-                                   [gate.open for gate in decision.gates], cfg.pseudo_agreement, len(table.classes),
-                                   pseudo.usable_photos(table))  # fmt: skip
-            print(chosen.line, *(f"warning: {warning}" for warning in chosen.warnings), sep="\n")
-            rows = pseudo.table(chosen, [m.test[0] for m in made], [str(name) for name in table.classes])
-            inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
-            for number, (net,) in enumerate(nets if len(chosen.rows) else []):
-                kept = members.go_on(cfg, number, rt, table, place, events, net, chosen)
-                print(kept.reason)
-                made[number] = members.load(cfg, number, place.out)
-            decision = decide.decide(cfg, made, groups)
-            print(*decide.lines(decision), sep="\n")
-            submit(decision.ids, decision.test_probs, decision.made_by + ", after pseudo-labels", decision.accuracy)
-        result = summary(cfg, table, made, decision)
-        result["seconds"] = round(time.monotonic() - start)
-        if place.answers:
-            result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
-        inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
-        pictures = report.write(cfg, table, made, decision, result, place.out)
+            found = _pseudo_labels(cfg, rt, table, place, events, made, decision)
+            if any(found["kept"]):
+                made = [members.load(cfg, number, place.out) for number in range(len(cfg.members))]
+                decision = decide.decide(cfg, made, groups)
+                print(*decide.lines(decision), sep="\n")
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
         events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
@@ -97,8 +81,44 @@ def run(cfg: Config) -> Path:
     return submit.path
 
 
+def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
+              start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
+    """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
+    from carcls import report
+
+    made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
+    submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
+    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": found}
+    result["seconds"] = round(time.monotonic() - start)
+    if place.answers:
+        result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
+    inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
+    return result, report.write(cfg, table, made, decision, result, place.out)
+
+
+def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any,
+                   made: list[Any], decision: Any) -> dict[str, Any]:  # fmt: skip
+    """Choose photos, write pseudo.csv, go on training with them; says what became of it."""
+    from carcls import members
+
+    test, val = [member.test[0] for member in made], [members.as_test(cfg, member.val) for member in made]
+    # tta=always opens a gate for predicting, not for labelling (S64).
+    gates = [votes.gate("auto", seen, cfg.tta_combine).open and gate.open
+             for seen, gate in zip(val, decision.gates, strict=True)]  # fmt: skip
+    chosen = pseudo.select(test, val, gates, cfg.pseudo_agreement, len(table.classes), pseudo.usable_photos(table))
+    print(chosen.line, *(f"warning: {warning}" for warning in chosen.warnings), sep="\n")
+    rows = pseudo.table(chosen, test, [str(name) for name in table.classes])
+    inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
+    kept = []
+    for number in range(len(made) if len(chosen.rows) else 0):
+        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen))
+        print(f"member {number + 1}: {kept[-1].reason}")
+    return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
+            "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
+
+
 class _Submit:
-    """Writes submission.csv whenever the run has a better-founded one; the first puts an earlier run's aside."""
+    """Writes submission.csv whenever the run has a better-founded one; what an earlier run left is kept beside it."""
 
     def __init__(self, path: Path, table: photos.Table):
         self.path, self.table = path, table
@@ -106,15 +126,22 @@ class _Submit:
         self.first = True
 
     def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        if self.first:
-            submission.set_aside(self.path)
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.first)
         self.first = False
-        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy)
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
+
+    def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
+        """While training goes on, which must not end because a submission cannot be written yet."""
+        try:
+            self(ids, probs, made_by, accuracy)
+        except (inputs.InputError, OSError) as error:
+            print(f"warning: no submission yet from {made_by}: {error}")
 
 
 def check(cfg: Config) -> None:
     """What settings alone show to be wrong. Raises ConfigError."""
+    if cfg.blend not in BLENDS:
+        blend.parse_weights(cfg.blend, len(cfg.members))
     for mine in cfg.of_members():
         backbone = backbones.find(mine.backbone)
         for stage in mine.stages:
@@ -138,7 +165,10 @@ def summary(cfg: Config, table: photos.Table, made: list[Any], decision: Any) ->
         "members": decision.alone.to_dict("records"),
         "gates": [{"open": gate.open, "reason": gate.reason} for gate in decision.gates],
         "adaptive": decision.adaptive,
-        "train_photos": len(table.train),
+        "blends": decision.choice.table.to_dict("records"),
+        "blend_reason": decision.choice.reason,
+        "blend_picked_by_fold": decision.choice.picked,
+        "train_photos": len(table.train) + (len(table.val) if cfg.folds > 1 else 0),
         "training_seconds": round(sum(member.seconds["training"] for member in made), 1),
         "settings": cfg.model_dump(mode="json"),
         "source": source_hash(),

@@ -63,9 +63,10 @@ def setup(cfg: Config) -> Runtime:
     precision, why_precision = _precision(cfg, kind, bfloat16)
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
-    if backend == "jax" and cfg.batch % len(devices):
+    odd = [mine.batch for mine in cfg.of_members() if mine.batch % len(devices)]
+    if backend == "jax" and odd:
         raise ConfigError(
-            f"batch={cfg.batch}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
+            f"batch={odd[0]}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
         )
     xla, why_xla = _xla(cfg, kind, backend, len(devices))
     fused = backend == "tensorflow" and not xla

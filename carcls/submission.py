@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,13 @@ from carcls import inputs, photos
 NEARLY_ALL = 0.9  # share of one class that no car competition has, unless training has it too
 
 
-def write(
-    path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float
-) -> list[str]:
+def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float,
+          keep_earlier: bool = False) -> list[str]:  # fmt: skip
     """Write one row for each id of the sample submission; returns warnings to show.
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
-    submission.json beside it: a run replaces its submission whenever it has a better-founded one. Raises
+    submission.json beside it: a run replaces its submission whenever it has a better-founded one. keep_earlier: what
+    is there already is first copied to submission.earlier1.csv, or the next number that is free. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -48,16 +50,16 @@ def write(
     found = warnings(table, labels)
     about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
+    if keep_earlier and path.exists():
+        number = next(
+            n for n in itertools.count(1) if not path.with_name(f"{path.stem}.earlier{n}{path.suffix}").exists()
+        )
+        for file in (path.with_suffix(".json"), path):
+            if file.exists():
+                shutil.copyfile(file, file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
     inputs.write_atomic(path, content)
     inputs.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
     return found
-
-
-def set_aside(path: Path) -> None:
-    """Rename an earlier run's submission.csv (and .json) to submission.earlier.csv, before this run's first is written."""
-    for file in (path, path.with_suffix(".json")):
-        if file.exists():
-            file.replace(file.with_name(f"{file.stem}.earlier{file.suffix}"))
 
 
 def warnings(table: photos.Table, labels: list) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ class Trained:
 
     model: keras.Model
     history: pd.DataFrame  # a row an epoch
-    seconds: float  # in fit, validation included
+    seconds: float  # of training, validation included, without the predictions that ``ready`` makes
 
 
 # What a network is good for so far: (network, stage that it was trained in, what it is, its validation accuracy).
@@ -32,11 +33,11 @@ Ready = Callable[[keras.Model, Stage, str, float], None]
 
 
 def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, folder: Path, events: callbacks.Events,
-        ready: Ready | None = None, start: keras.Model | None = None) -> Trained:  # fmt: skip
+        ready: Ready | None = None, start: Path | None = None) -> Trained:  # fmt: skip
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     The learning rate follows one schedule over the whole run. ``ready`` is called after the very first epoch and with the
-    best weights of each stage but the last. ``start`` is a network to go on with instead of a new one. Raises callbacks.TrainingDiverged when the loss is no number.
+    best weights of each stage but the last. ``start`` is a file of weights to go on from. Raises callbacks.TrainingDiverged when the loss is no number.
     """
     frame = pd.concat([table.train, table.val], ignore_index=True)
     labels = frame["label"].to_numpy()
@@ -47,12 +48,24 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     epochs = sum(stage.epochs for stage in cfg.stages)
 
     keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
-    net, loaded = (start, "as trained so far") if start else _in_scope(rt, partial(model.build, cfg, rt, classes))
+    net, loaded = _in_scope(rt, partial(model.build, cfg, rt, classes))
+    if start:
+        net.load_weights(start)
+        loaded = f"going on from {start.name}"
     print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
     averaged = callbacks.AveragedWeights() if cfg.ema else None
     best_file, last_file = folder / "best.weights.h5", folder / "last.weights.h5"
     rows: list[dict[str, Any]] = []
     began = time.monotonic()
+    paused = 0.0  # in ready
+
+    def report(*args: Any) -> None:
+        nonlocal paused
+        start_of_it = time.monotonic()
+        assert ready is not None
+        ready(*args)
+        paused += time.monotonic() - start_of_it
+
     first_step = first_epoch = 0
     for number, stage in enumerate(cfg.stages):
         size = (stage.height, stage.width)
@@ -82,17 +95,17 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             callbacks.EarlyStop(cfg, events),
             *([averaged] if averaged else []),
             *_optional(cfg, folder / "tensorboard" / f"stage{number + 1}"),
-            *([_first_epoch(ready, stage)] if ready and number == 0 else []),
+            *([_first_epoch(report, stage, averaged)] if ready and number == 0 else []),
         ]  # fmt: skip
         net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
                 validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
         best.restore()
         if ready and stage is not cfg.stages[-1]:
-            ready(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
+            report(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
         del cache, train, val  # the next stage measures what memory is free
         first_step += steps[number]
         first_epoch += stage.epochs
-    return Trained(net, pd.DataFrame(rows), time.monotonic() - began)
+    return Trained(net, pd.DataFrame(rows), time.monotonic() - began - paused)
 
 
 def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
@@ -100,10 +113,11 @@ def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
     return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
 
 
-def _first_epoch(ready: Ready, stage: Stage) -> keras.callbacks.Callback:
+def _first_epoch(ready: Ready, stage: Stage, averaged: callbacks.AveragedWeights | None) -> keras.callbacks.Callback:
     def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
         if epoch == 0:
-            ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
+            with averaged.swapped() if averaged else nullcontext():  # what validation has measured
+                ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
 
     callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
     return callback

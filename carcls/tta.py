@@ -15,17 +15,17 @@ from carcls.votes import Votes
 
 
 def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: inputs.Place, views: int, cap: int = 0,
-         stage: Stage | None = None) -> tuple[Votes, float]:  # fmt: skip
+         stage: Stage | None = None, cache: pipeline.PhotoCache | None = None) -> tuple[Votes, float]:  # fmt: skip
     """Every photo of the frame through the model, once for each of so many views; also returns the seconds it took.
 
-    The photos have the stage's size, the last one's if None.
+    The photos have the stage's size, the last one's if None; cache holds them decoded, if they are already.
 
     With a cap above views, photos that are still disputed get more, in rounds (``votes.disputed``). A round
     batches views of different photos together, so that what is saved is time, and photos are decoded once.
     """
     stage = stage or cfg.stages[-1]
     size = (stage.height, stage.width)
-    cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
+    cache = cache or photo_cache(cfg, frame, place, stage)
     labels = frame["label"].to_numpy()
     classes = model.output_shape[-1]
 
@@ -49,6 +49,11 @@ def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: input
         cast[on] = views = after
     made = Votes(frame["id"].tolist(), probs[: cast.max()], labels.astype(np.int64), cast)
     return made, time.perf_counter() - start
+
+
+def photo_cache(cfg: Config, frame: pd.DataFrame, place: inputs.Place, stage: Stage) -> pipeline.PhotoCache:
+    """The frame's photos for predicting at the stage's size."""
+    return pipeline.PhotoCache(frame, stage.height, stage.width, cfg.fit, cfg.cache_share, place.scratch)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

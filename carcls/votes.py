@@ -22,6 +22,9 @@ COMBINE = ("mean", "geometric", "vote")
 TINY = 1e-7  # probabilities below it count as it where a logarithm is taken: a 0 would make a single photo decide
 # One-sided: a gate closes when chance alone would spoil that many more photos than it corrects less often than this.
 HARM = 0.05
+SAME = (
+    1e-4  # probabilities and losses closer than this are the same: rounding differs with a photo's place in the batch
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,13 @@ class Votes:
         np.savez(part, ids=np.array(self.ids), probs=self.probs, labels=self.labels, cast=self.cast)
         part.replace(path)
 
-    def combined(self, how: str = "mean", views: int | None = None) -> np.ndarray:
-        """(photos, classes) float64 of the first ``views`` views of each photo, of all that it was given if None."""
-        cast = self.cast if views is None else np.minimum(self.cast, views)
-        return combine(self.probs[: cast.max()], how, cast)
+    def combined(self, how: str = "mean") -> np.ndarray:
+        """(photos, classes) float64 of the views that each photo was given."""
+        return combine(self.probs[: self.cast.max()], how, self.cast)
+
+    def used(self, gate: Gate, how: str = "mean") -> np.ndarray:
+        """(photos, classes) float64: of all views where the gate is open, else of the photo itself."""
+        return self.combined(how) if gate.open else self.probs[0].astype(np.float64)
 
     def rows(self, chosen: np.ndarray) -> Votes:
         """Of some photos only: indices or a mask."""
@@ -205,17 +211,18 @@ class Gate:
 
 
 def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
-    """Judge all views together against the photo alone, on validation (S57, S64).
+    """Judge the views of each photo together against the photo alone, on validation (S57, S64).
 
     Open where it is not worse: it corrects more photos than it spoils, or as many or slightly fewer at a lower
     log-loss (``HARM``: the exact one-sided test does not call it harm). Closed otherwise, and where nothing can
     change because all views say the same. mode: auto, always or never.
     """
-    views = len(votes.probs)
-    plain, together = votes.probs[0], combine(votes.probs, how)
+    views = int(votes.cast.max())
+    plain, together = votes.probs[0], votes.combined(how)
     change = paired(plain.argmax(1), together.argmax(1), votes.labels)
     loss, before = log_loss(together, votes.labels), log_loss(plain, votes.labels)
-    seen = (f"{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
+    upto = "" if votes.cast.min() == views else "up to "
+    seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip
     if mode == "never":
         return Gate(False, f"closed: tta=never; {seen}", change)
@@ -223,13 +230,13 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
         return Gate(True, f"open: tta=always; {seen}", change)
     if views == 1:
         return Gate(False, "closed: one view per photo, as set", change)
-    if np.abs(votes.probs - plain).max() < TINY:
+    if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
         return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help", change)
     if change.p_worse < HARM:
         return Gate(False, f"closed: it harms; {seen}", change)
     if change.corrected > change.spoiled:
         return Gate(True, f"open: it corrects more than it spoils; {seen}", change)
-    if loss < before:
+    if loss < before - SAME:
         return Gate(
             True, f"open: accuracy is not worse by this evidence and the probabilities are better; {seen}", change
         )

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import says
 
@@ -19,7 +18,7 @@ def member(name, val_tops, truth, *test_tops, sure=0.8):
         return votes.full([f"{i}.jpg" for i in range(probs.shape[1])], probs, labels)
 
     tests = tuple(cast(tops, np.full(np.shape(tops)[1], -1)) for tops in test_tops)
-    return members.Member(name, Path(), cast(val_tops, truth), tests, pd.DataFrame(), SECONDS)
+    return members.Member(name, Path(), cast(val_tops, truth), tests, {}, SECONDS)
 
 
 TRUTH = np.tile([0, 1, 2], 10)
@@ -59,6 +58,12 @@ def test_manual_weights_are_taken_as_they_are():  # S66
     chosen = decide.decide(config.parse({"tta_views": 1, "members": "seed=1+seed=2"}), two, None)
     assert chosen.accuracy == 1.0  # the bad member does not get in the way
     assert "blend best" in "\n".join(decide.lines(chosen))
+    # Of three members two are there so far: the better one of them alone, whatever blend is set for all.
+    so_far = decide.decide(
+        config.parse({"tta_views": 1, "members": "seed=1+seed=2+seed=3", "blend": "1/1/1"}), two, None
+    )
+    assert so_far.test_probs.argmax(1).tolist() == [0, 1]
+    assert "the best of 2 of 3 members" in so_far.choice.reason
 
 
 def test_the_adaptive_rule_is_judged_as_it_is_used():

@@ -77,7 +77,17 @@ def found(table: photos.Table) -> list[tuple[str, str, str, str]]:
 
 def test_plain_table(tmp_path):
     table = Case(tmp_path).load()
-    assert list(table.frame.columns) == ["id", "path", "label", "fold", "source", "height", "width", "readable"]
+    assert list(table.frame.columns) == [
+        "id",
+        "path",
+        "label",
+        "fold",
+        "source",
+        "height",
+        "width",
+        "readable",
+        "group",
+    ]
     assert (table.id_column, table.label_column, table.classes) == ("Id", "Category", [0, 1])
     assert (len(table.train), len(table.val), table.sample_ids) == (6, 2, ["900.jpg", "901.jpg"])
     assert sorted(table.val["label"]) == [0, 1]
@@ -516,3 +526,29 @@ def test_cars10(tmp_path):
     assert len(other.val) == len(val) and 0.05 < other.val["id"].isin(val["id"]).mean() < 0.3
     row = train.iloc[0]
     assert photos.read_photo(row["path"]).shape == (row["height"], row["width"], 3)
+
+
+def test_folds_hold_each_train_photo_once_stratified_and_twins_together():
+    rng = np.random.default_rng(0)
+    n = 90
+    frame = pd.DataFrame({"id": [f"{i}.jpg" for i in range(n)], "path": "", "label": rng.permutation(np.arange(n) % 3),
+                          "fold": photos.TRAIN, "source": "train", "height": 1, "width": 1, "readable": True,
+                          "group": np.arange(n)})  # fmt: skip
+    twins = frame.index[frame["label"] == 1][:2]
+    frame.loc[twins, "group"] = frame.loc[twins[0], "group"]
+    frame.loc[5, "fold"] = photos.VALIDATION  # where a photo was before does not matter
+    test = frame.iloc[:4].assign(fold=photos.TEST, label=-1, id=list("abcd"), group=range(100, 104))
+    table = photos.Table(
+        pd.concat([frame, test], ignore_index=True), [0, 1, 2], "Id", "Category", list("abcd"), pd.DataFrame()
+    )
+    parts = photos.folds(table, 5, seed=1)
+    held = [part.val["id"].tolist() for part in parts]
+    assert sorted(ident for ids in held for ident in ids) == sorted(frame["id"])
+    for part in parts:
+        assert set(part.train["id"]) == set(frame["id"]) - set(part.val["id"])
+        assert part.test["id"].tolist() == list("abcd")
+        assert part.val["label"].value_counts().between(4, 8).all()
+        assert part.val["id"].isin(frame.loc[twins, "id"]).sum() in (0, 2)
+    assert [part.val["id"].tolist() for part in photos.folds(table, 5, seed=1)] == held
+    with pytest.raises(InputError, match="folds=50: 89 different train photos; expected at least 100"):
+        photos.folds(table, 50, seed=1)

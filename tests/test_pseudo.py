@@ -320,9 +320,11 @@ def test_train_gets_the_chosen_rows_and_validation_none():
     assert TEST["label"].tolist() == [-1] * 5  # what was given is not changed
 
 
-def test_rows_are_found_by_id_whatever_the_order_of_the_frame():
-    backwards = TEST[::-1]
-    assert pseudo.extend(TRAIN, backwards, PICKED)["id"].tolist() == ["a", "b", "t1", "t3"]
+def test_train_and_test_may_have_the_same_ids_but_not_the_same_files():
+    alike = TRAIN.assign(id=["t1", "t3"])
+    assert pseudo.extend(alike, TEST, PICKED)["path"].tolist() == ["a.png", "b.png", "t1.png", "t3.png"]
+    with pytest.raises(ValueError, match="1 of 2 chosen photos are in train already, t3 first"):
+        pseudo.extend(TRAIN.assign(path=["a.png", "t3.png"]), TEST, PICKED)
 
 
 def test_nothing_chosen_leaves_train_as_it_is():
@@ -330,17 +332,11 @@ def test_nothing_chosen_leaves_train_as_it_is():
     pd.testing.assert_frame_equal(pseudo.extend(TRAIN, TEST, none), TRAIN)
 
 
-@pytest.mark.parametrize(
-    ("ids", "said"),
-    [
-        (("t1", "b"), "1 of 2 chosen photos are in train already, b first"),
-        (("t1", "z"), "1 of 2 chosen photos are not in test, z first"),
-        (("t1", "t4"), "1 of 2 chosen photos cannot be read, t4 first"),
-    ],
-)
-def test_chosen_photos_that_cannot_be_added_are_errors(ids, said):
-    with pytest.raises(ValueError, match=said):
-        pseudo.extend(TRAIN, TEST, replace(PICKED, ids=ids))
+def test_chosen_photos_that_cannot_be_added_are_errors():
+    with pytest.raises(ValueError, match="2 of 2 chosen photos are not the test photos of the votes, t1 first"):
+        pseudo.extend(TRAIN, TEST[::-1], PICKED)
+    with pytest.raises(ValueError, match="1 of 2 chosen photos cannot be read, t4 first"):
+        pseudo.extend(TRAIN, TEST, replace(PICKED, rows=np.array([1, 4]), ids=("t1", "t4")))
 
 
 def test_extending_twice_is_an_error():

@@ -1,8 +1,7 @@
-"""Verdicts by made-up curves, and pictures with labelled axes."""
+"""Verdicts by made-up curves."""
 
 import re
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -30,13 +29,3 @@ def history(val_loss, val_accuracy=None):
 def test_verdicts(curve, said):
     (verdict,) = report.verdicts(curve)
     assert re.search(said, verdict)
-
-
-def test_axes_are_labelled(tmp_path, monkeypatch):  # S10
-    seen = []
-    monkeypatch.setattr(plt, "close", seen.append)
-    report.curves(history([1.0, 0.8, 0.7]), tmp_path / "curves.png")
-    labels = [(axis.get_xlabel(), axis.get_ylabel()) for axis in seen[0].axes]
-    assert labels == [("epoch", "cross-entropy"), ("epoch", "accuracy"), ("epoch", "learning rate")]
-    monkeypatch.undo()
-    plt.close(seen[0])

@@ -106,7 +106,9 @@ def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, c
     blended = 0.75 * probs[0] + 0.25 * probs[1]
     submission = pd.read_csv(out / "submission.csv").set_index("Id")["Category"]
     assert (submission.loc[test.ids] == blended.argmax(1)).all()
-    assert all(saved["passes"] <= 8 for saved in result["adaptive"])
+    for saved, number in zip(result["adaptive"], (1, 2), strict=True):
+        asked = votes.adapt(votes.load(out / f"member{number}" / "votes_validation.npz"), 2, 8)
+        assert saved["passes"] == asked.cast.mean()
     said = capsys.readouterr().out
     assert "members alone" in said
     assert "adaptive:" in said
@@ -118,11 +120,12 @@ def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cf
     result = json.loads((out / "result.json").read_text())
     assert result["validation_photos"] == 36
     seen = [votes.load(out / "member1" / f"fold{k}" / "votes_validation.npz").ids for k in (1, 2, 3)]
+    assert sum(map(len, seen)) == 36
     assert set().union(*seen) == set(pd.read_csv(f"{cfg.data}/train.csv")["Id"])
     assert cli.main(["votes", str(out), "tta=never"]) == 0
 
 
-def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(cfg, tmp_path, capsys, monkeypatch):
+def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(cfg, tmp_path, monkeypatch):
     # 36 photos are too few to know the precision of pseudo-labels, and the real rule then refuses; these are given.
     def three(members, *rest):
         rows = np.array([0, 3, 5])
@@ -130,16 +133,36 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
         return pseudo.Chosen(rows, np.array([2, 0, 1]), ids, "", 1.0, 0.9, 1.0, 30, 0.3, (), "three photos")
 
     monkeypatch.setattr(pseudo, "select", three)
-    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2"))
+    seen = []
+
+    def judge(before, after, how):
+        seen.append((before, after))
+        return pseudo.Kept(len(seen) == 2, "judged", votes.Paired(0, 0))
+
+    monkeypatch.setattr(pseudo, "keep", judge)
+    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members="seed=1+seed=2"))
     out = tmp_path / "out"
     assert len(pd.read_csv(out / "pseudo.csv")) == 3
-    history = pd.read_csv(out / "member1" / "pseudo" / "history.csv")
-    assert len(history) == 1
-    kept = json.loads((out / "member1" / "member.json").read_text())["votes"] == "pseudo"
-    said = capsys.readouterr().out
-    assert ("kept" in said.split("== pseudo-labels")[1]) or not kept
-    assert "after pseudo-labels" in json.loads((out / "submission.json").read_text())["made_by"]
+    assert (seen[0][0].probs != seen[0][1].probs).any()  # it has trained
+    for number, inside in ((1, [""]), (2, ["pseudo"])):
+        assert len(pd.read_csv(out / f"member{number}" / "pseudo" / "history.csv")) == 1
+        assert json.loads((out / f"member{number}" / "member.json").read_text())["votes"] == inside
+    result = json.loads((out / "result.json").read_text())
+    assert result["pseudo"]["kept"] == [False, True]
+    assert result["made_by"].endswith("after pseudo-labels")
+    assert json.loads((out / "submission.json").read_text())["made_by"] == result["made_by"]
+    assert "judged" in (out / "report.html").read_text()
     assert cli.main(["votes", str(out)]) == 0
+
+
+def test_refused_pseudo_labels_change_nothing(cfg, tmp_path, capsys):
+    run(cfg.replace(pseudo=True, stages="32x48x1"))
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["pseudo"]["photos"] == 0
+    assert result["pseudo"]["chosen"].startswith("pseudo-labels refused: ")  # nine validation photos say too little
+    assert "pseudo" not in result["made_by"]
+    assert result["pseudo"]["chosen"] in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "out" / "pseudo.csv")) == 0
 
 
 def test_settings_that_change_training_run_too(cfg, tmp_path):
@@ -203,8 +226,9 @@ def test_a_diverged_run_names_where_and_keeps_an_earlier_submission(cfg, tmp_pat
     assert cli.main(["run", *words, "stages=32x48x3", "batch=8", "lr=1e30", "optimizer=sgd", "warmup=0"]) == 3
     assert "learning rate" in capsys.readouterr().err
     assert json.loads((out / "progress.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
-    # The first epoch ended, so there is a submission of this run; the earlier one is beside it.
-    assert (out / "submission.earlier.csv").read_text() == "earlier"
+    # Had the first epoch's network predicted numbers, the earlier one would be beside its submission.
+    kept = out / "submission.earlier1.csv"
+    assert (kept if kept.exists() else out / "submission.csv").read_text() == "earlier"
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(capsys):

@@ -48,17 +48,20 @@ def test_what_does_not_fit_is_refused_and_an_earlier_file_stays(tmp_path, ids, p
     assert (tmp_path / "s.csv").read_text() == "earlier"
 
 
-def test_what_made_it_is_beside_it_and_an_earlier_one_is_set_aside(tmp_path):
+def test_what_made_it_is_beside_it_and_earlier_ones_are_kept(tmp_path):
     path = tmp_path / "submission.csv"
-    submission.write(path, table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS, "first epoch", 0.25)
-    earlier = path.read_text()
-    submission.set_aside(path)
-    assert not path.exists()
-    submission.write(path, table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS[[1, 2, 0]], "ensemble", 0.75)
-    assert (tmp_path / "submission.earlier.csv").read_text() == earlier != path.read_text()
-    about, before = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("submission", "submission.earlier"))
-    assert (about["made_by"], about["validation_accuracy"], about["rows"]) == ("ensemble", 0.75, 3)
-    assert before["made_by"] == "first epoch"
+    ids = ["a.jpg", "b.jpg", "c.jpg"]
+    texts = []
+    for number, made_by in enumerate(("one", "two", "three")):
+        submission.write(path, table(), ids, np.roll(PROBS, number, 0), made_by, 0.25 * number, keep_earlier=True)
+        texts.append(path.read_text())
+    submission.write(path, table(), ids, PROBS, "four", 0.75)  # a better one of the same run
+    assert len(set(texts)) == 3
+    assert [(tmp_path / f"submission.earlier{n}.csv").read_text() for n in (1, 2)] == texts[:2]
+    assert not (tmp_path / "submission.earlier3.csv").exists()
+    about, before = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("submission", "submission.earlier2"))
+    assert (about["made_by"], about["validation_accuracy"], about["rows"]) == ("four", 0.75, 3)
+    assert before["made_by"] == "two"
     assert about["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

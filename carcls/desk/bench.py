@@ -84,10 +84,10 @@ def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int =
             view[:] = seen / seen.sum(1, keepdims=True)
         cast = votes.full(ids, probs, labels)
         seconds = {"validation_votes": 1.0, "adaptive_validation_votes": 1.0}
-        made.append(members.Member(str(number), Path(), cast, (cast,), pd.DataFrame(), seconds))
+        made.append(members.Member(str(number), Path(), cast, (cast,), {}, seconds))
     start = time.perf_counter()
     cfg = Config(tta_views=8, tta_cap=views, members=tuple({"seed": number} for number in range(count)))
-    decide.decide(cfg, made, None)
+    decide.decide(cfg, made, np.arange(photos_))
     took, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"\nevery table of {photos_:,} photos × {classes} classes × {views} views × {count} members: {took:.1f} s, "
           f"this process at most {memory:.1f} GB", flush=True)  # fmt: skip

@@ -67,7 +67,7 @@ def settings_help() -> str:
             f"  preset={'|'.join(config.PRESETS)}", "      what the other settings start from"]  # fmt: skip
     for name, field in Config.model_fields.items():
         choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
-        default = ",".join(map(str, field.default)) if name == "stages" else field.default
+        default = {"stages": ",".join(map(str, Config().stages)), "members": ""}.get(name, field.default)
         rows.append(f"  {name}={default}" + (f"   ({'|'.join(map(str, choices))})" if choices else ""))
         rows.append(f"      {field.description}")
     rows.append("presets:")
@@ -107,13 +107,14 @@ def _votes(args: argparse.Namespace) -> None:
     out = Path(args.folder)
     cfg = config.load(out / "config.json")
     changes = dict(word.partition("=")[::2] for word in args.settings)
-    if set(changes) - {"tta", "tta_combine", "blend"}:
-        raise config.ConfigError(
-            f"{', '.join(sorted(changes))}: expected tta, tta_combine or blend; the others are in the votes"
-        )
-    cfg = cfg.replace(**changes)
+    wrong = sorted(set(changes) - {"tta", "tta_combine", "blend"})
+    if wrong:
+        raise config.ConfigError(f"{', '.join(wrong)}: expected tta, tta_combine or blend; all else is in the votes")
+    cfg = cfg.replace(pseudo=False, **changes)
     made = [members.load(cfg, number, out) for number in range(len(cfg.members))]
-    frame = pd.read_csv(out / "photos.csv", dtype={"id": str})
+    if not (out / "photos.csv").is_file():
+        raise inputs.InputError(f"{out}: no photos.csv; expected the folder of a finished run")
+    frame = pd.read_csv(out / "photos.csv", dtype={"id": str}, keep_default_na=False)
     decision = decide.decide(cfg, made, members.groups(frame, made[0].val.ids))
     print(*decide.lines(decision, every=True), sep="\n")
     print(f"validation {decision.accuracy:.4f}: {decision.made_by}")
