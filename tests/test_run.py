@@ -89,7 +89,7 @@ def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_
 
 
 def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, capsys):
-    run(cfg.replace(members="seed=1+seed=2/pooling=max", stages="32x48x1", tta_views=2, tta_cap=8, blend="0.75/0.25"))
+    run(cfg.replace(members="seed=1+seed=2/pooling=max", stages="32x48x1", tta_views=2, tta_cap=8, blend="0.75/0.25", val_fraction=0.4))
     out = tmp_path / "out"
     result = json.loads((out / "result.json").read_text())
     assert [m["name"] for m in result["members"]] == ["1 tiny seed=1", "2 tiny seed=2 pooling=max"]
@@ -140,7 +140,7 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
         return pseudo.Kept(len(seen) == 2, "judged", votes.Paired(0, 0))
 
     monkeypatch.setattr(pseudo, "keep", judge)
-    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members="seed=1+seed=2"))
+    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members="seed=1+seed=2", val_fraction=0.4))
     out = tmp_path / "out"
     assert len(pd.read_csv(out / "pseudo.csv")) == 3
     assert (seen[0][0].probs != seen[0][1].probs).any()  # it has trained
