@@ -247,7 +247,9 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
 
 # --- More views for disputed photos -----------------------------------------------------------------------
 
-CLEAR = 3.0  # standard errors by which the leading class must lead, view by view
+# Standard errors by which the leading class must lead, view by view. On 367 validation photos of cars10 (Lite0 at 0.80,
+# first round 4, cap 32) 1.5 to 4 all gave the predictions of 32 views on every photo, for 6.4 to 8.9 passes.
+CLEAR = 3.0
 
 
 def disputed(probs: np.ndarray, clear: float = CLEAR) -> np.ndarray:

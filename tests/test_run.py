@@ -89,7 +89,16 @@ def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_
 
 
 def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, capsys):
-    run(cfg.replace(members="seed=1+seed=2/pooling=max", stages="32x48x1", tta_views=2, tta_cap=8, blend="0.75/0.25", val_fraction=0.4))
+    run(
+        cfg.replace(
+            members="seed=1+seed=2/pooling=max",
+            stages="32x48x1",
+            tta_views=2,
+            tta_cap=8,
+            blend="0.75/0.25",
+            val_fraction=0.4,
+        )
+    )
     out = tmp_path / "out"
     result = json.loads((out / "result.json").read_text())
     assert [m["name"] for m in result["members"]] == ["1 tiny seed=1", "2 tiny seed=2 pooling=max"]

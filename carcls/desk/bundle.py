@@ -29,6 +29,7 @@ SETTINGS = {
     # "backbone": "efficientnetv2_b0",  # a lighter network; attach its weights too
     # "tta_views": 8,  # views per test photo; time of prediction grows with it; validation decides whether they are used
     # "members": "seed=1+seed=2",  # an ensemble; time grows with the number of networks
+    # "tta_cap": 32,  # more views for photos on which the first tta_views disagree
     # "folds": 5,  # networks per member, each validated on another part of the photos
     # "pseudo": True,  # go on training with test photos that all views agree on, if validation gets no worse
     # "augment": "medium",  # light, medium or none
