@@ -126,7 +126,7 @@ class Config(_Frozen):
     tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
                                                     "member (S57)")  # fmt: skip
     # The trade-off on 367 validation photos of cars10 (Lite0, quick without cap; `python -m carcls votes` prints it for any
-    # run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 8.2 passes, with all
+    # run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
     # predictions as of 32. Against fixed 8 at the same cost that is 3 photos of 367, within chance, and validation then needs
     # all 32: so the default is plain 8.
     tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
