@@ -720,8 +720,9 @@ SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other me
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = 5, 3  # folds of the reported accuracy, and within each of choosing
 # A choice among kinds fits up to 21 forests, 15 of them only to choose within outer folds: few trees of half the photos
-# each, so that the votes of a whole competition are decided in seconds (make bench).
+# each or fewer, so that the votes of a whole competition are decided in seconds (make bench).
 TREES, INNER_TREES = 60, 15
+ENOUGH = 2000  # photos from which a kind is chosen within an outer fold, and a tree is grown
 LARGE = 2000  # unknowns of a logistic regression: above it, no matrix of their squares
 ROW_SUM = 1e-2  # rows may miss a sum of 1 by this, as those of half precision do; logits do not pass
 
@@ -837,9 +838,10 @@ def choose(probs: np.ndarray, truth: np.ndarray, seed: int, names: list[str],
     found = {kind: _out_of_fold(kind, probs, truth, outer, seed, TREES) for kind in KINDS}
     nested, picked = np.full(probs.shape[1:], np.nan), []
     for rest, fold in outer:
-        inner = _splits(truth[rest], None if groups is None else groups[rest], seed, INNER)
-        tried = {kind: _out_of_fold(kind, probs[:, rest], truth[rest], inner, seed, INNER_TREES) for kind in KINDS}
-        picked.append(_pick(tried, truth[rest]))
+        some = np.sort(np.random.default_rng(seed).permutation(rest)[:ENOUGH])
+        inner = _splits(truth[some], None if groups is None else groups[some], seed, INNER)
+        tried = {kind: _out_of_fold(kind, probs[:, some], truth[some], inner, seed, INNER_TREES) for kind in KINDS}
+        picked.append(_pick(tried, truth[some]))
         nested[fold] = found[picked[-1]][fold]  # it was fitted on rest alone
     kind = _pick(found, truth)
     blends = {kind: _fit(kind, probs, truth, seed, TREES) for kind in {*KINDS[:3], kind}}
@@ -910,7 +912,8 @@ def _classifier(kind: str, features: int, truth: np.ndarray, seed: int, trees: i
     if kind == "logistic" and len(np.unique(truth)) > 1:
         solver = "newton-cholesky" if features * len(np.unique(truth)) <= LARGE else "newton-cg"
         return LogisticRegression(C=0.1, max_iter=1000, solver=solver, tol=1e-3)
-    return RandomForestClassifier(trees, min_samples_leaf=3, max_samples=0.5, random_state=seed, n_jobs=1)
+    each = min(0.5, ENOUGH / len(truth))  # share of the photos that a tree is grown from
+    return RandomForestClassifier(trees, min_samples_leaf=3, max_samples=each, random_state=seed, n_jobs=1)
 
 
 def _features(probs: np.ndarray) -> np.ndarray:
@@ -2485,7 +2488,7 @@ def _log2(axis: Any, last: int) -> None:
 MODULES["fused.py"] = r'''"""TensorFlow's fused batch normalisation behind Keras's layer: same numbers in fewer passes over memory.
 
 Keras 3 runs batch normalisation as a chain of separate ops; XLA would fuse it by itself. How much that gains is the
-machine's affair: `make bench` prints it (1.17 times, 0.95 to 1.45, on a busy two-core machine).
+machine's affair; `make bench` prints it together with oneDNN's kernels (1.3 times, 1.05 to 1.34, on a shared two-core machine).
 """
 
 from __future__ import annotations
@@ -5535,7 +5538,9 @@ class Paired:
 
 def _binomial_tail(k: int, n: int) -> float:
     """P(X ≤ k) of n fair coins."""
-    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    from scipy.special import bdtr
+
+    return float(bdtr(k, n, 0.5))
 
 
 def paired(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Paired:

@@ -20,8 +20,9 @@ SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other me
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = 5, 3  # folds of the reported accuracy, and within each of choosing
 # A choice among kinds fits up to 21 forests, 15 of them only to choose within outer folds: few trees of half the photos
-# each, so that the votes of a whole competition are decided in seconds (make bench).
+# each or fewer, so that the votes of a whole competition are decided in seconds (make bench).
 TREES, INNER_TREES = 60, 15
+ENOUGH = 2000  # photos from which a kind is chosen within an outer fold, and a tree is grown
 LARGE = 2000  # unknowns of a logistic regression: above it, no matrix of their squares
 ROW_SUM = 1e-2  # rows may miss a sum of 1 by this, as those of half precision do; logits do not pass
 
@@ -137,9 +138,10 @@ def choose(probs: np.ndarray, truth: np.ndarray, seed: int, names: list[str],
     found = {kind: _out_of_fold(kind, probs, truth, outer, seed, TREES) for kind in KINDS}
     nested, picked = np.full(probs.shape[1:], np.nan), []
     for rest, fold in outer:
-        inner = _splits(truth[rest], None if groups is None else groups[rest], seed, INNER)
-        tried = {kind: _out_of_fold(kind, probs[:, rest], truth[rest], inner, seed, INNER_TREES) for kind in KINDS}
-        picked.append(_pick(tried, truth[rest]))
+        some = np.sort(np.random.default_rng(seed).permutation(rest)[:ENOUGH])
+        inner = _splits(truth[some], None if groups is None else groups[some], seed, INNER)
+        tried = {kind: _out_of_fold(kind, probs[:, some], truth[some], inner, seed, INNER_TREES) for kind in KINDS}
+        picked.append(_pick(tried, truth[some]))
         nested[fold] = found[picked[-1]][fold]  # it was fitted on rest alone
     kind = _pick(found, truth)
     blends = {kind: _fit(kind, probs, truth, seed, TREES) for kind in {*KINDS[:3], kind}}
@@ -210,7 +212,8 @@ def _classifier(kind: str, features: int, truth: np.ndarray, seed: int, trees: i
     if kind == "logistic" and len(np.unique(truth)) > 1:
         solver = "newton-cholesky" if features * len(np.unique(truth)) <= LARGE else "newton-cg"
         return LogisticRegression(C=0.1, max_iter=1000, solver=solver, tol=1e-3)
-    return RandomForestClassifier(trees, min_samples_leaf=3, max_samples=0.5, random_state=seed, n_jobs=1)
+    each = min(0.5, ENOUGH / len(truth))  # share of the photos that a tree is grown from
+    return RandomForestClassifier(trees, min_samples_leaf=3, max_samples=each, random_state=seed, n_jobs=1)
 
 
 def _features(probs: np.ndarray) -> np.ndarray:

@@ -142,7 +142,9 @@ class Paired:
 
 def _binomial_tail(k: int, n: int) -> float:
     """P(X ≤ k) of n fair coins."""
-    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    from scipy.special import bdtr
+
+    return float(bdtr(k, n, 0.5))
 
 
 def paired(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Paired:
