@@ -718,11 +718,11 @@ from carcls.votes import TINY, log_loss, wilson
 KINDS = ("best", "average", "weights", "logistic", "forest")  # from simple to complicated
 SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other members are absurdly sure of mistakes
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
-OUTER, INNER = 5, 3  # folds of the reported accuracy, and within each of choosing
-# A choice among kinds fits up to 21 forests, 15 of them only to choose within outer folds: few trees of half the photos
+OUTER, INNER = 5, 2  # folds of the reported accuracy, and within each of choosing
+# A choice among kinds fits up to 16 forests, 10 of them only to choose within outer folds: few trees of half the photos
 # each or fewer, so that the votes of a whole competition are decided in seconds (make bench).
-TREES, INNER_TREES = 60, 15
-ENOUGH = 2000  # photos from which a kind is chosen within an outer fold, and a tree is grown
+TREES, INNER_TREES = 40, 10
+ENOUGH = 1200  # photos from which a kind is chosen within an outer fold, and a tree is grown
 LARGE = 2000  # unknowns of a logistic regression: above it, no matrix of their squares
 ROW_SUM = 1e-2  # rows may miss a sum of 1 by this, as those of half precision do; logits do not pass
 
