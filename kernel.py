@@ -1598,7 +1598,8 @@ class Config(_Frozen):
 
     # Training. Adam, 2e-3, 10 % warm-up, cosine, average pooling and dropout 0.5 are the best of ten recipes tried on
     # cars10 as wholes (about 20 points above frozen layers with 0.95^epoch). One by one, one seed, 735 validation photos, photo +
-    # mirror, stages=64x96x4,96x160x6 val_fraction=0.3 on quick: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected,
+    # mirror, by a script of the same modules that takes the last epoch, with preset=quick stages=64x96x4,96x160x6
+    # val_fraction=0.3: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected,
     # p = 0.0006); batch=16 0.693 (60, 68, p = 0.5); zoom ±25 % and shift ±10 % 0.682. Pooling and optimisers: not compared yet.
     stages: tuple[Stage, ...] = Field((Stage(height=96, width=160, epochs=5), Stage(height=128, width=224, epochs=6)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
@@ -1625,8 +1626,8 @@ class Config(_Frozen):
     tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength (S54)")
     tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
                                                     "member (S57)")  # fmt: skip
-    # The trade-off on 367 validation photos of cars10 (Lite0, quick without cap; `python -m carcls votes` prints it for any
-    # run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
+    # The trade-off on 367 validation photos of cars10 (the votes of the network that README shows; `python -m carcls votes`
+    # prints it for any run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
     # predictions as of 32. Against fixed 8 at the same cost that is 3 photos of 367, within chance, and validation then needs
     # all 32: so the default is plain 8.
     tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
@@ -2864,6 +2865,7 @@ def _unpacked(source: Path, target: Path) -> Path:
         write_atomic(part / _DONE, json.dumps(done))
         _remove(target)
         part.rename(target)
+    # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
     except OSError as error:
@@ -2930,9 +2932,7 @@ class Member:
     folder: Path
     val: Votes  # of validation photos; with folds, of all train photos, each by the network that did not see it
     test: tuple[Votes, ...]  # one a network
-    histories: dict[
-        str, pd.DataFrame
-    ]  # epochs of each network by the folder inside that it is from, "" for the only one
+    histories: dict[str, pd.DataFrame]  # epochs by the folder inside that they are from, "" for the only network
     seconds: dict[str, float]  # of training, and of votes by kind
 
 
@@ -3183,7 +3183,7 @@ def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optim
         return base(rate, **options)
     factors = depth_factors(cfg, model)
 
-    class ByDepth(base):  # type: ignore[misc, valid-type]
+    class ByDepth(base):  # type: ignore[misc, valid-type]  # which optimiser it is, is known at run time only
         """The rate of each variable is the schedule's times its factor."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -4661,7 +4661,7 @@ def run(cfg: Config) -> Path:
             groups = members.groups(table.frame, made[0].val.ids)
             decision = decide.decide(cfg, made, groups)
             if len(made) < len(cfg.members):
-                submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+                submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
         _say("decide")
         print(*decide.lines(decision), sep="\n")
         result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
@@ -4857,8 +4857,9 @@ def setup(cfg: Config) -> Runtime:
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2
-    # alone a training step of Lite0 at 128 px took 0.65 of the time with them (46 images/s against 30).
+    # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2 alone a
+    # step of Lite0 at 128 px, timed in a loop with and without them, took 0.65 of the time (46 images/s against 30);
+    # `make bench` measures them together with fused batch normalisation.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
 
@@ -4903,7 +4904,7 @@ def setup(cfg: Config) -> Runtime:
 def _cpu_maths() -> str:
     if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0":
         return "TensorFlow's own kernels: TF_ENABLE_ONEDNN_OPTS=0 says so"
-    return "oneDNN: 0.65 of the time of TensorFlow's own kernels, which it prefers on processors without AVX-512"
+    return "oneDNN: faster than TensorFlow's own kernels, which it prefers on processors without AVX-512"
 
 
 def _backend(cfg: Config) -> tuple[str, str]:

@@ -98,7 +98,8 @@ class Config(_Frozen):
 
     # Training. Adam, 2e-3, 10 % warm-up, cosine, average pooling and dropout 0.5 are the best of ten recipes tried on
     # cars10 as wholes (about 20 points above frozen layers with 0.95^epoch). One by one, one seed, 735 validation photos, photo +
-    # mirror, stages=64x96x4,96x160x6 val_fraction=0.3 on quick: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected,
+    # mirror, by a script of the same modules that takes the last epoch, with preset=quick stages=64x96x4,96x160x6
+    # val_fraction=0.3: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected,
     # p = 0.0006); batch=16 0.693 (60, 68, p = 0.5); zoom ±25 % and shift ±10 % 0.682. Pooling and optimisers: not compared yet.
     stages: tuple[Stage, ...] = Field((Stage(height=96, width=160, epochs=5), Stage(height=128, width=224, epochs=6)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
@@ -125,8 +126,8 @@ class Config(_Frozen):
     tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength (S54)")
     tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
                                                     "member (S57)")  # fmt: skip
-    # The trade-off on 367 validation photos of cars10 (Lite0, quick without cap; `python -m carcls votes` prints it for any
-    # run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
+    # The trade-off on 367 validation photos of cars10 (the votes of the network that README shows; `python -m carcls votes`
+    # prints it for any run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
     # predictions as of 32. Against fixed 8 at the same cost that is 3 photos of 367, within chance, and validation then needs
     # all 32: so the default is plain 8.
     tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "

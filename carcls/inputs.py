@@ -288,6 +288,7 @@ def _unpacked(source: Path, target: Path) -> Path:
         write_atomic(part / _DONE, json.dumps(done))
         _remove(target)
         part.rename(target)
+    # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
     except OSError as error:

@@ -29,9 +29,7 @@ class Member:
     folder: Path
     val: Votes  # of validation photos; with folds, of all train photos, each by the network that did not see it
     test: tuple[Votes, ...]  # one a network
-    histories: dict[
-        str, pd.DataFrame
-    ]  # epochs of each network by the folder inside that it is from, "" for the only one
+    histories: dict[str, pd.DataFrame]  # epochs by the folder inside that they are from, "" for the only network
     seconds: dict[str, float]  # of training, and of votes by kind
 
 

@@ -97,7 +97,7 @@ def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optim
         return base(rate, **options)
     factors = depth_factors(cfg, model)
 
-    class ByDepth(base):  # type: ignore[misc, valid-type]
+    class ByDepth(base):  # type: ignore[misc, valid-type]  # which optimiser it is, is known at run time only
         """The rate of each variable is the schedule's times its factor."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

@@ -56,7 +56,7 @@ def run(cfg: Config) -> Path:
             groups = members.groups(table.frame, made[0].val.ids)
             decision = decide.decide(cfg, made, groups)
             if len(made) < len(cfg.members):
-                submit(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+                submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
         _say("decide")
         print(*decide.lines(decision), sep="\n")
         result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})

@@ -44,8 +44,9 @@ def setup(cfg: Config) -> Runtime:
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2
-    # alone a training step of Lite0 at 128 px took 0.65 of the time with them (46 images/s against 30).
+    # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2 alone a
+    # step of Lite0 at 128 px, timed in a loop with and without them, took 0.65 of the time (46 images/s against 30);
+    # `make bench` measures them together with fused batch normalisation.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
 
@@ -90,7 +91,7 @@ def setup(cfg: Config) -> Runtime:
 def _cpu_maths() -> str:
     if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0":
         return "TensorFlow's own kernels: TF_ENABLE_ONEDNN_OPTS=0 says so"
-    return "oneDNN: 0.65 of the time of TensorFlow's own kernels, which it prefers on processors without AVX-512"
+    return "oneDNN: faster than TensorFlow's own kernels, which it prefers on processors without AVX-512"
 
 
 def _backend(cfg: Config) -> tuple[str, str]:

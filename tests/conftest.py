@@ -14,8 +14,8 @@ with warnings.catch_warnings():
     # matplotlib calls deprecated names of pyparsing, keras-cv's tensorflow-datasets those of pkg_resources.
     warnings.simplefilter("ignore")
     import keras
-    import keras_cv  # noqa: F401
-    import matplotlib.pyplot  # noqa: F401
+    import keras_cv  # noqa: F401  # imported for its warnings, once, here
+    import matplotlib.pyplot  # noqa: F401  # likewise
 
 import cv2
 import numpy as np
