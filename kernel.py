@@ -1044,7 +1044,7 @@ def _checked(probs: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 MODULES["callbacks.py"] = r'''"""What a training run says and keeps: progress lines, events, the remote monitor, checkpoints, stops.
 
 Import it after ``runtime.setup`` has chosen the Keras backend; nothing here depends on which one it is.
-The order of these callbacks in ``fit`` does not matter.
+Of their order in ``fit`` one thing matters: Checkpoint comes after those whose fields are part of the state.
 """
 
 from __future__ import annotations
@@ -1058,8 +1058,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -1071,6 +1072,9 @@ from urllib3.exceptions import HTTPError
 
 from carcls.config import Config, TrainingDiverged
 from carcls.inputs import write_atomic
+from carcls.model import state
+from carcls.schedule import Costs, Plan, shorten
+from carcls.steps import Facts, States
 
 Rate = Callable[[int], float]  # training step of the stage, from 0 → learning rate
 
@@ -1211,7 +1215,27 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-class Progress(keras.callbacks.Callback):
+class Resumable:
+    """A callback some of whose fields are part of a training's state."""
+
+    fields: tuple[str, ...] = ()
+    _kept: dict[str, Any] | None = None
+
+    def kept(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return {name: getattr(self, name) for name in self.fields}
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """What ``kept`` gave; it takes effect when ``fit`` begins, which resets Keras's own callbacks."""
+        self._kept = kept
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)  # type: ignore[misc]  # of the Keras callback that comes next in the bases
+        for name, value in (self._kept or {}).items():
+            setattr(self, name, value)
+
+
+class Progress(Resumable, keras.callbacks.Callback):
     """One line an epoch, a progress bar within it on a terminal, an "epoch" event, and the history.
 
     ``rows`` collects one dict per epoch over all stages (hand the same list to every stage's Progress); after
@@ -1219,6 +1243,7 @@ class Progress(keras.callbacks.Callback):
     """
 
     async_safe = True  # Keras need not wait for each step's numbers where the backend computes ahead (JAX)
+    fields = ("_best", "_startup")
 
     def __init__(
         self,
@@ -1230,18 +1255,24 @@ class Progress(keras.callbacks.Callback):
         learning_rate: Rate,
         rows: list[dict[str, Any]],
         history: Path,
+        epochs: Sequence[int] | None = None,
     ) -> None:
-        """``stage`` counts from 0. ``learning_rate`` maps a step of this stage, from 0, to its rate."""
+        """``stage`` counts from 0. ``learning_rate`` maps a step of this stage, from 0, to its rate.
+
+        ``epochs`` of each stage, where a plan has changed them.
+        """
         super().__init__()
         self.cfg, self.stage, self.steps, self.batch = cfg, stage, steps_per_epoch, batch
         self.events, self.learning_rate, self.rows, self.history = events, learning_rate, rows, history
         self._shape = cfg.stages[stage]
-        self._best = (-math.inf, -math.inf)
+        self._epochs = list(epochs or (shape.epochs for shape in cfg.stages))
+        self._best: Sequence[float] = (-math.inf, -math.inf)
         self._startup = 0.0  # seconds that the first step of the stage took beyond an ordinary one
         self._head = f"stage {stage + 1}/{len(cfg.stages)} {self._shape.height}x{self._shape.width}"
         self._bar = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
         self._bar = sys.stdout.isatty()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -1269,7 +1300,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        best = rank(logs) > self._best or epoch == 0
+        best = rank(logs) > tuple(self._best) or epoch == 0
         if best:
             self._best = rank(logs)
         seconds = time.monotonic() - self._begin
@@ -1288,7 +1319,7 @@ class Progress(keras.callbacks.Callback):
         self.rows.append(row)
         self._draw("")
         print(
-            f"{self._head}  epoch {epoch + 1:>{len(str(self._shape.epochs))}}/{self._shape.epochs}  "
+            f"{self._head}  epoch {epoch + 1:>{len(str(self._of_stage))}}/{self._of_stage}  "
             f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
             f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  "
             f"{row['images_per_s']:.0f} images/s  {clock(row['left_s'])} left",
@@ -1299,10 +1330,14 @@ class Progress(keras.callbacks.Callback):
         table.writeheader()
         table.writerows(self.rows)
         write_atomic(self.history, text.getvalue())
-        self.events.send("epoch", **row, stages=len(self.cfg.stages), epochs=self._shape.epochs)
+        self.events.send("epoch", **row, stages=len(self.cfg.stages), epochs=self._of_stage)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._draw("")
+
+    @property
+    def _of_stage(self) -> int:
+        return self._epochs[self.stage]
 
     def _step_s(self) -> float:
         """Seconds a step, without the first one where there are more."""
@@ -1319,15 +1354,15 @@ class Progress(keras.callbacks.Callback):
         startup = max(0.0, self._first[1] - self._begin - self._first[0] * self._step_s())
         if epoch == 0:
             self._startup = startup
-        later = self.cfg.stages[self.stage + 1 :]
+        later = [(s, n) for s, n in zip(self.cfg.stages, self._epochs, strict=True)][self.stage + 1 :]
         here = self._shape.height * self._shape.width
-        pixels = (self._shape.epochs - epoch - 1) * here + sum(s.epochs * s.height * s.width for s in later)
-        return (seconds - startup) * pixels / here + len(later) * self._startup
+        pixels = (self._of_stage - epoch - 1) * here + sum(n * s.height * s.width for s, n in later)
+        return (seconds - startup) * pixels / here + sum(n > 0 for _, n in later) * self._startup
 
     def _draw(self, text: str) -> None:
         """Show ``text`` in the bar's line instead of what is there; empty clears it."""
         if self._bar:
-            line = text and f"{self._head} epoch {self._epoch + 1}/{self._shape.epochs} {text}"
+            line = text and f"{self._head} epoch {self._epoch + 1}/{self._of_stage} {text}"
             sys.stdout.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
             sys.stdout.flush()
 
@@ -1365,6 +1400,11 @@ class AveragedWeights(keras.callbacks.Callback):
         finally:
             self._leave()
 
+    def settle(self) -> None:
+        """The averaged weights take the raw ones' place for good."""
+        for weight, average in self._pairs():
+            weight.assign(keras.ops.convert_to_numpy(average))
+
     def _pairs(self) -> list[tuple[Any, Any]]:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # under loss scaling
         if not optimizer.use_ema:
@@ -1389,58 +1429,69 @@ class AveragedWeights(keras.callbacks.Callback):
             weight.assign(value)
 
 
-class Best(keras.callbacks.Callback):
-    """Keeps in ``path`` the weights of the epoch with the best validation accuracy (ties: lower loss).
+class Checkpoint(Resumable, keras.callbacks.Callback):
+    """Keeps the state of every epoch, and of the one with the best validation accuracy (ties: lower loss) of a stage.
 
-    ``last`` is a file that gets the weights of every epoch (S37). With ``averaged``, what is saved are the
-    averaged weights. Other than by Keras's ModelCheckpoint, a file is never torn.
+    Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
     """
 
-    def __init__(self, path: Path, last: Path | None = None, averaged: AveragedWeights | None = None) -> None:
+    fields = ("best_accuracy", "best_loss", "best_epoch")
+
+    def __init__(self, states: States, facts: Facts, note: Callable[[int], dict[str, Any]], done: int = 0) -> None:
+        """``done``: epochs before this stage. ``note`` gets the number of epochs of the stage that are done."""
         super().__init__()
-        for file in (path, last or path):
-            if not file.name.endswith(".weights.h5"):
-                raise ValueError(f"{file}: the name of a weights file must end with .weights.h5")
-        self.path, self.last, self.averaged = path, last, averaged
+        self.states, self.facts, self.note, self.done = states, facts, note, done
         self.best_accuracy = self.best_loss = math.nan
-        self.best_epoch = 0  # from 1; 0: none yet
+        self.best_epoch = 0  # of the stage, from 1; 0: none yet
+        self.noted: dict[str, Any] = {}  # the last note
+        self.seconds = 0.0  # that the last one took
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        began = time.monotonic()
         logs = logs or {}
         so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
         better = not self.best_epoch or rank(logs) > so_far
         if better:
             self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
             self.best_epoch = epoch + 1
-        files = ([self.path] if better else []) + ([self.last] if self.last else [])
-        if not files:
-            return
-        if self.averaged is None:
-            self._save(files)
-        else:
-            with self.averaged.swapped():
-                self._save(files)
-
-    def restore(self) -> None:
-        """Put the best weights into the model. Raises RuntimeError if no epoch has ended."""
-        if not self.best_epoch:
-            raise RuntimeError(f"{self.path}: no epoch has ended, so there are no best weights")
-        self.model.load_weights(self.path)
-
-    def _save(self, files: list[Path]) -> None:
-        temps = [file.with_name(file.name.removesuffix(".weights.h5") + ".tmp.weights.h5") for file in files]
-        self.model.save_weights(temps[0])
-        for temp in temps[1:]:
-            shutil.copyfile(temps[0], temp)
-        for temp, file in zip(temps, files, strict=True):
-            temp.replace(file)
+        self.noted = self.note(epoch + 1)
+        self.states.save(self.done + epoch + 1, self.facts, self.noted, state(self.model), better)
+        self.seconds = time.monotonic() - began
 
 
-class EarlyStop(keras.callbacks.EarlyStopping):
+class Pace(keras.callbacks.Callback):
+    """Ends ``fit`` after an epoch where the time left demands a shorter plan; ``plan`` is then the new one."""
+
+    def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float]) -> None:
+        """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback."""
+        super().__init__()
+        self.plan, self.stage, self.costs, self.deadline, self.also = plan, stage, costs, deadline, also
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._begin = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        took, expected = time.monotonic() - self._begin + self.also(), self.costs.epoch[self.stage]
+        # What is still to come is as much slower or faster than measured as this epoch was.
+        pace = took / max(expected, 1e-9)
+        self.costs = replace(self.costs, step=self.costs.step * pace, epoch=tuple(e * pace for e in self.costs.epoch),
+                             view=self.costs.view * pace)  # fmt: skip
+        left = self.deadline - time.monotonic()
+        before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
+        if self.plan is not before:
+            self.model.stop_training = True
+            print(f"plan       {'+'.join(map(str, self.plan.epochs))} epochs instead of {'+'.join(map(str, before.epochs))}: "
+                  f"this one took {took:.1f} s, {expected:.1f} expected, and {clock(left)} are left", flush=True)  # fmt: skip
+
+
+class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
     """Stops a stage after cfg.patience epochs without a better validation loss; patience 0 never stops.
 
     The first cfg.min_epochs epochs neither count nor set the mark: BN statistics make them noisy (S41).
     """
+
+    fields = ("wait", "best", "best_epoch", "stopped")
+    stopped = False  # it has ended the stage
 
     def __init__(self, cfg: Config, events: Events | None = None) -> None:
         super().__init__("val_loss", patience=cfg.patience, mode="min", start_from_epoch=cfg.min_epochs)
@@ -1455,6 +1506,7 @@ class EarlyStop(keras.callbacks.EarlyStopping):
             return
         super().on_epoch_end(epoch, logs)
         if self.model.stop_training:
+            self.stopped = True
             print(
                 f"early stop after epoch {epoch + 1}: validation loss {_of(logs, 'val_loss'):.4f}, not below "
                 f"{self.best:.4f} (epoch {self.best_epoch + 1}) for {self.patience} epochs",
@@ -1462,6 +1514,12 @@ class EarlyStop(keras.callbacks.EarlyStopping):
             )
             if self.events:
                 self.events.send("early_stop", epoch=epoch + 1, best_epoch=self.best_epoch + 1, best_loss=self.best)
+
+
+class Plateau(Resumable, keras.callbacks.ReduceLROnPlateau):
+    """Keras's, whose count of epochs survives a resumed run; the rate itself is the optimiser's."""
+
+    fields = ("wait", "best", "cooldown_counter")
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -1516,6 +1574,10 @@ class ConfigError(ValueError):
 
 class TrainingDiverged(RuntimeError):  # noqa: N818  (it says what happened)
     """The loss is no longer a number; the message says where and what to try."""
+
+
+class Stopped(BaseException):
+    """The run was told to end (SIGTERM); what it has done so far is in the run folder."""
 
 
 class _Frozen(BaseModel):
@@ -1654,6 +1716,16 @@ class Config(_Frozen):
     )
     pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
 
+    # One run over several sessions, and its time
+    resume: bool = Field(
+        True, description="go on from what the run folder has of the same settings; false: start anew (S47)"
+    )
+    earlier: str = Field(
+        "", description="folder of an earlier run to go on from; empty: on Kaggle, the one that is attached"
+    )
+    budget_minutes: float | None = Field(None, ge=0, description="minutes from start to end, which training is shortened to; "
+                                         "empty: on Kaggle the session's limit less a margin, elsewhere none")  # fmt: skip
+
     # Machine
     backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field("auto", description="of maths")
@@ -1791,7 +1863,8 @@ def from_words(words: list[str]) -> Config:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
-        settings[key] = None if not value and key == "weight_decay" else value
+        field = Config.model_fields.get(key)
+        settings[key] = None if not value and field and field.default is None else value
     return parse(settings)
 
 
@@ -2592,7 +2665,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from carcls.config import Config
@@ -2646,14 +2719,22 @@ def search_roots(cfg: Config) -> list[Path]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that whoever looks sees the old one or the whole new one. Text becomes UTF-8."""
+    """Write a file so that whoever looks sees the old one or the whole new one, after a power cut too. Text becomes UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            flush(file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(file: IO[bytes]) -> None:
+    """Wait until what was written is on the disk: a rename that is there before the content would leave a torn file."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def tree(folder: Path, depth: int = 3, most: int = 40) -> str:
@@ -2910,15 +2991,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, votes
-from carcls.config import Config, ConfigError, TrainingDiverged
+from carcls import inputs, photos, pseudo, steps, votes
+from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
+from carcls.schedule import Budget
 from carcls.votes import Votes
+
+if TYPE_CHECKING:
+    from carcls.train import Trained
 
 # A better-founded prediction of the test photos than there was: (ids, probabilities, what made it, validation accuracy).
 Submit = Callable[[list[str], np.ndarray, str, float], None]
@@ -2934,19 +3019,22 @@ class Member:
     test: tuple[Votes, ...]  # one a network
     histories: dict[str, pd.DataFrame]  # epochs by the folder inside that they are from, "" for the only network
     seconds: dict[str, float]  # of training, and of votes by kind
+    tta: tuple[int, int]  # tta_views and tta_cap: fewer than set where the time did not allow for them
+    stage: Stage  # the last one that it was trained in
 
 
 def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-         submit: Submit | None) -> Member:  # fmt: skip
-    """Train member ``number`` (from 0) and let it vote.
+         submit: Submit | None, budget: Budget | None = None) -> Member | None:  # fmt: skip
+    """Train member ``number`` (from 0) and let it vote; what an earlier session has done of it is taken as it is.
 
     ``submit``, if given, gets test predictions as soon as there are some: after the first epoch, each stage, each fold.
+    None if the budget leaves no time to train it.
     """
     from carcls import train, tta  # keras, whose backend runtime.setup has chosen by now
 
     mine = cfg.of_members()[number]
     folder = place.out / f"member{number + 1}"
-    (folder / NOTE).unlink(missing_ok=True)  # an earlier run's votes no longer count
+    (folder / NOTE).unlink(missing_ok=True)  # written again once there are votes
     parts = photos.folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else [table]
     seconds = dict.fromkeys(("training", *VOTES), 0.0)
 
@@ -2960,18 +3048,32 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         (folder / sub).mkdir(parents=True, exist_ok=True)
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
-        trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None)
+        share = (len(cfg.members) - number) * len(
+            parts
+        ) - k  # networks that are still to share the time, this one included
+        trained = train.done(mine, part, folder / sub, limited=bool(budget))
+        if trained:
+            print(f"training   done before in {trained.seconds:.0f} s, taken from {folder / sub}")
+        else:
+            fixed = number or k  # networks that vote together have the same number of views
+            trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None,
+                                time_left=budget.share(share) if budget else None, fewer_views=not fixed)  # fmt: skip
+        if trained is None:
+            print(f"skipped    {'fold ' + str(k + 1) if k else 'member ' + str(number + 1)}: no time to train it")
+            return None
+        mine = with_views(mine, trained.views) if trained.views else mine
         seconds["training"] += trained.seconds
-        for kind, took in cast_votes(mine, rt, trained.model, part, place, folder / sub).items():
+        for kind, took in cast_votes(mine, rt, trained, part, place, folder / sub).items():
             seconds[kind] += took
+        size = trained.stages[-1].model_dump()
         del trained  # before the next network is made
         gc.collect()
-        _note(folder, seconds, inside[: k + 1])
+        _note(folder, seconds, inside[: k + 1], mine, size)
         if submit and k + 1 < len(parts):
             so_far = load(cfg, number, place.out)
-            gate = votes.gate(cfg.tta, as_test(cfg, so_far.val), cfg.tta_combine)
+            gate = votes.gate(cfg.tta, as_test(mine, so_far.val), cfg.tta_combine)
             probs = np.mean([cast.used(gate, cfg.tta_combine) for cast in so_far.test], 0)
-            right = as_test(cfg, so_far.val).used(gate, cfg.tta_combine).argmax(1) == so_far.val.labels
+            right = as_test(mine, so_far.val).used(gate, cfg.tta_combine).argmax(1) == so_far.val.labels
             submit(
                 so_far.test[0].ids, probs, f"member {number + 1}: {k + 1} of {len(parts)} folds", float(right.mean())
             )
@@ -2980,26 +3082,65 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
 NOTE = "member.json"
+_CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
 
-def cast_votes(cfg: Config, rt: Runtime, net: Any, table: photos.Table, place: inputs.Place, folder: Path
+def with_views(cfg: Config, views: int) -> Config:
+    """The settings with as many test-time views as a plan leaves time for; without the adaptive rule if they are fewer."""
+    if views >= max(cfg.tta_views, cfg.tta_cap):
+        return cfg
+    return cfg.replace(tta_views=min(views, cfg.tta_views), tta_cap=0, pseudo=cfg.pseudo and views >= 4)
+
+
+def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path
                ) -> dict[str, float]:  # fmt: skip
-    """A network's votes on validation and test photos, as files of the folder; returns the seconds of each of VOTES."""
-    from carcls import tta
+    """A network's votes on validation and test photos, as files of the folder; returns the seconds of each of VOTES.
+
+    Votes that are there already, of the same weights, photos and settings, are not cast again.
+    """
+    from carcls import train, tta
 
     views, cap = (1, 0) if cfg.tta == "never" else (cfg.tta_views, cfg.tta_cap)
-    # Validation gets every view that a test photo may get: the tables and the gate need them.
-    cache = tta.photo_cache(cfg, table.val, place, cfg.stages[-1])
-    adaptive = 0.0
-    if cap:  # both rules, to know what the adaptive one saves in seconds, once everything is decoded and traced
-        tta.vote(cfg, rt, net, table.val, place, 1, cache=cache)
-        _, adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap, cache=cache)
-    seen, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap), cache=cache)
-    seen.save(folder / "votes_validation.npz")
-    del cache  # the test photos need its memory
-    asked, test = tta.vote(cfg, rt, net, table.test, place, views, cap)
-    asked.save(folder / "votes_test.npz")
-    return dict(zip(VOTES, (fixed, adaptive, test), strict=True))
+    stage, record = trained.stages[-1], steps.Steps(folder)
+    made_from = {
+        "size": [stage.height, stage.width], "fit": cfg.fit, "seed": cfg.seed, "tta_views": views, "tta_cap": cap,
+        "tta_strength": cfg.tta_strength if views > 2 else None, "the weights": record.digest(train.STEP, train.FILES[0]),
+        "the package's code": steps.code(*_CODE),
+    }  # fmt: skip
+    net = trained.model
+
+    def cast(
+        which: str, frame: pd.DataFrame, make: Callable[[Any], tuple[Votes, dict[str, float]]]
+    ) -> dict[str, float]:
+        nonlocal net
+        seen = {**made_from, "the photos": steps.rows(frame["id"], frame["label"], frame["digest"])}
+        step, file = f"{which} votes", f"votes_{which}.npz"
+        about = record.about(step, seen) if cfg.resume else None
+        if about is not None:
+            print(f"votes      on {which} photos cast before, taken from {folder / file}")
+            return about
+        if net is None:
+            net = train.network(cfg, rt, len(table.classes), folder)
+        made, took = make(net)
+        made.save(folder / file)
+        record.finish(step, seen, [file], **took)
+        return took
+
+    def validation(net: Any) -> tuple[Votes, dict[str, float]]:
+        # Validation gets every view that a test photo may get: the tables and the gate need them.
+        cache = tta.photo_cache(cfg, table.val, place, stage)
+        adaptive = 0.0
+        if cap:  # both rules, to know what the adaptive one saves in seconds, once everything is decoded and traced
+            tta.vote(cfg, rt, net, table.val, place, 1, stage=stage, cache=cache)
+            _, adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap, stage=stage, cache=cache)
+        made, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap), stage=stage, cache=cache)
+        return made, dict(zip(VOTES[:2], (fixed, adaptive), strict=True))
+
+    def test(net: Any) -> tuple[Votes, dict[str, float]]:
+        made, took = tta.vote(cfg, rt, net, table.test, place, views, cap, stage=stage)
+        return made, {VOTES[2]: took}
+
+    return cast("validation", table.val, validation) | cast("test", table.test, test)
 
 
 def as_test(cfg: Config, val: Votes) -> Votes:
@@ -3007,9 +3148,10 @@ def as_test(cfg: Config, val: Votes) -> Votes:
     return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
 
 
-def _note(folder: Path, seconds: dict[str, float], inside: list[str]) -> None:
-    """Where in the folder the votes that count are, and what they cost; written last."""
-    inputs.write_atomic(folder / NOTE, json.dumps({"votes": inside, "seconds": seconds}, indent=2) + "\n")
+def _note(folder: Path, seconds: dict[str, float], inside: list[str], cfg: Config, stage: dict[str, int]) -> None:
+    """Where in the folder the votes that count are, how they were cast and what they cost; written last."""
+    note = {"votes": inside, "seconds": seconds, "tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap, "stage": stage}
+    inputs.write_atomic(folder / NOTE, json.dumps(note, indent=2) + "\n")
 
 
 def load(cfg: Config, number: int, out: Path) -> Member:
@@ -3019,13 +3161,14 @@ def load(cfg: Config, number: int, out: Path) -> Member:
         about = json.loads((folder / NOTE).read_text())
         inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
+        tta, stage = (int(about["tta_views"]), int(about["tta_cap"])), Stage(**about["stage"])
         kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
         histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
     val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
     test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in inside)
-    return Member(name(cfg, number), folder, join(val), test, histories, seconds)
+    return Member(name(cfg, number), folder, join(val), test, histories, seconds, tta, stage)
 
 
 def _folders(cfg: Config) -> list[str]:
@@ -3034,29 +3177,35 @@ def _folders(cfg: Config) -> list[str]:
 
 
 def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-          chosen: pseudo.Chosen) -> pseudo.Kept:  # fmt: skip
+          chosen: pseudo.Chosen, budget: Budget | None = None) -> pseudo.Kept:  # fmt: skip
     """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse."""
     from carcls import train
 
     mine = cfg.of_members()[number]
-    stage = mine.stages[-1].model_copy(update={"epochs": cfg.pseudo_epochs})
+    before = load(cfg, number, place.out)
+    stage = before.stage.model_copy(update={"epochs": cfg.pseudo_epochs})
     unfreeze = "all" if mine.unfreeze == "staged" else mine.unfreeze
     mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze=unfreeze, pseudo=False)
-    before = load(cfg, number, place.out)
     inside = before.folder / "pseudo"
     inside.mkdir(parents=True, exist_ok=True)
     frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
     more = replace(table, frame=frame)
+    start = before.folder / "best.weights.h5"
     try:
-        trained = train.fit(mine, rt, more, place, inside, events, start=before.folder / "best.weights.h5")
+        trained = train.done(mine, more, inside, start) or train.fit(
+            mine, rt, more, place, inside, events, start=start, fewer_views=False,
+            time_left=budget.share(len(cfg.members) - number) if budget else None,
+        )  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
-    took = cast_votes(mine, rt, trained.model, table, place, inside)
+    if trained is None:
+        return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
+    took = cast_votes(mine, rt, trained, table, place, inside)
     after = votes.load(inside / "votes_validation.npz")
     kept = pseudo.keep(as_test(cfg, before.val), as_test(cfg, after), cfg.tta_combine)
     if kept.kept:
         took["training"] = before.seconds["training"] + trained.seconds
-        _note(before.folder, took, ["pseudo"])
+        _note(before.folder, took, ["pseudo"], mine, stage.model_dump())
     return kept
 
 
@@ -3093,7 +3242,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from carcls import backbones, fused
+from carcls import backbones, fused, schedule
 from carcls.config import Config
 from carcls.runtime import Runtime
 
@@ -3153,22 +3302,37 @@ def _backbone(model: keras.Model) -> keras.Model:
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
-class Table(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of every step of the run, from a table: schedule.table made it, steps beyond it keep its end."""
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of every step: the curve of the schedule at the progress that ``follow`` maps steps to.
 
-    def __init__(self, rates: np.ndarray):
-        self.rates = np.asarray(rates, np.float32)  # (steps,)
+    The map is a variable of the optimiser, so that a plan may change without a step being compiled anew.
+    """
+
+    def __init__(self, cfg: Config):
+        self.peak, self.curve = cfg.lr, schedule.curve(cfg)  # (GRID + 1,)
+        self.course: Any = None  # float32 (3,): a step, the progress there, progress per step
+
+    def follow(self, course: schedule.Course) -> None:
+        self.course.assign([course.step, course.progress, course.per_step])
 
     def __call__(self, step: Any) -> Any:
-        i = keras.ops.minimum(keras.ops.cast(step, "int32"), len(self.rates) - 1)
-        return keras.ops.take(keras.ops.convert_to_tensor(self.rates), i)
+        ops = keras.ops
+        progress = self.course[1] + (ops.cast(step, "float32") - self.course[0] + 0.5) * self.course[2]
+        at = ops.clip(progress, 0.0, 1.0) * schedule.GRID
+        low = ops.minimum(ops.floor(at), schedule.GRID - 1)
+        i, rest = ops.cast(low, "int32"), at - low
+        curve = ops.convert_to_tensor(self.curve)
+        return self.peak * (ops.take(curve, i) * (1 - rest) + ops.take(curve, i + 1) * rest)
 
     def get_config(self) -> dict[str, Any]:
-        return {"rates": self.rates.tolist()}
+        return {"peak": self.peak}
 
 
-def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optimizers.Optimizer:
-    """The optimiser by name under the schedule (S42, S43), with a rate by depth if depth_decay is not 1."""
+def optimizer(cfg: Config, model: keras.Model) -> tuple[keras.optimizers.Optimizer, Rate | None]:
+    """The optimiser by name under the schedule (S42, S43), with a rate by depth if depth_decay is not 1.
+
+    With plateau there is no Rate: ReduceLROnPlateau sets the rate itself, which a schedule does not allow.
+    """
     kinds = keras.optimizers
     base = {"adam": kinds.Adam, "adamw": kinds.AdamW, "sgd": kinds.SGD, "adamax": kinds.Adamax, "lion": kinds.Lion,
             "rmsprop": kinds.RMSprop}[cfg.optimizer]  # fmt: skip
@@ -3177,20 +3341,25 @@ def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optim
         options["weight_decay"] = cfg.weight_decay
     if cfg.ema:
         options |= {"use_ema": True, "ema_momentum": cfg.ema}
-    # ReduceLROnPlateau sets the rate itself, which a schedule does not allow.
-    rate = float(rates[0]) if cfg.schedule == "plateau" else Table(rates)
-    if cfg.depth_decay == 1:
-        return base(rate, **options)
-    factors = depth_factors(cfg, model)
+    if cfg.depth_decay != 1:
+        base = _by_depth(base, depth_factors(cfg, model))
+    if cfg.schedule == "plateau":
+        return base(cfg.lr, **options), None
+    rate = Rate(cfg)
+    made = base(rate, **options)
+    rate.course = made.add_variable((3,), name="course")
+    return made, rate
 
-    class ByDepth(base):  # type: ignore[misc, valid-type]  # which optimiser it is, is known at run time only
+
+def _by_depth(base: Any, factors: list[float]) -> Any:
+    class ByDepth(base):
         """The rate of each variable is the schedule's times its factor."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = factors[self._get_variable_index(variable)]
             super().update_step(gradient, variable, learning_rate * factor)
 
-    return ByDepth(rate, **options)
+    return ByDepth
 
 
 def depth_factors(cfg: Config, model: keras.Model) -> list[float]:
@@ -3200,14 +3369,34 @@ def depth_factors(cfg: Config, model: keras.Model) -> list[float]:
     return [cfg.depth_decay ** quarter.get(id(w), 0) for w in model.trainable_variables]
 
 
-def compile_model(cfg: Config, model: keras.Model, rt: Runtime, rates: np.ndarray) -> None:
-    """Loss on logits with label smoothing, accuracy, and never XLA unless rt says so (Keras's "auto" would)."""
+def compile_model(cfg: Config, model: keras.Model, rt: Runtime) -> Rate | None:
+    """Loss on logits with label smoothing, accuracy, and never XLA unless rt says so (Keras's "auto" would).
+
+    The optimiser has all its variables afterwards. Returns what its learning rate follows, None with plateau.
+    """
+    made, rate = optimizer(cfg, model)
     model.compile(
-        optimizer=optimizer(cfg, model, rates),
+        optimizer=made,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=cfg.label_smoothing),
         weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=rt.xla,
     )
+    model.optimizer.build(model.trainable_variables)
+    return rate
+
+
+def state(model: keras.Model) -> list[np.ndarray]:
+    """Every number that training goes on from: weights, statistics, the generators of dropout, the optimiser's variables.
+
+    Keras's own weights files lose the generators: they write them and do not read them (3.13.2).
+    """
+    return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+
+
+def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:
+    """Put a state back. Raises ValueError if it is of another network."""
+    for variable, array in zip((*model.variables, *model.optimizer.variables), arrays, strict=True):
+        variable.assign(array)
 '''
 
 # ==================================================================================================
@@ -3286,7 +3475,7 @@ class Table:
     ``frame`` has the columns id (str), path (str, "" if there is none), label (int class index, -1 for
     test), fold (VALIDATION, TRAIN or TEST), source ("train", "test" or "pseudo"), height and width (px, upright; 0 if
     unreadable), readable (bool; False only for test photos, which are predicted from a grey photo), group (int: files
-    with the same bytes have the same).
+    with the same bytes have the same), digest (str: SHA-1 of the file's bytes in hex, "" if there is none).
     """
 
     frame: pd.DataFrame
@@ -3351,7 +3540,7 @@ def load(cfg: Config, place: Place) -> Table:
     facts = _look(path for path in [*train["path"], *test["path"]] if path)
     for frame in (train, test):
         found = [facts[path] if path else _Facts() for path in frame["path"]]
-        frame["digest"] = [f.digest for f in found]
+        frame["digest"] = [f.digest.hex() for f in found]
         frame["height"] = [f.height for f in found]
         frame["width"] = [f.width for f in found]
         frame["readable"] = [f.readable for f in found]
@@ -3378,7 +3567,7 @@ def load(cfg: Config, place: Place) -> Table:
     frame = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
     frame["group"] = pd.factorize(frame["digest"])[0]
     return Table(
-        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group"]],
+        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group", "digest"]],
         classes=classes,
         id_column=id_column,
         label_column=label_column,
@@ -4013,7 +4202,7 @@ def make_batches(
     classes: int,
     *,
     train: Callable[[int], float] | None = None,
-    epochs: int = 1,
+    epochs: range = range(1),
     stage: int = 0,
     views: range = range(1),
     static: bool = False,
@@ -4022,7 +4211,7 @@ def make_batches(
 
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
-    only whole batches are made. Without it every row comes exactly once per view, in order, the
+    only whole batches are made, of the given epochs (numbers within the stage). Without it every row comes exactly once per view, in order, the
     last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
     then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
     static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
@@ -4036,7 +4225,7 @@ def make_batches(
     def make(i: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         alive = made_by()
         assert alive is not None, "the Batches of this dataset are gone; keep them while it is used"
-        return alive(int(i))
+        return alive(int(i)) if i >= first else alive.blank()
 
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, label, weights = tf.numpy_function(make, [i], (tf.uint8, tf.int64, tf.float32), stateful=False)
@@ -4046,10 +4235,14 @@ def make_batches(
         return images, tf.one_hot(label, classes), weights
 
     batch = maker.batch
-    count = maker.steps * epochs if train else maker.steps
-    dataset = tf.data.Dataset.range(count).map(tensors, num_parallel_calls=threads(), deterministic=True)
-    if train and (cfg.mixup or cfg.cutmix):
-        dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
+    first, end = (epochs.start * maker.steps, epochs.stop * maker.steps) if train else (0, maker.steps)
+    mixed = train and (cfg.mixup or cfg.cutmix)
+    # keras-cv draws from one generator: what earlier epochs have drawn is drawn again, on blank photos, to go on from there.
+    dataset = tf.data.Dataset.range(0 if mixed else first, end).map(
+        tensors, num_parallel_calls=threads(), deterministic=True
+    )
+    if mixed:
+        dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True).skip(first)
     return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), len(views))
 
 
@@ -4075,6 +4268,11 @@ class _Maker:
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._training(i, self.strength) if self.strength else self._evaluation(i)
+
+    def blank(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A batch that nobody will see."""
+        shape = (self.batch, *self.policies.size, 3)
+        return np.zeros(shape, np.uint8), np.zeros(self.batch, np.int64), np.ones(self.batch, np.float32)
 
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)
@@ -4609,28 +4807,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, submission, votes
-from carcls.config import BLENDS, Config, ConfigError
+from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, schedule, steps, submission, votes
+from carcls.config import BLENDS, Config, ConfigError, Stopped
 
 
 def run(cfg: Config) -> Path:
     """Train, validate, predict with test-time augmentation; returns the path of submission.csv.
 
-    Everything it makes is in the run folder (see README, "What a run leaves"). Bad input raises
-    inputs.InputError or config.ConfigError before training starts, wherever it can be seen that early.
+    Everything it makes is in the run folder (see README, "What a run leaves"). What is there already of the same settings
+    is gone on from (cfg.resume). Bad input raises inputs.InputError or config.ConfigError before training starts, wherever
+    it can be seen that early. SIGTERM ends a run with config.Stopped.
     """
     start = time.monotonic()
     check(cfg)
     place = inputs.locate(cfg)
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
+    _take_over(cfg, place)
     table = photos.load(cfg, place)
     _say("data", *photos.summary(table))
     photos.write_audit(table, place.out / "audit.csv")
@@ -4639,7 +4843,8 @@ def run(cfg: Config) -> Path:
     if len(cfg.members) > 1 and counted < blend.LEAST:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
-    _say("machine", *rt.reasons)
+    budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
+    _say("machine", *rt.reasons, *([f"time       {budget.line}"] if budget else []))
 
     # Only now: some of these import keras, whose backend setup has just chosen.
     from carcls import callbacks, decide, figures, members, tta
@@ -4647,33 +4852,43 @@ def run(cfg: Config) -> Path:
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
-    submit = _Submit(place.out / "submission.csv", table)
+    submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
     try:
-        events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
-        for mine in cfg.of_members():
-            tta.check_views(mine, table.val, place)
-        figures.augmentation(cfg, table, place.out / "augmentation.png")
-        (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
-        made: list[members.Member] = []
-        for number in range(len(cfg.members)):
-            _say(f"train member {members.name(cfg, number)}")
-            made.append(members.make(cfg, number, rt, table, place, events, None if made else submit.early))
-            groups = members.groups(table.frame, made[0].val.ids)
-            decision = decide.decide(cfg, made, groups)
-            if len(made) < len(cfg.members):
-                submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
-        _say("decide")
-        print(*decide.lines(decision), sep="\n")
-        result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
-        if cfg.pseudo:
-            _say("pseudo-labels")
-            found = _pseudo_labels(cfg, rt, table, place, events, made, decision)
-            if any(found["kept"]):
-                made = [members.load(cfg, number, place.out) for number in range(len(cfg.members))]
+        with _stoppable():
+            events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
+            for mine in cfg.of_members():
+                tta.check_views(mine, table.val, place)
+            figures.augmentation(cfg, table, place.out / "augmentation.png")
+            (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
+            made: list[members.Member] = []
+            for number in range(len(cfg.members)):
+                _say(f"train member {members.name(cfg, number)}")
+                member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
+                if member is None:  # out of time
+                    break
+                made.append(member)
+                cfg = members.with_views(cfg, max(member.tta))
+                groups = members.groups(table.frame, made[0].val.ids)
                 decision = decide.decide(cfg, made, groups)
-                print(*decide.lines(decision), sep="\n")
-            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
-        events.send("end", **result)
+                if len(made) < len(cfg.members):
+                    submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+            if not made:
+                return _without_training(cfg, table, place, submit, events)
+            inputs.write_atomic(
+                place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
+            )  # with the views it has used
+            _say("decide")
+            print(*decide.lines(decision), sep="\n")
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
+            if cfg.pseudo:
+                _say("pseudo-labels")
+                found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
+                if any(found["kept"]):
+                    made = [members.load(cfg, number, place.out) for number in range(len(made))]
+                    decision = decide.decide(cfg, made, groups)
+                    print(*decide.lines(decision), sep="\n")
+                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
+            events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
         raise
@@ -4681,6 +4896,57 @@ def run(cfg: Config) -> Path:
         events.close()
     _say("result", *lines(result), *(f"pictures   {p}" for p in pictures),
          f"submission {submit.path}, {len(decision.ids)} rows")  # fmt: skip
+    for warning in submit.warnings:
+        print(f"\n*** WARNING: {warning} ***")
+    return submit.path
+
+
+def _take_over(cfg: Config, place: inputs.Place) -> None:
+    """Copy an earlier run, where one is attached, into the run folder, which is writable; clear away what a kill left."""
+    steps.sweep(place.out)
+    earlier = steps.find_earlier(cfg) if cfg.resume else None
+    if earlier and earlier.resolve() != place.out.resolve():
+        taken = steps.take_over(earlier, place.out)
+        _say("earlier run", f"{earlier}: " + (f"copied {', '.join(taken)}" if taken else
+             f"nothing copied, {place.out} has them all"))  # fmt: skip
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM raises config.Stopped meanwhile, where it can be received: in a program's main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped("SIGTERM; the same run again goes on from the last whole epoch")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _identity(cfg: Config) -> str:
+    """Of a run: the same in all its sessions."""
+    return hashlib.sha256((cfg.model_dump_json() + source_hash()).encode()).hexdigest()[:16]
+
+
+def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any) -> Path:
+    """A valid submission where the time is too short to train anything: the most frequent class for every photo."""
+    share = np.bincount(table.train["label"], minlength=len(table.classes)) / len(table.train)
+    ids = table.test["id"].tolist()
+    accuracy = float((table.val["label"] == share.argmax()).mean())
+    why = "the most frequent class: no time to train a network"
+    submit(ids, np.tile(share, (len(ids), 1)), why, accuracy)
+    result = {"validation_accuracy": accuracy, "validation_photos": len(table.val), "made_by": why,
+              "settings": cfg.model_dump(mode="json"), "source": source_hash()}  # fmt: skip
+    inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
+    events.send("end", **result)
+    _say("result", f"validation {accuracy:.4f} accuracy of {why}",
+         f"skipped    training, test-time augmentation and the report: budget_minutes={cfg.budget_minutes:g} is too little",
+         f"submission {submit.path}, {len(ids)} rows")  # fmt: skip
     for warning in submit.warnings:
         print(f"\n*** WARNING: {warning} ***")
     return submit.path
@@ -4702,7 +4968,7 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
 
 
 def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any,
-                   made: list[Any], decision: Any) -> dict[str, Any]:  # fmt: skip
+                   made: list[Any], decision: Any, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
     """Choose photos, write pseudo.csv, go on training with them; says what became of it."""
     from carcls import members
 
@@ -4716,23 +4982,21 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
     inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
     kept = []
     for number in range(len(made) if len(chosen.rows) else 0):
-        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen))
+        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget))
         print(f"member {number + 1}: {kept[-1].reason}")
     return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
             "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
 
 
 class _Submit:
-    """Writes submission.csv whenever the run has a better-founded one; what an earlier run left is kept beside it."""
+    """Writes submission.csv whenever the run has a better-founded one; what another run left is kept beside it."""
 
-    def __init__(self, path: Path, table: photos.Table):
-        self.path, self.table = path, table
+    def __init__(self, path: Path, table: photos.Table, identity: str):
+        self.path, self.table, self.identity = path, table, identity
         self.warnings: list[str] = []
-        self.first = True
 
     def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.first)
-        self.first = False
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity)
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
     def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
@@ -4838,6 +5102,7 @@ class Runtime:
     fused_bn: bool  # TensorFlow's own kernel for batch normalisation
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
+    kind: str = "cpu"  # or "gpu", "tpu"
 
 
 def setup(cfg: Config) -> Runtime:
@@ -4898,7 +5163,7 @@ def setup(cfg: Config) -> Runtime:
             "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
             "the compiler fuses it"),
     )  # fmt: skip
-    return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons)
+    return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons, kind)
 
 
 def _cpu_maths() -> str:
@@ -4964,6 +5229,12 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
     return True, "fuses the small operations"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    import tensorflow as tf
+
+    return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def keep_memory() -> None:
     """Let glibc keep large freed blocks instead of returning them to the system.
 
@@ -4984,11 +5255,14 @@ def keep_memory() -> None:
 # ==================================================================================================
 # carcls/schedule.py
 # ==================================================================================================
-MODULES["schedule.py"] = r'''"""Learning rate and augmentation strength as pure functions of progress, 0..1 over the whole run."""
+MODULES["schedule.py"] = r'''"""Learning rate and augmentation strength as pure functions of progress, 0..1 over the whole run; plans under a time budget."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -5026,15 +5300,160 @@ def factor(name: str, progress: float, warmup: float = 0.0) -> float:
     return 1.0
 
 
-def table(cfg: Config, steps: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Learning rate of every training step of the run, float32, shape (steps,). Raises ValueError.
+GRID = 1024  # points of the curve that the optimiser looks up; a warm-up of 10 % has 102 of them
 
-    Taken in the middle of each step, so that the first is not 0 and cosine's last is nearly 0.
+
+def curve(cfg: Config) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Share of the peak learning rate at progress 0, 1/GRID, … 1: float32 (GRID + 1,)."""
+    return np.array([factor(cfg.schedule, i / GRID, cfg.warmup) for i in range(GRID + 1)], np.float32)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How progress (0..1 of the run) follows from the optimiser's count of steps: a line from one of them on."""
+
+    step: int
+    progress: float  # when that step begins
+    per_step: float
+
+    def at(self, step: int) -> float:
+        """Progress in the middle of that step, so that the first rate is not 0 and cosine's last is nearly 0."""
+        return min(1.0, self.progress + (step - self.step + 0.5) * self.per_step)
+
+    def rate(self, cfg: Config, step: int) -> float:
+        """Learning rate of that step; what the optimiser computes from ``curve``."""
+        return cfg.lr * float(np.interp(self.at(step) * GRID, np.arange(GRID + 1), curve(cfg)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long each stage trains and how many views predict; made anew only where the time left demands it."""
+
+    epochs: tuple[int, ...]  # of each stage; 0: left out
+    views: int  # of test-time augmentation, also the cap of the adaptive rule if there is one
+    steps: int | None = None  # of the only epoch, where not even one whole epoch fits
+    # Where the plan was last changed: that many epochs were done, and the run was so far.
+    since: int = 0
+    progress: float = 0.0
+
+    def progress_at(self, epoch: int) -> float:
+        """Progress when epoch ``epoch`` (from 0, all stages together) begins."""
+        return min(1.0, self.progress + (epoch - self.since) * self.per_epoch())
+
+    def per_epoch(self) -> float:
+        return (1 - self.progress) / max(1, sum(self.epochs) - self.since)
+
+    def strength_at(self, cfg: Config, epoch: int) -> float:
+        """Augmentation strength of that epoch: it reaches its end in the last one (S20)."""
+        last = self.progress_at(max(self.since, sum(self.epochs) - 1))
+        return strength(cfg, min(1.0, self.progress_at(epoch) / last) if last else 0.0)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, measured."""
+
+    step: float  # of training, at the smallest stage
+    epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
+    view: float  # one view of every photo that is predicted after training, at the last stage's size
+    start: float = 0.0  # what else training does beside epochs: decoding, compiling, early predictions
+    end: float = 0.0  # everything after the votes
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """What one network may take."""
+
+    deadline: float  # by time.monotonic, its predictions and its share of the report included
+    report: float = 0.0  # that share, seconds
+
+
+# The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each.
+REPORT, PER_NETWORK = 12.0, 6.0
+# Kaggle ends a session after so many hours; this share of it is the margin, for what no plan foresees.
+SESSION_HOURS = {"tpu": 9.0}
+SESSION_HOURS_ELSE, MARGIN = 12.0, 0.05
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time of this session."""
+
+    end: float  # by time.monotonic
+    line: str  # where it comes from
+
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def share(self, networks: int) -> TimeLeft:
+        """Of the next one of so many networks that are still to be trained."""
+        return TimeLeft(time.monotonic() + self.left() / networks, REPORT / networks + PER_NETWORK)
+
+
+def budget(cfg: Config, on_kaggle: bool, kind: str, start: float) -> Budget | None:
+    """From cfg.budget_minutes, else Kaggle's limit for that kind of device (cpu, gpu, tpu); None: no limit."""
+    if cfg.budget_minutes is not None:
+        return Budget(start + cfg.budget_minutes * 60, f"{cfg.budget_minutes:g} minutes, as set")
+    if not on_kaggle:
+        return None
+    hours = SESSION_HOURS.get(kind, SESSION_HOURS_ELSE)
+    return Budget(
+        start + hours * (1 - MARGIN) * 3600, f"{hours * (1 - MARGIN):g} of the {hours:g} hours that Kaggle gives"
+    )
+
+
+def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float, fewer_views: bool = True) -> Plan:
+    """The longest training that ends in ``left`` seconds with its predictions. Pure arithmetic.
+
+    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits. Epochs are taken away one
+    by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
+    Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
     """
-    if steps < 1:
-        raise ValueError(f"{steps} steps: at least one training step is needed")
-    factors = [factor(cfg.schedule, (step + 0.5) / steps, cfg.warmup) for step in range(steps)]
-    return np.asarray(cfg.lr * np.array(factors), np.float32)
+    while fewer_views and views > 1 and views * costs.view > left / 4 and _spent(configured, views, costs) > left:
+        views = views // 2
+    epochs = list(configured)
+    while sum(epochs) > 1 and _spent(epochs, views, costs) > left:
+        fewer = max((k for k in range(len(epochs)) if epochs[k]), key=lambda k: ((epochs[k] - 1) / configured[k], k))
+        epochs[fewer] -= 1
+    for k in reversed(range(len(epochs))):  # what a large epoch leaves over may hold small ones
+        while epochs[k] and epochs[k] < configured[k]:
+            epochs[k] += 1
+            if _spent(epochs, views, costs) > left:
+                epochs[k] -= 1
+                break
+    if _spent(epochs, views, costs) <= left:
+        return Plan(tuple(epochs), views)
+    first = tuple(int(k == 0) for k in range(len(epochs)))
+    views = 1 if fewer_views else views
+    room = left - _spent(first, views, costs) + costs.epoch[0]
+    return Plan(first, views, None if room >= costs.epoch[0] else max(0, int(room / max(costs.step, 1e-9))))
+
+
+def _spent(epochs: Sequence[int], views: int, costs: Costs) -> float:
+    return costs.start + sum(n * s for n, s in zip(epochs, costs.epoch, strict=True)) + views * costs.view + costs.end
+
+
+def shorten(plan: Plan, stage: int, done: int, costs: Costs, left: float) -> Plan:
+    """The plan after ``done`` epochs of a stage, with fewer to come where those planned no longer fit; else the same.
+
+    The learning rate and the augmentation go on from where they are and reach their end in the last epoch that is left.
+    Views are kept: networks that vote together must have the same. costs.start is taken as spent.
+    """
+    epochs = list(plan.epochs)
+
+    def fits() -> bool:
+        to_come = [max(0, n - done) if k == stage else n if k > stage else 0 for k, n in enumerate(epochs)]
+        return _spent(to_come, plan.views, replace(costs, start=0.0)) <= left
+
+    open_ = [k for k in range(len(epochs)) if epochs[k] > (done if k == stage else 0) and k >= stage]
+    while open_ and not fits():
+        fewer = max(open_, key=lambda k: ((epochs[k] - (done if k == stage else 0) - 1) / epochs[k], k))
+        epochs[fewer] -= 1
+        open_ = [k for k in open_ if epochs[k] > (done if k == stage else 0)]
+    if tuple(epochs) == plan.epochs:
+        return plan
+    since = sum(plan.epochs[:stage]) + done
+    return replace(plan, epochs=tuple(epochs), since=since, progress=plan.progress_at(since))
 
 
 def strength(cfg: Config, progress: float) -> float:
@@ -5042,6 +5461,273 @@ def strength(cfg: Config, progress: float) -> float:
     if not 0 <= progress <= 1:
         raise ValueError(f"progress {progress} must be in 0..1")
     return cfg.strength + (cfg.strength_end - cfg.strength) * progress
+'''
+
+# ==================================================================================================
+# carcls/steps.py
+# ==================================================================================================
+MODULES["steps.py"] = r'''"""What is done already: a run's steps with what each was made from, and a training's state after each epoch.
+
+Every file is written whole before the note that names it, and the note is replaced in one move, so that a kill at any
+moment leaves the old record or the new one (S47). What no note names is left over from a kill, and is removed.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carcls import inputs
+
+NOTE = "steps.json"
+
+Facts = dict[str, Any]  # what a step is made from, by name: settings, photos, code; JSON values
+
+
+class Steps:
+    """The finished steps of one folder, in its steps.json: of each what it was made from, and its files."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.note = folder / NOTE
+
+    def about(self, name: str, facts: Facts) -> dict[str, Any] | None:
+        """What ``finish`` was told of the step; None if it is not done, or with other facts, or its files are not whole.
+
+        Where it was done and cannot be used, one printed line says why.
+        """
+        done = self._read().get(name)
+        if done is None:
+            return None
+        why = differences(done["facts"], facts) or self._damaged(done["files"])
+        if why:
+            print(f"{self.folder.name}: {name} is made anew: {'; '.join(why)}")
+            return None
+        return done["about"]
+
+    def finish(self, name: str, facts: Facts, files: Iterable[str], **about: Any) -> None:
+        """The step's files, by their names in the folder, are there and whole."""
+        written = {file: digest_of(self.folder / file) for file in files}
+        steps = {**self._read(), name: {"facts": facts, "files": written, "about": about}}
+        inputs.write_atomic(self.note, json.dumps(steps, indent=2) + "\n")
+
+    def forget(self) -> None:
+        self.note.unlink(missing_ok=True)
+
+    def digest(self, name: str, file: str) -> str:
+        """Of a finished step's file: what a later step is made from."""
+        return str(self._read()[name]["files"][file])
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.note.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            print(f"warning: {self.note}: not what a run leaves ({error}); its steps are made anew")
+            return {}
+
+    def _damaged(self, files: dict[str, str]) -> list[str]:
+        return [f"{name} is not as it was left" for name, digest in files.items()
+                if not (self.folder / name).is_file() or digest_of(self.folder / name) != digest]  # fmt: skip
+
+
+class States:
+    """The state of a training after its last epoch and after its best one: arrays in a file each, and one note."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.file = folder / "note.json"
+
+    def load(self, facts: Facts) -> dict[str, Any] | None:
+        """The note of the last epoch; None if there is none, or it is of a training from other facts (a line says so)."""
+        try:
+            note = json.loads(self.file.read_text())
+            why = differences(note["facts"], facts)
+            for name in () if why else {note["last"], note["best"]}:
+                with zipfile.ZipFile(self.folder / name) as arrays:
+                    why += [f"{self.folder / name} is damaged"] if arrays.testzip() else []
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            why = [f"{self.folder} is not what a run leaves ({error})"]
+        if why:
+            print(f"{self.folder.parent.name}: training starts anew: {'; '.join(why)}")
+            return None
+        return note
+
+    def arrays(self, which: str) -> list[np.ndarray]:
+        """Of the "last" epoch or the "best" one."""
+        note = json.loads(self.file.read_text())
+        with np.load(self.folder / note[which]) as arrays:
+            return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
+
+    def save(self, number: int, facts: Facts, note: dict[str, Any], arrays: Sequence[np.ndarray], better: bool) -> None:
+        """Make this the last state, and if it is better the best one; number: of the epoch, all stages together."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"{number}.npz"
+        with (self.folder / name).open("wb") as file:
+            np.savez(file, *arrays)
+            inputs.flush(file)
+        best = name if better else json.loads(self.file.read_text())["best"]
+        whole = {**note, "facts": facts, "last": name, "best": best}
+        inputs.write_atomic(self.file, json.dumps(whole) + "\n")
+        for old in self.folder.iterdir():
+            if old.name not in (name, best, self.file.name):
+                old.unlink()
+
+    def amend(self, **changes: Any) -> None:
+        """Change the note of the last epoch, and nothing else."""
+        note = json.loads(self.file.read_text())
+        inputs.write_atomic(self.file, json.dumps({**note, **changes}) + "\n")
+
+    def remove(self) -> None:
+        """The training has ended, or starts anew."""
+        self.file.unlink(missing_ok=True)  # first: without it the rest is nothing
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed run was in the middle of writing: files that have not got their names yet."""
+    for folder in (out, *out.glob("member*"), *out.glob("member*/*/")):
+        for part in folder.glob(".*.part*") if folder.is_dir() else ():
+            if part.is_file():
+                part.unlink()
+
+
+def differences(was: Facts, now: Facts) -> list[str]:
+    """``["lr 0.002 → 0.001"]``: in what a step that is done differs from the one that is wanted."""
+    found = []
+    for key in [*was, *(key for key in now if key not in was)]:
+        before, after = (json.loads(json.dumps(facts.get(key))) for facts in (was, now))
+        if before != after:
+            change = f"{key} {_show(before)} → {_show(after)}"
+            found.append(change if len(change) < 100 and not key.startswith("the ") else f"{key} changed")
+    return found
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "height" in value[0]:
+        return ",".join("x".join(str(stage[key]) for key in ("height", "width", "epochs")) for stage in value)
+    return str(value)
+
+
+def code(*modules: str) -> str:
+    """A digest of what these modules of the package do: their text without comments, docstrings and layout."""
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = importlib.util.find_spec(f"carcls.{name}")
+        assert spec and spec.origin, name
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+                and ast.get_docstring(node, False) is not None
+            ):
+                node.body = node.body[1:]
+        digest.update(f"{name} {ast.dump(tree)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def rows(*columns: Iterable[Any]) -> str:
+    """A digest of a table's columns."""
+    return hashlib.sha256(json.dumps([list(map(str, column)) for column in columns]).encode()).hexdigest()[:16]
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- An earlier run, attached as input ----------------------------------------------------------------------
+
+
+def take_over(earlier: Path, out: Path) -> list[str]:
+    """Copy an earlier run's networks and submissions into the run folder; returns the names of what was copied.
+
+    What the run folder has already stays. The copies get their names once they are whole.
+    """
+    part = out / ".earlier.part"
+    if part.exists():
+        shutil.rmtree(part)  # of a run that was killed
+    taken = []
+    for source in sorted(earlier.iterdir()):
+        wanted = (source.is_dir() and source.name.startswith("member")) or source.name.startswith("submission.")
+        if not wanted or (out / source.name).exists():
+            continue
+        part.mkdir(exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, part / source.name, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(source, part / source.name)
+        _writable(part / source.name)  # copytree keeps the modes of a read-only folder
+        (part / source.name).rename(out / source.name)
+        taken.append(source.name)
+    if part.exists():
+        part.rmdir()
+    return taken
+
+
+def _writable(top: Path) -> None:
+    for path in [top, *(top.rglob("*") if top.is_dir() else ())]:
+        path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o600))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has left something there that can be gone on from."""
+    return (folder / "config.json").is_file() and any(
+        (folder / "member1" / inside).exists() or next((folder / "member1").glob(f"fold*/{inside}"), None)
+        for inside in (NOTE, "state/note.json")
+    )
+
+
+def find_earlier(cfg: Any) -> Path | None:
+    """The earlier run to go on from: the one that the setting names, else the one that is attached on Kaggle.
+
+    Raises inputs.InputError if the named folder is none, or several are attached.
+    """
+    if cfg.earlier:
+        named = Path(cfg.earlier).expanduser()
+        found = [folder for folder in _folders(named) if is_run(folder)] if named.is_dir() else []
+        if not found:
+            has = f"there is:\n{inputs.tree(named)}" if named.is_dir() else "there is no such folder"
+            raise inputs.InputError(
+                f"earlier={cfg.earlier}: expected what an earlier run left (config.json, member1/); {has}"
+            )
+    elif inputs.on_kaggle():
+        found = [folder for folder in _folders(inputs.kaggle_root() / "input") if is_run(folder)]
+    else:
+        return None
+    if len(found) > 1:
+        raise inputs.InputError(
+            "several earlier runs are attached; set earlier to one of\n  " + "\n  ".join(map(str, found))
+        )
+    return found[0] if found else None
+
+
+def _folders(top: Path, depth: int = 4) -> Iterable[Path]:
+    """The folder and those below it, a few levels down; none of photos."""
+    if not top.is_dir():
+        return
+    yield top
+    if depth and not is_run(top):
+        with os.scandir(top) as entries:
+            inside = sorted(
+                e.name for e in entries if e.is_dir() and e.name not in ("train", "test_upload", "test", "competitions")
+            )
+        for name in inside:
+            yield from _folders(top / name, depth - 1)
 '''
 
 # ==================================================================================================
@@ -5066,12 +5752,13 @@ NEARLY_ALL = 0.9  # share of one class that no car competition has, unless train
 
 
 def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float,
-          keep_earlier: bool = False) -> list[str]:  # fmt: skip
+          run: str = "") -> list[str]:  # fmt: skip
     """Write one row for each id of the sample submission; returns warnings to show.
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
-    submission.json beside it: a run replaces its submission whenever it has a better-founded one. keep_earlier: what
-    is there already is first copied to submission.earlier1.csv, or the next number that is free. Raises
+    submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
+    left there is first copied to submission.earlier1.csv, or the next number that is free; ``run`` says which run this
+    is, in all its sessions. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -5097,18 +5784,32 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     })  # fmt: skip
     content = frame.to_csv(index=False, lineterminator="\n")
     found = warnings(table, labels)
-    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found,
+    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
-    if keep_earlier and path.exists():
+    if path.exists() and _written_by(path) != run:
         number = next(
             n for n in itertools.count(1) if not path.with_name(f"{path.stem}.earlier{n}{path.suffix}").exists()
         )
         for file in (path.with_suffix(".json"), path):
             if file.exists():
                 shutil.copyfile(file, file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
-    inputs.write_atomic(path, content)
+    # First what it says of the file, old or new: a kill in between leaves a submission that is known.
+    about["before"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
     inputs.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+    inputs.write_atomic(path, content)
     return found
+
+
+def _written_by(path: Path) -> str | None:
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        known = hashlib.sha256(path.read_bytes()).hexdigest() in (
+            about["sha256"],
+            about["before"],
+        )  # else it was changed
+        return about["run"] if known else None
+    except (OSError, ValueError, KeyError, TypeError):  # not of a run: somebody's own file
+        return None
 
 
 def warnings(table: photos.Table, labels: list) -> list[str]:
@@ -5139,14 +5840,19 @@ def accuracy(path: Path, answers: Path) -> float:
 # ==================================================================================================
 # carcls/train.py
 # ==================================================================================================
-MODULES["train.py"] = r'''"""Training one network: its stages, small photos to large, the best weights carried from each to the next."""
+MODULES["train.py"] = r'''"""Training one network: its stages, small photos to large, the best weights carried from each to the next.
+
+After every epoch the whole state is kept (S47), so that a training that was killed goes on from there and ends as it
+would have; the same way leads on where a plan is shortened and where memory runs out.
+"""
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -5155,113 +5861,407 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import callbacks, inputs, model, photos, pipeline, schedule
-from carcls.config import Config, Stage
+from carcls import callbacks, inputs, model, photos, pipeline, runtime, schedule, steps
+from carcls.config import OF_MEMBER, Config, Stage
 from carcls.runtime import Runtime
+from carcls.schedule import TimeLeft
+
+STEP = "training"  # in the folder's steps.json
+FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
+# What changes the numbers of a training; the settings that are not here may differ when it goes on.
+_SETTINGS = sorted(OF_MEMBER | {"strength", "strength_end"})
+_CODE = ("augment", "backbones", "callbacks", "fused", "model", "photos", "pipeline", "schedule", "train")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its best weights, and how it got there."""
+    """What a training has come to. Its files are in its folder; ``network`` loads the weights."""
 
-    model: keras.Model
-    history: pd.DataFrame  # a row an epoch
-    seconds: float  # of training, validation included, without the predictions that ``ready`` makes
+    stages: tuple[Stage, ...]  # those that were trained, as long as they were planned; predict at the last one's size
+    views: int | None  # where the time does not allow for as many as are set
+    seconds: float  # of training in all sessions, validation included, without the predictions that ``ready`` makes
+    model: keras.Model | None = None  # where it was trained in this session
 
 
 # What a network is good for so far: (network, stage that it was trained in, what it is, its validation accuracy).
 Ready = Callable[[keras.Model, Stage, str, float], None]
 
 
+def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.Facts:
+    """What a training is made from: settings, photos, starting weights and the package's code."""
+    whole = cfg.model_dump(mode="json")
+    train, val = table.train, table.val
+    return {
+        **{name: whole[name] for name in _SETTINGS},
+        "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
+        "the starting weights": steps.digest_of(start) if start else "",
+        "the package's code": steps.code(*_CODE),
+    }
+
+
+def done(
+    cfg: Config, table: photos.Table, folder: Path, start: Path | None = None, limited: bool = False
+) -> Trained | None:
+    """What an earlier session has trained to its end from the same facts; None if it has not, or resume=false.
+
+    limited: this session's time is limited too, so fewer views planned then are the plan still.
+    """
+    about = steps.Steps(folder).about(STEP, facts(cfg, table, start)) if cfg.resume else None
+    if about is None:
+        return None
+    steps.States(folder / "state").remove()  # a kill may have come before it
+    return Trained(
+        tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
+    )
+
+
+def network(cfg: Config, rt: Runtime, classes: int, folder: Path) -> keras.Model:
+    """The network of a finished training with its best weights."""
+    net, _ = _in_scope(rt, partial(model.build, cfg.replace(weights="none"), rt, classes))
+    net.load_weights(folder / FILES[0])
+    return net
+
+
 def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, folder: Path, events: callbacks.Events,
-        ready: Ready | None = None, start: Path | None = None) -> Trained:  # fmt: skip
+        ready: Ready | None = None, start: Path | None = None, time_left: TimeLeft | None = None,
+        fewer_views: bool = True) -> Trained | None:  # fmt: skip
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
-    The learning rate follows one schedule over the whole run. ``ready`` is called after the very first epoch and with the
-    best weights of each stage but the last. ``start`` is a file of weights to go on from. Raises callbacks.TrainingDiverged when the loss is no number.
+    Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
+    schedule over the whole run. ``ready`` is called after the very first epoch and with the best weights of each stage
+    but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that it ends with its
+    predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
+
+    If memory runs out, the batch is halved and training goes on from the last epoch with the same learning rate per
+    photo. Raises callbacks.TrainingDiverged when the loss is no number.
     """
-    frame = pd.concat([table.train, table.val], ignore_index=True)
-    labels = frame["label"].to_numpy()
-    train_rows, val_rows = np.split(np.arange(len(frame)), [len(table.train)])
-    classes = len(table.classes)
-    steps = [len(train_rows) // min(cfg.batch, len(train_rows)) * stage.epochs for stage in cfg.stages]
-    rates = schedule.table(cfg, sum(steps))
-    epochs = sum(stage.epochs for stage in cfg.stages)
+    made_from = facts(cfg, table, start)
+    states = steps.States(folder / "state")
+    note = states.load(made_from) if cfg.resume else None
+    if note is None:
+        states.remove()
+        steps.Steps(folder).forget()
+    batch = note["batch"] if note else cfg.batch
+    while True:
+        smaller = cfg if batch == cfg.batch else cfg.replace(batch=batch, lr=cfg.lr * batch / cfg.batch)
+        training = _Training(
+            smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views
+        )
+        try:
+            trained = training.go(note, start)
+            break
+        except Exception as error:  # anything but a lack of memory goes on up
+            if not runtime.is_out_of_memory(error) or batch // 2 < len(rt.devices):
+                raise
+            batch //= 2
+            print(f"memory     out of it with batches of {batch * 2}: going on with {batch}, learning rate "
+                  f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
+        del training  # with its network, before the next one is made
+        gc.collect()
+        note = states.load(made_from)
+        if note:
+            states.amend(batch=batch)
+    if trained is None:
+        return None
+    for which, name in zip(("last", "best"), reversed(FILES[:2]), strict=True):  # the best one stays in the network
+        training.restore(which)
+        part = folder / f".{which}.part.weights.h5"
+        assert trained.model is not None
+        trained.model.save_weights(part)
+        with part.open("rb+") as file:
+            inputs.flush(file)
+        part.replace(folder / name)
+    stages = [stage.model_dump() for stage in trained.stages]
+    steps.Steps(folder).finish(STEP, made_from, FILES, stages=stages, views=trained.views, seconds=trained.seconds)
+    states.remove()
+    return trained
 
-    keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
-    net, loaded = _in_scope(rt, partial(model.build, cfg, rt, classes))
-    if start:
-        net.load_weights(start)
-        loaded = f"going on from {start.name}"
-    print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
-    averaged = callbacks.AveragedWeights() if cfg.ema else None
-    best_file, last_file = folder / "best.weights.h5", folder / "last.weights.h5"
-    rows: list[dict[str, Any]] = []
-    began = time.monotonic()
-    paused = 0.0  # in ready
 
-    def report(*args: Any) -> None:
-        nonlocal paused
-        start_of_it = time.monotonic()
-        assert ready is not None
-        ready(*args)
-        paused += time.monotonic() - start_of_it
+@dataclass
+class _Training:
+    """One network on its way through the stages."""
 
-    first_step = first_epoch = 0
-    for number, stage in enumerate(cfg.stages):
-        size = (stage.height, stage.width)
-        cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
-        print(f"stage {number + 1}/{len(cfg.stages)}  {stage.height}x{stage.width}, {stage.epochs} epochs; {cache}")
-        train = pipeline.make_batches(
-            cfg, cache, train_rows, labels[train_rows], size, classes, stage=number, epochs=stage.epochs,
-            train=partial(_strength, cfg, first_epoch, epochs),
-            static=rt.xla,
-        )  # fmt: skip
-        val = pipeline.make_batches(cfg, cache, val_rows, labels[val_rows], size, classes, static=rt.xla)
+    cfg: Config
+    rt: Runtime
+    table: photos.Table
+    place: inputs.Place
+    folder: Path
+    events: callbacks.Events
+    states: steps.States
+    facts: steps.Facts
+    ready: Ready | None
+    time_left: TimeLeft | None
+    fewer_views: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    before: float = 0.0  # seconds of training in earlier sessions
+    paused: float = 0.0  # seconds in ready
+    compiled: int = -1  # the stage that the network was compiled for
+    costs: schedule.Costs | None = None  # known where time is limited
+
+    def go(self, note: dict[str, Any] | None, start: Path | None) -> Trained | None:
+        """Train to the end, from the beginning or from the state that the note is of; None: there is no time to."""
+        cfg = self.cfg
+        if self.time_left and not note and self._left() <= self.time_left.report:
+            return None
+        self.frame = pd.concat([self.table.train, self.table.val], ignore_index=True)
+        self.labels = self.frame["label"].to_numpy()
+        self.train_rows, self.val_rows = np.split(np.arange(len(self.frame)), [len(self.table.train)])
+        self.classes = len(self.table.classes)
+        self.batch = min(cfg.batch, len(self.train_rows))
+        self.began = time.monotonic()
+
+        keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
+        self.net, loaded = _in_scope(self.rt, partial(model.build, cfg, self.rt, self.classes))
+        if start:
+            self.net.load_weights(start)
+            loaded = f"going on from {start.name}"
+        print(f"network    {cfg.backbone}, {self.net.count_params():,} weights, {loaded}")
+        self.averaged = callbacks.AveragedWeights() if cfg.ema else None
+        if self.averaged:
+            self.averaged.set_model(self.net)
+        if note:
+            note = self._resume(note)
+        else:
+            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), max(cfg.tta_views, cfg.tta_cap))
+            if self.time_left:
+                self.costs = self._measure()
+                self.plan = schedule.make_plan(
+                    self.plan.epochs, self.plan.views, self.costs, self._left(), self.fewer_views
+                )
+                self._say_plan()
+            if self.plan.steps == 0:
+                return None
+        for number in range(note["stage"] if note else 0, len(cfg.stages)):
+            if self.plan.epochs[number] or (note and number == note["stage"]):
+                self._stage(number, note if note and number == note["stage"] else None)
+        stages = [
+            stage.model_copy(update={"epochs": n}) for stage, n in zip(cfg.stages, self.plan.epochs, strict=True) if n
+        ]
+        views = self.plan.views if self.plan.views < max(cfg.tta_views, cfg.tta_cap) else None
+        return Trained(tuple(stages), views, self._seconds(), self.net)
+
+    def restore(self, which: str) -> None:
+        """Put the last or the best state of the last stage into the network, as validation has measured it."""
+        model.restore(self.net, self.states.arrays(which))
+        if self.averaged:
+            self.averaged.settle()
+
+    def _resume(self, note: dict[str, Any]) -> dict[str, Any]:
+        number, epoch = note["stage"], note["epoch"]
+        self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
+        self.rows, self.before = note["rows"], note["seconds"]
+        print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
+        if self.time_left:
+            known = note["costs"]
+            self.costs = schedule.Costs(**{**known, "epoch": tuple(known["epoch"])}) if known else self._measure()
+        self._compile(number)
+        model.restore(self.net, self.states.arrays("last"))
+        if self.costs:
+            shorter = schedule.shorten(self.plan, number, epoch, self.costs, self._left())
+            if shorter is not self.plan:
+                self.plan = shorter
+                note = {**note, "course": None, "over": note["over"] or epoch >= shorter.epochs[number]}
+            self._say_plan(number, epoch)
+        return note
+
+    def _stage(self, number: int, note: dict[str, Any] | None) -> None:
+        """Train one stage, from the epoch that the note is of; the network then has its best weights."""
+        cfg, shape = self.cfg, self.cfg.stages[number]
+        size = (shape.height, shape.width)
+        cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
+        print(
+            f"stage {number + 1}/{len(cfg.stages)}  {shape.height}x{shape.width}, {self.plan.epochs[number]} epochs; {cache}"
+        )
         # One compilation serves all stages unless the set of training weights changes: tracing a step takes longer
         # than a small epoch, and the optimiser's moments stay valid.
-        if number == 0 or cfg.unfreeze == "staged":
-            model.open_layers(cfg, net, number)
-            lowered = _rate(cfg, net, rates, 0)(0) / rates[0] if number and cfg.schedule == "plateau" else 1.0
-            _in_scope(rt, partial(model.compile_model, cfg, net, rt, rates[first_step:] * np.float32(lowered)))
+        if self.compiled < 0 or (cfg.unfreeze == "staged" and self.compiled != number):
+            self._compile(number)
+        while not (note and note["over"]):
+            note = self._fit(number, cache, note)
+        self.restore("best")
+        if self.ready and any(self.plan.epochs[number + 1 :]):
+            best = max(row["val_accuracy"] for row in self.rows if row["stage"] == number + 1)
+            self._report(self.net, shape, f"best epoch of stage {number + 1}", best)
+
+    def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
+        """Train until the stage ends or its plan gets shorter; returns the note of the last epoch."""
+        cfg, plan, shape = self.cfg, self.plan, self.cfg.stages[number]
+        size = (shape.height, shape.width)
+        epoch = note["epoch"] if note else 0
+        first = sum(plan.epochs[:number])  # epoch of the run that the stage begins with
+        steps_per_epoch = plan.steps or len(self.train_rows) // self.batch
+        at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
+        if note and note["course"]:
+            course = schedule.Course(**note["course"])
         else:
-            net.optimizer.iterations.assign(first_step)  # where the schedule would be, had no stage stopped early
-        rate = _rate(cfg, net, rates, first_step)
-        best = callbacks.Best(best_file, last_file, averaged)
-        watchers = [
-            callbacks.StopOnNaN(cfg, number, train.steps, rate),
-            callbacks.Progress(cfg, number, train.steps, min(cfg.batch, len(train_rows)), events, rate, rows,
-                               folder / "history.csv"),
-            best,
-            callbacks.EarlyStop(cfg, events),
-            *([averaged] if averaged else []),
-            *_optional(cfg, folder / "tensorboard" / f"stage{number + 1}"),
-            *([_first_epoch(report, stage, averaged)] if ready and number == 0 else []),
+            course = schedule.Course(at, plan.progress_at(first + epoch), plan.per_epoch() / steps_per_epoch)
+        rate = self._follow(course, at - epoch * steps_per_epoch)
+        train = pipeline.make_batches(
+            cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes, stage=number,
+            train=lambda e: plan.strength_at(cfg, first + e), epochs=range(epoch, plan.epochs[number]), static=self.rt.xla,
+        )  # fmt: skip
+        val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
+                                    static=self.rt.xla)  # fmt: skip
+
+        early = callbacks.EarlyStop(cfg, self.events)
+        watchers: dict[str, Any] = {
+            "progress": callbacks.Progress(cfg, number, steps_per_epoch, self.batch, self.events, rate, self.rows,
+                                           self.folder / "history.csv", plan.epochs),
+            "early_stop": early,
+        }  # fmt: skip
+        if cfg.schedule == "plateau":
+            watchers["plateau"] = callbacks.Plateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
+
+        def state(done: int) -> dict[str, Any]:
+            """All that is not a number of the network, for JSON, after so many epochs of the stage."""
+            known = pace.plan if pace else plan
+            return {
+                "stage": number, "epoch": done, "over": early.stopped or done >= known.epochs[number], "batch": cfg.batch,
+                "plan": asdict(known), "course": asdict(course) if known is plan else None,
+                "costs": asdict(pace.costs) if pace else None, "rows": self.rows, "seconds": self._seconds(),
+                "watchers": {name: watcher.kept() for name, watcher in watchers.items()},
+            }  # fmt: skip
+
+        watchers["checkpoint"] = checkpoint = callbacks.Checkpoint(
+            self.states, self.facts, state, len(self.rows) - epoch
+        )
+        pace = (callbacks.Pace(plan, number, self.costs, self.time_left.deadline, lambda: checkpoint.seconds)
+                if self.costs and self.time_left else None)  # fmt: skip
+        for name, watcher in watchers.items():
+            watcher.go_on(note["watchers"].get(name, {}) if note else {})
+        callbacks_in_order = [
+            callbacks.StopOnNaN(cfg, number, steps_per_epoch, rate),
+            *([self.averaged] if self.averaged else []),
+            *([watchers["plateau"]] if "plateau" in watchers else []),
+            watchers["progress"], early,
+            *([keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / f"stage{number + 1}"), write_graph=False)]
+              if cfg.tensorboard else []),
+            *([pace] if pace else []),
+            checkpoint,  # after all whose fields it keeps
+            *([self._first_epoch(shape)] if self.ready and not self.rows else []),
         ]  # fmt: skip
-        net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
-                validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
-        best.restore()
-        if ready and stage is not cfg.stages[-1]:
-            report(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
-        del cache, train, val  # the next stage measures what memory is free
-        first_step += steps[number]
-        first_epoch += stage.epochs
-    return Trained(net, pd.DataFrame(rows), time.monotonic() - began - paused)
+        self.net.fit(train.dataset, initial_epoch=epoch, epochs=plan.epochs[number], steps_per_epoch=steps_per_epoch,
+                     validation_data=val.dataset, validation_steps=val.steps, callbacks=callbacks_in_order, verbose=0)  # fmt: skip
+        if pace:
+            self.plan, self.costs = pace.plan, pace.costs
+        made = checkpoint.noted
+        if not made["over"]:  # with averaged weights the end of fit has put them into the network
+            model.restore(self.net, self.states.arrays("last"))
+        return made
+
+    def _compile(self, number: int) -> None:
+        """For that stage. A learning rate that a plateau has lowered stays where it is."""
+        lowered = self.cfg.schedule == "plateau" and self.compiled >= 0
+        before = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate)) if lowered else 0.0
+        model.open_layers(self.cfg, self.net, number)
+        self.rate = _in_scope(self.rt, partial(model.compile_model, self.cfg, self.net, self.rt))
+        if lowered:
+            self.net.optimizer.learning_rate = before
+        self.compiled = number
+
+    def _follow(self, course: schedule.Course, offset: int) -> callbacks.Rate:
+        """Let the optimiser follow that course; returns the rate by steps of the stage, which begins at step ``offset``."""
+        if self.rate is None:
+            return lambda step: float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
+        self.rate.follow(course)
+        return lambda step: course.rate(self.cfg, offset + step)
+
+    def _measure(self) -> schedule.Costs:
+        """Time a few real steps of each size, on the real network, which has its old state afterwards."""
+        cfg, rt = self.cfg, self.rt
+        began = time.monotonic()
+        self._compile(len(cfg.stages) - 1 if cfg.unfreeze == "staged" else 0)
+        if self.rate:
+            self.rate.follow(schedule.Course(0, 0.0, 0.0))
+        before = model.state(self.net)
+        step, photo = [], []
+        for number, shape in enumerate(cfg.stages):
+            size = (shape.height, shape.width)
+            cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
+            train = pipeline.make_batches(cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes,
+                                          stage=number, train=lambda e: cfg.strength, epochs=range(1), static=rt.xla)  # fmt: skip
+            val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
+                                        static=rt.xla)  # fmt: skip
+            timed = _Timed()
+            self.net.fit(train.dataset, steps_per_epoch=min(train.steps, _TIMED), callbacks=[timed], verbose=0)
+            step.append(timed.seconds())
+            if not number:
+                self.net.evaluate(val.dataset, steps=1, verbose=0)  # its tracing is no epoch's
+            timed = _Timed()
+            self.net.predict(val.dataset, steps=min(val.steps, _TIMED), callbacks=[timed], verbose=0)
+            photo.append(timed.seconds() / cfg.batch)
+            del cache, train, val
+        model.restore(self.net, before)
+        kept = time.monotonic()
+        np.savez(self.folder / ".timed.part.npz", *before)
+        kept = time.monotonic() - kept
+        (self.folder / ".timed.part.npz").unlink()
+
+        n_train, n_val, n_test = len(self.train_rows) // self.batch, len(self.val_rows), len(self.table.test)
+        epoch = [s * n_train + p * n_val + kept for s, p in zip(step, photo, strict=True)]
+        early = sum(p * n_test for p in photo[:1] + photo[:-1]) if self.ready else 0.0
+        # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
+        looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap else n_val + n_test
+        print(f"timed      in {time.monotonic() - began:.0f} s: a step of {self.batch} photos "
+              + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
+              + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
+        assert self.time_left
+        return schedule.Costs(step[0], tuple(epoch), photo[-1] * looks, early, self.time_left.report)
+
+    def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
+        costs, plan = self.costs, self.plan
+        assert costs
+        to_come = [max(0, n - epoch) if k == number else n if k > number else 0 for k, n in enumerate(plan.epochs)]
+        needed = float(np.dot(to_come, costs.epoch)) + costs.view * plan.views + costs.end
+        needed += 0.0 if number + epoch else costs.start
+        of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
+        what = f"{'+'.join(map(str, plan.epochs))} epochs of {of}, {plan.views} views"
+        if plan.steps is not None:
+            needed += plan.steps * costs.step - costs.epoch[0]
+            what = f"{plan.steps} steps of {self.batch} photos instead of {of} epochs, {plan.views} views"
+        print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
+
+    def _left(self) -> float:
+        assert self.time_left
+        return self.time_left.deadline - time.monotonic()
+
+    def _seconds(self) -> float:
+        """Of training in all sessions, without ``ready``."""
+        return self.before + time.monotonic() - self.began - self.paused
+
+    def _first_epoch(self, stage: Stage) -> keras.callbacks.Callback:
+        def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
+            if epoch == 0:
+                with self.averaged.swapped() if self.averaged else nullcontext():  # what validation has measured
+                    self._report(self.net, stage, "first epoch", float(logs["val_accuracy"]))
+
+        return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+
+    def _report(self, *args: Any) -> None:
+        began = time.monotonic()
+        assert self.ready is not None
+        self.ready(*args)
+        self.paused += time.monotonic() - began
 
 
-def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
-    """Of the augmentation in an epoch of this stage, after done epochs of earlier stages, of epochs in all (S20)."""
-    return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
+_TIMED = 6  # steps of each size; the first also traces
 
 
-def _first_epoch(ready: Ready, stage: Stage, averaged: callbacks.AveragedWeights | None) -> keras.callbacks.Callback:
-    def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
-        if epoch == 0:
-            with averaged.swapped() if averaged else nullcontext():  # what validation has measured
-                ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
+class _Timed(keras.callbacks.Callback):
+    """Seconds of a step, without the first one where there are more."""
 
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
-    return callback
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = [time.monotonic()]
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.ends.append(time.monotonic())
+
+    on_predict_batch_end = on_train_batch_end
+
+    def seconds(self) -> float:
+        gaps = np.diff(self.ends)
+        return float(np.median(gaps[1:] if len(gaps) > 1 else gaps))
 
 
 def _in_scope(rt: Runtime, make: Any) -> Any:
@@ -5270,24 +6270,6 @@ def _in_scope(rt: Runtime, make: Any) -> Any:
         return make()
     with rt.strategy.scope():
         return make()
-
-
-def _rate(cfg: Config, net: keras.Model, rates: np.ndarray, first: int) -> callbacks.Rate:
-    if cfg.schedule == "plateau":
-        return lambda step: float(keras.ops.convert_to_numpy(net.optimizer.learning_rate))
-    return lambda step: float(rates[min(first + step, len(rates) - 1)])
-
-
-def _optional(cfg: Config, folder: Path) -> list[keras.callbacks.Callback]:
-    """ReduceLROnPlateau and TensorBoard, where asked for."""
-    chosen: list[keras.callbacks.Callback] = []
-    if cfg.schedule == "plateau":
-        chosen.append(
-            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
-        )
-    if cfg.tensorboard:
-        chosen.append(keras.callbacks.TensorBoard(str(folder), write_graph=False))
-    return chosen
 '''
 
 # ==================================================================================================

@@ -1,7 +1,7 @@
 """What a training run says and keeps: progress lines, events, the remote monitor, checkpoints, stops.
 
 Import it after ``runtime.setup`` has chosen the Keras backend; nothing here depends on which one it is.
-The order of these callbacks in ``fit`` does not matter.
+Of their order in ``fit`` one thing matters: Checkpoint comes after those whose fields are part of the state.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from urllib3.exceptions import HTTPError
 
 from carcls.config import Config, TrainingDiverged
 from carcls.inputs import write_atomic
+from carcls.model import state
+from carcls.schedule import Costs, Plan, shorten
+from carcls.steps import Facts, States
 
 Rate = Callable[[int], float]  # training step of the stage, from 0 → learning rate
 
@@ -168,7 +172,27 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-class Progress(keras.callbacks.Callback):
+class Resumable:
+    """A callback some of whose fields are part of a training's state."""
+
+    fields: tuple[str, ...] = ()
+    _kept: dict[str, Any] | None = None
+
+    def kept(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return {name: getattr(self, name) for name in self.fields}
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """What ``kept`` gave; it takes effect when ``fit`` begins, which resets Keras's own callbacks."""
+        self._kept = kept
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)  # type: ignore[misc]  # of the Keras callback that comes next in the bases
+        for name, value in (self._kept or {}).items():
+            setattr(self, name, value)
+
+
+class Progress(Resumable, keras.callbacks.Callback):
     """One line an epoch, a progress bar within it on a terminal, an "epoch" event, and the history.
 
     ``rows`` collects one dict per epoch over all stages (hand the same list to every stage's Progress); after
@@ -176,6 +200,7 @@ class Progress(keras.callbacks.Callback):
     """
 
     async_safe = True  # Keras need not wait for each step's numbers where the backend computes ahead (JAX)
+    fields = ("_best", "_startup")
 
     def __init__(
         self,
@@ -187,18 +212,24 @@ class Progress(keras.callbacks.Callback):
         learning_rate: Rate,
         rows: list[dict[str, Any]],
         history: Path,
+        epochs: Sequence[int] | None = None,
     ) -> None:
-        """``stage`` counts from 0. ``learning_rate`` maps a step of this stage, from 0, to its rate."""
+        """``stage`` counts from 0. ``learning_rate`` maps a step of this stage, from 0, to its rate.
+
+        ``epochs`` of each stage, where a plan has changed them.
+        """
         super().__init__()
         self.cfg, self.stage, self.steps, self.batch = cfg, stage, steps_per_epoch, batch
         self.events, self.learning_rate, self.rows, self.history = events, learning_rate, rows, history
         self._shape = cfg.stages[stage]
-        self._best = (-math.inf, -math.inf)
+        self._epochs = list(epochs or (shape.epochs for shape in cfg.stages))
+        self._best: Sequence[float] = (-math.inf, -math.inf)
         self._startup = 0.0  # seconds that the first step of the stage took beyond an ordinary one
         self._head = f"stage {stage + 1}/{len(cfg.stages)} {self._shape.height}x{self._shape.width}"
         self._bar = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
         self._bar = sys.stdout.isatty()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -226,7 +257,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        best = rank(logs) > self._best or epoch == 0
+        best = rank(logs) > tuple(self._best) or epoch == 0
         if best:
             self._best = rank(logs)
         seconds = time.monotonic() - self._begin
@@ -245,7 +276,7 @@ class Progress(keras.callbacks.Callback):
         self.rows.append(row)
         self._draw("")
         print(
-            f"{self._head}  epoch {epoch + 1:>{len(str(self._shape.epochs))}}/{self._shape.epochs}  "
+            f"{self._head}  epoch {epoch + 1:>{len(str(self._of_stage))}}/{self._of_stage}  "
             f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
             f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  "
             f"{row['images_per_s']:.0f} images/s  {clock(row['left_s'])} left",
@@ -256,10 +287,14 @@ class Progress(keras.callbacks.Callback):
         table.writeheader()
         table.writerows(self.rows)
         write_atomic(self.history, text.getvalue())
-        self.events.send("epoch", **row, stages=len(self.cfg.stages), epochs=self._shape.epochs)
+        self.events.send("epoch", **row, stages=len(self.cfg.stages), epochs=self._of_stage)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._draw("")
+
+    @property
+    def _of_stage(self) -> int:
+        return self._epochs[self.stage]
 
     def _step_s(self) -> float:
         """Seconds a step, without the first one where there are more."""
@@ -276,15 +311,15 @@ class Progress(keras.callbacks.Callback):
         startup = max(0.0, self._first[1] - self._begin - self._first[0] * self._step_s())
         if epoch == 0:
             self._startup = startup
-        later = self.cfg.stages[self.stage + 1 :]
+        later = [(s, n) for s, n in zip(self.cfg.stages, self._epochs, strict=True)][self.stage + 1 :]
         here = self._shape.height * self._shape.width
-        pixels = (self._shape.epochs - epoch - 1) * here + sum(s.epochs * s.height * s.width for s in later)
-        return (seconds - startup) * pixels / here + len(later) * self._startup
+        pixels = (self._of_stage - epoch - 1) * here + sum(n * s.height * s.width for s, n in later)
+        return (seconds - startup) * pixels / here + sum(n > 0 for _, n in later) * self._startup
 
     def _draw(self, text: str) -> None:
         """Show ``text`` in the bar's line instead of what is there; empty clears it."""
         if self._bar:
-            line = text and f"{self._head} epoch {self._epoch + 1}/{self._shape.epochs} {text}"
+            line = text and f"{self._head} epoch {self._epoch + 1}/{self._of_stage} {text}"
             sys.stdout.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
             sys.stdout.flush()
 
@@ -322,6 +357,11 @@ class AveragedWeights(keras.callbacks.Callback):
         finally:
             self._leave()
 
+    def settle(self) -> None:
+        """The averaged weights take the raw ones' place for good."""
+        for weight, average in self._pairs():
+            weight.assign(keras.ops.convert_to_numpy(average))
+
     def _pairs(self) -> list[tuple[Any, Any]]:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # under loss scaling
         if not optimizer.use_ema:
@@ -346,58 +386,69 @@ class AveragedWeights(keras.callbacks.Callback):
             weight.assign(value)
 
 
-class Best(keras.callbacks.Callback):
-    """Keeps in ``path`` the weights of the epoch with the best validation accuracy (ties: lower loss).
+class Checkpoint(Resumable, keras.callbacks.Callback):
+    """Keeps the state of every epoch, and of the one with the best validation accuracy (ties: lower loss) of a stage.
 
-    ``last`` is a file that gets the weights of every epoch (S37). With ``averaged``, what is saved are the
-    averaged weights. Other than by Keras's ModelCheckpoint, a file is never torn.
+    Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
     """
 
-    def __init__(self, path: Path, last: Path | None = None, averaged: AveragedWeights | None = None) -> None:
+    fields = ("best_accuracy", "best_loss", "best_epoch")
+
+    def __init__(self, states: States, facts: Facts, note: Callable[[int], dict[str, Any]], done: int = 0) -> None:
+        """``done``: epochs before this stage. ``note`` gets the number of epochs of the stage that are done."""
         super().__init__()
-        for file in (path, last or path):
-            if not file.name.endswith(".weights.h5"):
-                raise ValueError(f"{file}: the name of a weights file must end with .weights.h5")
-        self.path, self.last, self.averaged = path, last, averaged
+        self.states, self.facts, self.note, self.done = states, facts, note, done
         self.best_accuracy = self.best_loss = math.nan
-        self.best_epoch = 0  # from 1; 0: none yet
+        self.best_epoch = 0  # of the stage, from 1; 0: none yet
+        self.noted: dict[str, Any] = {}  # the last note
+        self.seconds = 0.0  # that the last one took
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        began = time.monotonic()
         logs = logs or {}
         so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
         better = not self.best_epoch or rank(logs) > so_far
         if better:
             self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
             self.best_epoch = epoch + 1
-        files = ([self.path] if better else []) + ([self.last] if self.last else [])
-        if not files:
-            return
-        if self.averaged is None:
-            self._save(files)
-        else:
-            with self.averaged.swapped():
-                self._save(files)
-
-    def restore(self) -> None:
-        """Put the best weights into the model. Raises RuntimeError if no epoch has ended."""
-        if not self.best_epoch:
-            raise RuntimeError(f"{self.path}: no epoch has ended, so there are no best weights")
-        self.model.load_weights(self.path)
-
-    def _save(self, files: list[Path]) -> None:
-        temps = [file.with_name(file.name.removesuffix(".weights.h5") + ".tmp.weights.h5") for file in files]
-        self.model.save_weights(temps[0])
-        for temp in temps[1:]:
-            shutil.copyfile(temps[0], temp)
-        for temp, file in zip(temps, files, strict=True):
-            temp.replace(file)
+        self.noted = self.note(epoch + 1)
+        self.states.save(self.done + epoch + 1, self.facts, self.noted, state(self.model), better)
+        self.seconds = time.monotonic() - began
 
 
-class EarlyStop(keras.callbacks.EarlyStopping):
+class Pace(keras.callbacks.Callback):
+    """Ends ``fit`` after an epoch where the time left demands a shorter plan; ``plan`` is then the new one."""
+
+    def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float]) -> None:
+        """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback."""
+        super().__init__()
+        self.plan, self.stage, self.costs, self.deadline, self.also = plan, stage, costs, deadline, also
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._begin = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        took, expected = time.monotonic() - self._begin + self.also(), self.costs.epoch[self.stage]
+        # What is still to come is as much slower or faster than measured as this epoch was.
+        pace = took / max(expected, 1e-9)
+        self.costs = replace(self.costs, step=self.costs.step * pace, epoch=tuple(e * pace for e in self.costs.epoch),
+                             view=self.costs.view * pace)  # fmt: skip
+        left = self.deadline - time.monotonic()
+        before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
+        if self.plan is not before:
+            self.model.stop_training = True
+            print(f"plan       {'+'.join(map(str, self.plan.epochs))} epochs instead of {'+'.join(map(str, before.epochs))}: "
+                  f"this one took {took:.1f} s, {expected:.1f} expected, and {clock(left)} are left", flush=True)  # fmt: skip
+
+
+class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
     """Stops a stage after cfg.patience epochs without a better validation loss; patience 0 never stops.
 
     The first cfg.min_epochs epochs neither count nor set the mark: BN statistics make them noisy (S41).
     """
+
+    fields = ("wait", "best", "best_epoch", "stopped")
+    stopped = False  # it has ended the stage
 
     def __init__(self, cfg: Config, events: Events | None = None) -> None:
         super().__init__("val_loss", patience=cfg.patience, mode="min", start_from_epoch=cfg.min_epochs)
@@ -412,6 +463,7 @@ class EarlyStop(keras.callbacks.EarlyStopping):
             return
         super().on_epoch_end(epoch, logs)
         if self.model.stop_training:
+            self.stopped = True
             print(
                 f"early stop after epoch {epoch + 1}: validation loss {_of(logs, 'val_loss'):.4f}, not below "
                 f"{self.best:.4f} (epoch {self.best_epoch + 1}) for {self.patience} epochs",
@@ -419,6 +471,12 @@ class EarlyStop(keras.callbacks.EarlyStopping):
             )
             if self.events:
                 self.events.send("early_stop", epoch=epoch + 1, best_epoch=self.best_epoch + 1, best_loss=self.best)
+
+
+class Plateau(Resumable, keras.callbacks.ReduceLROnPlateau):
+    """Keras's, whose count of epochs survives a resumed run; the rate itself is the optimiser's."""
+
+    fields = ("wait", "best", "cooldown_counter")
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -18,6 +18,10 @@ class TrainingDiverged(RuntimeError):  # noqa: N818  (it says what happened)
     """The loss is no longer a number; the message says where and what to try."""
 
 
+class Stopped(BaseException):
+    """The run was told to end (SIGTERM); what it has done so far is in the run folder."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -153,6 +157,16 @@ class Config(_Frozen):
         3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
     )
     pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
+
+    # One run over several sessions, and its time
+    resume: bool = Field(
+        True, description="go on from what the run folder has of the same settings; false: start anew (S47)"
+    )
+    earlier: str = Field(
+        "", description="folder of an earlier run to go on from; empty: on Kaggle, the one that is attached"
+    )
+    budget_minutes: float | None = Field(None, ge=0, description="minutes from start to end, which training is shortened to; "
+                                         "empty: on Kaggle the session's limit less a margin, elsewhere none")  # fmt: skip
 
     # Machine
     backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
@@ -291,7 +305,8 @@ def from_words(words: list[str]) -> Config:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
-        settings[key] = None if not value and key == "weight_decay" else value
+        field = Config.model_fields.get(key)
+        settings[key] = None if not value and field and field.default is None else value
     return parse(settings)
 
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from carcls.config import Config
@@ -69,14 +69,22 @@ def search_roots(cfg: Config) -> list[Path]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that whoever looks sees the old one or the whole new one. Text becomes UTF-8."""
+    """Write a file so that whoever looks sees the old one or the whole new one, after a power cut too. Text becomes UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            flush(file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(file: IO[bytes]) -> None:
+    """Wait until what was written is on the disk: a rename that is there before the content would leave a torn file."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def tree(folder: Path, depth: int = 3, most: int = 40) -> str:

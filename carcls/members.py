@@ -7,15 +7,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, votes
-from carcls.config import Config, ConfigError, TrainingDiverged
+from carcls import inputs, photos, pseudo, steps, votes
+from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
+from carcls.schedule import Budget
 from carcls.votes import Votes
+
+if TYPE_CHECKING:
+    from carcls.train import Trained
 
 # A better-founded prediction of the test photos than there was: (ids, probabilities, what made it, validation accuracy).
 Submit = Callable[[list[str], np.ndarray, str, float], None]
@@ -31,19 +35,22 @@ class Member:
     test: tuple[Votes, ...]  # one a network
     histories: dict[str, pd.DataFrame]  # epochs by the folder inside that they are from, "" for the only network
     seconds: dict[str, float]  # of training, and of votes by kind
+    tta: tuple[int, int]  # tta_views and tta_cap: fewer than set where the time did not allow for them
+    stage: Stage  # the last one that it was trained in
 
 
 def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-         submit: Submit | None) -> Member:  # fmt: skip
-    """Train member ``number`` (from 0) and let it vote.
+         submit: Submit | None, budget: Budget | None = None) -> Member | None:  # fmt: skip
+    """Train member ``number`` (from 0) and let it vote; what an earlier session has done of it is taken as it is.
 
     ``submit``, if given, gets test predictions as soon as there are some: after the first epoch, each stage, each fold.
+    None if the budget leaves no time to train it.
     """
     from carcls import train, tta  # keras, whose backend runtime.setup has chosen by now
 
     mine = cfg.of_members()[number]
     folder = place.out / f"member{number + 1}"
-    (folder / NOTE).unlink(missing_ok=True)  # an earlier run's votes no longer count
+    (folder / NOTE).unlink(missing_ok=True)  # written again once there are votes
     parts = photos.folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else [table]
     seconds = dict.fromkeys(("training", *VOTES), 0.0)
 
@@ -57,18 +64,32 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         (folder / sub).mkdir(parents=True, exist_ok=True)
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
-        trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None)
+        share = (len(cfg.members) - number) * len(
+            parts
+        ) - k  # networks that are still to share the time, this one included
+        trained = train.done(mine, part, folder / sub, limited=bool(budget))
+        if trained:
+            print(f"training   done before in {trained.seconds:.0f} s, taken from {folder / sub}")
+        else:
+            fixed = number or k  # networks that vote together have the same number of views
+            trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None,
+                                time_left=budget.share(share) if budget else None, fewer_views=not fixed)  # fmt: skip
+        if trained is None:
+            print(f"skipped    {'fold ' + str(k + 1) if k else 'member ' + str(number + 1)}: no time to train it")
+            return None
+        mine = with_views(mine, trained.views) if trained.views else mine
         seconds["training"] += trained.seconds
-        for kind, took in cast_votes(mine, rt, trained.model, part, place, folder / sub).items():
+        for kind, took in cast_votes(mine, rt, trained, part, place, folder / sub).items():
             seconds[kind] += took
+        size = trained.stages[-1].model_dump()
         del trained  # before the next network is made
         gc.collect()
-        _note(folder, seconds, inside[: k + 1])
+        _note(folder, seconds, inside[: k + 1], mine, size)
         if submit and k + 1 < len(parts):
             so_far = load(cfg, number, place.out)
-            gate = votes.gate(cfg.tta, as_test(cfg, so_far.val), cfg.tta_combine)
+            gate = votes.gate(cfg.tta, as_test(mine, so_far.val), cfg.tta_combine)
             probs = np.mean([cast.used(gate, cfg.tta_combine) for cast in so_far.test], 0)
-            right = as_test(cfg, so_far.val).used(gate, cfg.tta_combine).argmax(1) == so_far.val.labels
+            right = as_test(mine, so_far.val).used(gate, cfg.tta_combine).argmax(1) == so_far.val.labels
             submit(
                 so_far.test[0].ids, probs, f"member {number + 1}: {k + 1} of {len(parts)} folds", float(right.mean())
             )
@@ -77,26 +98,65 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
 NOTE = "member.json"
+_CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
 
-def cast_votes(cfg: Config, rt: Runtime, net: Any, table: photos.Table, place: inputs.Place, folder: Path
+def with_views(cfg: Config, views: int) -> Config:
+    """The settings with as many test-time views as a plan leaves time for; without the adaptive rule if they are fewer."""
+    if views >= max(cfg.tta_views, cfg.tta_cap):
+        return cfg
+    return cfg.replace(tta_views=min(views, cfg.tta_views), tta_cap=0, pseudo=cfg.pseudo and views >= 4)
+
+
+def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path
                ) -> dict[str, float]:  # fmt: skip
-    """A network's votes on validation and test photos, as files of the folder; returns the seconds of each of VOTES."""
-    from carcls import tta
+    """A network's votes on validation and test photos, as files of the folder; returns the seconds of each of VOTES.
+
+    Votes that are there already, of the same weights, photos and settings, are not cast again.
+    """
+    from carcls import train, tta
 
     views, cap = (1, 0) if cfg.tta == "never" else (cfg.tta_views, cfg.tta_cap)
-    # Validation gets every view that a test photo may get: the tables and the gate need them.
-    cache = tta.photo_cache(cfg, table.val, place, cfg.stages[-1])
-    adaptive = 0.0
-    if cap:  # both rules, to know what the adaptive one saves in seconds, once everything is decoded and traced
-        tta.vote(cfg, rt, net, table.val, place, 1, cache=cache)
-        _, adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap, cache=cache)
-    seen, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap), cache=cache)
-    seen.save(folder / "votes_validation.npz")
-    del cache  # the test photos need its memory
-    asked, test = tta.vote(cfg, rt, net, table.test, place, views, cap)
-    asked.save(folder / "votes_test.npz")
-    return dict(zip(VOTES, (fixed, adaptive, test), strict=True))
+    stage, record = trained.stages[-1], steps.Steps(folder)
+    made_from = {
+        "size": [stage.height, stage.width], "fit": cfg.fit, "seed": cfg.seed, "tta_views": views, "tta_cap": cap,
+        "tta_strength": cfg.tta_strength if views > 2 else None, "the weights": record.digest(train.STEP, train.FILES[0]),
+        "the package's code": steps.code(*_CODE),
+    }  # fmt: skip
+    net = trained.model
+
+    def cast(
+        which: str, frame: pd.DataFrame, make: Callable[[Any], tuple[Votes, dict[str, float]]]
+    ) -> dict[str, float]:
+        nonlocal net
+        seen = {**made_from, "the photos": steps.rows(frame["id"], frame["label"], frame["digest"])}
+        step, file = f"{which} votes", f"votes_{which}.npz"
+        about = record.about(step, seen) if cfg.resume else None
+        if about is not None:
+            print(f"votes      on {which} photos cast before, taken from {folder / file}")
+            return about
+        if net is None:
+            net = train.network(cfg, rt, len(table.classes), folder)
+        made, took = make(net)
+        made.save(folder / file)
+        record.finish(step, seen, [file], **took)
+        return took
+
+    def validation(net: Any) -> tuple[Votes, dict[str, float]]:
+        # Validation gets every view that a test photo may get: the tables and the gate need them.
+        cache = tta.photo_cache(cfg, table.val, place, stage)
+        adaptive = 0.0
+        if cap:  # both rules, to know what the adaptive one saves in seconds, once everything is decoded and traced
+            tta.vote(cfg, rt, net, table.val, place, 1, stage=stage, cache=cache)
+            _, adaptive = tta.vote(cfg, rt, net, table.val, place, views, cap, stage=stage, cache=cache)
+        made, fixed = tta.vote(cfg, rt, net, table.val, place, max(views, cap), stage=stage, cache=cache)
+        return made, dict(zip(VOTES[:2], (fixed, adaptive), strict=True))
+
+    def test(net: Any) -> tuple[Votes, dict[str, float]]:
+        made, took = tta.vote(cfg, rt, net, table.test, place, views, cap, stage=stage)
+        return made, {VOTES[2]: took}
+
+    return cast("validation", table.val, validation) | cast("test", table.test, test)
 
 
 def as_test(cfg: Config, val: Votes) -> Votes:
@@ -104,9 +164,10 @@ def as_test(cfg: Config, val: Votes) -> Votes:
     return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
 
 
-def _note(folder: Path, seconds: dict[str, float], inside: list[str]) -> None:
-    """Where in the folder the votes that count are, and what they cost; written last."""
-    inputs.write_atomic(folder / NOTE, json.dumps({"votes": inside, "seconds": seconds}, indent=2) + "\n")
+def _note(folder: Path, seconds: dict[str, float], inside: list[str], cfg: Config, stage: dict[str, int]) -> None:
+    """Where in the folder the votes that count are, how they were cast and what they cost; written last."""
+    note = {"votes": inside, "seconds": seconds, "tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap, "stage": stage}
+    inputs.write_atomic(folder / NOTE, json.dumps(note, indent=2) + "\n")
 
 
 def load(cfg: Config, number: int, out: Path) -> Member:
@@ -116,13 +177,14 @@ def load(cfg: Config, number: int, out: Path) -> Member:
         about = json.loads((folder / NOTE).read_text())
         inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
+        tta, stage = (int(about["tta_views"]), int(about["tta_cap"])), Stage(**about["stage"])
         kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
         histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
     val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
     test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in inside)
-    return Member(name(cfg, number), folder, join(val), test, histories, seconds)
+    return Member(name(cfg, number), folder, join(val), test, histories, seconds, tta, stage)
 
 
 def _folders(cfg: Config) -> list[str]:
@@ -131,29 +193,35 @@ def _folders(cfg: Config) -> list[str]:
 
 
 def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-          chosen: pseudo.Chosen) -> pseudo.Kept:  # fmt: skip
+          chosen: pseudo.Chosen, budget: Budget | None = None) -> pseudo.Kept:  # fmt: skip
     """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse."""
     from carcls import train
 
     mine = cfg.of_members()[number]
-    stage = mine.stages[-1].model_copy(update={"epochs": cfg.pseudo_epochs})
+    before = load(cfg, number, place.out)
+    stage = before.stage.model_copy(update={"epochs": cfg.pseudo_epochs})
     unfreeze = "all" if mine.unfreeze == "staged" else mine.unfreeze
     mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze=unfreeze, pseudo=False)
-    before = load(cfg, number, place.out)
     inside = before.folder / "pseudo"
     inside.mkdir(parents=True, exist_ok=True)
     frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
     more = replace(table, frame=frame)
+    start = before.folder / "best.weights.h5"
     try:
-        trained = train.fit(mine, rt, more, place, inside, events, start=before.folder / "best.weights.h5")
+        trained = train.done(mine, more, inside, start) or train.fit(
+            mine, rt, more, place, inside, events, start=start, fewer_views=False,
+            time_left=budget.share(len(cfg.members) - number) if budget else None,
+        )  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
-    took = cast_votes(mine, rt, trained.model, table, place, inside)
+    if trained is None:
+        return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
+    took = cast_votes(mine, rt, trained, table, place, inside)
     after = votes.load(inside / "votes_validation.npz")
     kept = pseudo.keep(as_test(cfg, before.val), as_test(cfg, after), cfg.tta_combine)
     if kept.kept:
         took["training"] = before.seconds["training"] + trained.seconds
-        _note(before.folder, took, ["pseudo"])
+        _note(before.folder, took, ["pseudo"], mine, stage.model_dump())
     return kept
 
 

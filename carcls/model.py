@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from carcls import backbones, fused
+from carcls import backbones, fused, schedule
 from carcls.config import Config
 from carcls.runtime import Runtime
 
@@ -67,22 +67,37 @@ def _backbone(model: keras.Model) -> keras.Model:
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
-class Table(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of every step of the run, from a table: schedule.table made it, steps beyond it keep its end."""
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate of every step: the curve of the schedule at the progress that ``follow`` maps steps to.
 
-    def __init__(self, rates: np.ndarray):
-        self.rates = np.asarray(rates, np.float32)  # (steps,)
+    The map is a variable of the optimiser, so that a plan may change without a step being compiled anew.
+    """
+
+    def __init__(self, cfg: Config):
+        self.peak, self.curve = cfg.lr, schedule.curve(cfg)  # (GRID + 1,)
+        self.course: Any = None  # float32 (3,): a step, the progress there, progress per step
+
+    def follow(self, course: schedule.Course) -> None:
+        self.course.assign([course.step, course.progress, course.per_step])
 
     def __call__(self, step: Any) -> Any:
-        i = keras.ops.minimum(keras.ops.cast(step, "int32"), len(self.rates) - 1)
-        return keras.ops.take(keras.ops.convert_to_tensor(self.rates), i)
+        ops = keras.ops
+        progress = self.course[1] + (ops.cast(step, "float32") - self.course[0] + 0.5) * self.course[2]
+        at = ops.clip(progress, 0.0, 1.0) * schedule.GRID
+        low = ops.minimum(ops.floor(at), schedule.GRID - 1)
+        i, rest = ops.cast(low, "int32"), at - low
+        curve = ops.convert_to_tensor(self.curve)
+        return self.peak * (ops.take(curve, i) * (1 - rest) + ops.take(curve, i + 1) * rest)
 
     def get_config(self) -> dict[str, Any]:
-        return {"rates": self.rates.tolist()}
+        return {"peak": self.peak}
 
 
-def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optimizers.Optimizer:
-    """The optimiser by name under the schedule (S42, S43), with a rate by depth if depth_decay is not 1."""
+def optimizer(cfg: Config, model: keras.Model) -> tuple[keras.optimizers.Optimizer, Rate | None]:
+    """The optimiser by name under the schedule (S42, S43), with a rate by depth if depth_decay is not 1.
+
+    With plateau there is no Rate: ReduceLROnPlateau sets the rate itself, which a schedule does not allow.
+    """
     kinds = keras.optimizers
     base = {"adam": kinds.Adam, "adamw": kinds.AdamW, "sgd": kinds.SGD, "adamax": kinds.Adamax, "lion": kinds.Lion,
             "rmsprop": kinds.RMSprop}[cfg.optimizer]  # fmt: skip
@@ -91,20 +106,25 @@ def optimizer(cfg: Config, model: keras.Model, rates: np.ndarray) -> keras.optim
         options["weight_decay"] = cfg.weight_decay
     if cfg.ema:
         options |= {"use_ema": True, "ema_momentum": cfg.ema}
-    # ReduceLROnPlateau sets the rate itself, which a schedule does not allow.
-    rate = float(rates[0]) if cfg.schedule == "plateau" else Table(rates)
-    if cfg.depth_decay == 1:
-        return base(rate, **options)
-    factors = depth_factors(cfg, model)
+    if cfg.depth_decay != 1:
+        base = _by_depth(base, depth_factors(cfg, model))
+    if cfg.schedule == "plateau":
+        return base(cfg.lr, **options), None
+    rate = Rate(cfg)
+    made = base(rate, **options)
+    rate.course = made.add_variable((3,), name="course")
+    return made, rate
 
-    class ByDepth(base):  # type: ignore[misc, valid-type]  # which optimiser it is, is known at run time only
+
+def _by_depth(base: Any, factors: list[float]) -> Any:
+    class ByDepth(base):
         """The rate of each variable is the schedule's times its factor."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = factors[self._get_variable_index(variable)]
             super().update_step(gradient, variable, learning_rate * factor)
 
-    return ByDepth(rate, **options)
+    return ByDepth
 
 
 def depth_factors(cfg: Config, model: keras.Model) -> list[float]:
@@ -114,11 +134,31 @@ def depth_factors(cfg: Config, model: keras.Model) -> list[float]:
     return [cfg.depth_decay ** quarter.get(id(w), 0) for w in model.trainable_variables]
 
 
-def compile_model(cfg: Config, model: keras.Model, rt: Runtime, rates: np.ndarray) -> None:
-    """Loss on logits with label smoothing, accuracy, and never XLA unless rt says so (Keras's "auto" would)."""
+def compile_model(cfg: Config, model: keras.Model, rt: Runtime) -> Rate | None:
+    """Loss on logits with label smoothing, accuracy, and never XLA unless rt says so (Keras's "auto" would).
+
+    The optimiser has all its variables afterwards. Returns what its learning rate follows, None with plateau.
+    """
+    made, rate = optimizer(cfg, model)
     model.compile(
-        optimizer=optimizer(cfg, model, rates),
+        optimizer=made,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=cfg.label_smoothing),
         weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=rt.xla,
     )
+    model.optimizer.build(model.trainable_variables)
+    return rate
+
+
+def state(model: keras.Model) -> list[np.ndarray]:
+    """Every number that training goes on from: weights, statistics, the generators of dropout, the optimiser's variables.
+
+    Keras's own weights files lose the generators: they write them and do not read them (3.13.2).
+    """
+    return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+
+
+def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:
+    """Put a state back. Raises ValueError if it is of another network."""
+    for variable, array in zip((*model.variables, *model.optimizer.variables), arrays, strict=True):
+        variable.assign(array)

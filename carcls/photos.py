@@ -71,7 +71,7 @@ class Table:
     ``frame`` has the columns id (str), path (str, "" if there is none), label (int class index, -1 for
     test), fold (VALIDATION, TRAIN or TEST), source ("train", "test" or "pseudo"), height and width (px, upright; 0 if
     unreadable), readable (bool; False only for test photos, which are predicted from a grey photo), group (int: files
-    with the same bytes have the same).
+    with the same bytes have the same), digest (str: SHA-1 of the file's bytes in hex, "" if there is none).
     """
 
     frame: pd.DataFrame
@@ -136,7 +136,7 @@ def load(cfg: Config, place: Place) -> Table:
     facts = _look(path for path in [*train["path"], *test["path"]] if path)
     for frame in (train, test):
         found = [facts[path] if path else _Facts() for path in frame["path"]]
-        frame["digest"] = [f.digest for f in found]
+        frame["digest"] = [f.digest.hex() for f in found]
         frame["height"] = [f.height for f in found]
         frame["width"] = [f.width for f in found]
         frame["readable"] = [f.readable for f in found]
@@ -163,7 +163,7 @@ def load(cfg: Config, place: Place) -> Table:
     frame = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
     frame["group"] = pd.factorize(frame["digest"])[0]
     return Table(
-        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group"]],
+        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group", "digest"]],
         classes=classes,
         id_column=id_column,
         label_column=label_column,

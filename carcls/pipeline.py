@@ -140,7 +140,7 @@ def make_batches(
     classes: int,
     *,
     train: Callable[[int], float] | None = None,
-    epochs: int = 1,
+    epochs: range = range(1),
     stage: int = 0,
     views: range = range(1),
     static: bool = False,
@@ -149,7 +149,7 @@ def make_batches(
 
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
-    only whole batches are made. Without it every row comes exactly once per view, in order, the
+    only whole batches are made, of the given epochs (numbers within the stage). Without it every row comes exactly once per view, in order, the
     last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
     then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
     static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
@@ -163,7 +163,7 @@ def make_batches(
     def make(i: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         alive = made_by()
         assert alive is not None, "the Batches of this dataset are gone; keep them while it is used"
-        return alive(int(i))
+        return alive(int(i)) if i >= first else alive.blank()
 
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, label, weights = tf.numpy_function(make, [i], (tf.uint8, tf.int64, tf.float32), stateful=False)
@@ -173,10 +173,14 @@ def make_batches(
         return images, tf.one_hot(label, classes), weights
 
     batch = maker.batch
-    count = maker.steps * epochs if train else maker.steps
-    dataset = tf.data.Dataset.range(count).map(tensors, num_parallel_calls=threads(), deterministic=True)
-    if train and (cfg.mixup or cfg.cutmix):
-        dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
+    first, end = (epochs.start * maker.steps, epochs.stop * maker.steps) if train else (0, maker.steps)
+    mixed = train and (cfg.mixup or cfg.cutmix)
+    # keras-cv draws from one generator: what earlier epochs have drawn is drawn again, on blank photos, to go on from there.
+    dataset = tf.data.Dataset.range(0 if mixed else first, end).map(
+        tensors, num_parallel_calls=threads(), deterministic=True
+    )
+    if mixed:
+        dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True).skip(first)
     return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), len(views))
 
 
@@ -202,6 +206,11 @@ class _Maker:
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._training(i, self.strength) if self.strength else self._evaluation(i)
+
+    def blank(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A batch that nobody will see."""
+        shape = (self.batch, *self.policies.size, 3)
+        return np.zeros(shape, np.uint8), np.zeros(self.batch, np.int64), np.ones(self.batch, np.float32)
 
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, submission, votes
-from carcls.config import BLENDS, Config, ConfigError
+from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, schedule, steps, submission, votes
+from carcls.config import BLENDS, Config, ConfigError, Stopped
 
 
 def run(cfg: Config) -> Path:
     """Train, validate, predict with test-time augmentation; returns the path of submission.csv.
 
-    Everything it makes is in the run folder (see README, "What a run leaves"). Bad input raises
-    inputs.InputError or config.ConfigError before training starts, wherever it can be seen that early.
+    Everything it makes is in the run folder (see README, "What a run leaves"). What is there already of the same settings
+    is gone on from (cfg.resume). Bad input raises inputs.InputError or config.ConfigError before training starts, wherever
+    it can be seen that early. SIGTERM ends a run with config.Stopped.
     """
     start = time.monotonic()
     check(cfg)
     place = inputs.locate(cfg)
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
+    _take_over(cfg, place)
     table = photos.load(cfg, place)
     _say("data", *photos.summary(table))
     photos.write_audit(table, place.out / "audit.csv")
@@ -34,7 +40,8 @@ def run(cfg: Config) -> Path:
     if len(cfg.members) > 1 and counted < blend.LEAST:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
-    _say("machine", *rt.reasons)
+    budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
+    _say("machine", *rt.reasons, *([f"time       {budget.line}"] if budget else []))
 
     # Only now: some of these import keras, whose backend setup has just chosen.
     from carcls import callbacks, decide, figures, members, tta
@@ -42,33 +49,43 @@ def run(cfg: Config) -> Path:
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
-    submit = _Submit(place.out / "submission.csv", table)
+    submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
     try:
-        events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
-        for mine in cfg.of_members():
-            tta.check_views(mine, table.val, place)
-        figures.augmentation(cfg, table, place.out / "augmentation.png")
-        (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
-        made: list[members.Member] = []
-        for number in range(len(cfg.members)):
-            _say(f"train member {members.name(cfg, number)}")
-            made.append(members.make(cfg, number, rt, table, place, events, None if made else submit.early))
-            groups = members.groups(table.frame, made[0].val.ids)
-            decision = decide.decide(cfg, made, groups)
-            if len(made) < len(cfg.members):
-                submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
-        _say("decide")
-        print(*decide.lines(decision), sep="\n")
-        result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
-        if cfg.pseudo:
-            _say("pseudo-labels")
-            found = _pseudo_labels(cfg, rt, table, place, events, made, decision)
-            if any(found["kept"]):
-                made = [members.load(cfg, number, place.out) for number in range(len(cfg.members))]
+        with _stoppable():
+            events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
+            for mine in cfg.of_members():
+                tta.check_views(mine, table.val, place)
+            figures.augmentation(cfg, table, place.out / "augmentation.png")
+            (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
+            made: list[members.Member] = []
+            for number in range(len(cfg.members)):
+                _say(f"train member {members.name(cfg, number)}")
+                member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
+                if member is None:  # out of time
+                    break
+                made.append(member)
+                cfg = members.with_views(cfg, max(member.tta))
+                groups = members.groups(table.frame, made[0].val.ids)
                 decision = decide.decide(cfg, made, groups)
-                print(*decide.lines(decision), sep="\n")
-            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
-        events.send("end", **result)
+                if len(made) < len(cfg.members):
+                    submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+            if not made:
+                return _without_training(cfg, table, place, submit, events)
+            inputs.write_atomic(
+                place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
+            )  # with the views it has used
+            _say("decide")
+            print(*decide.lines(decision), sep="\n")
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
+            if cfg.pseudo:
+                _say("pseudo-labels")
+                found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
+                if any(found["kept"]):
+                    made = [members.load(cfg, number, place.out) for number in range(len(made))]
+                    decision = decide.decide(cfg, made, groups)
+                    print(*decide.lines(decision), sep="\n")
+                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
+            events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
         raise
@@ -76,6 +93,57 @@ def run(cfg: Config) -> Path:
         events.close()
     _say("result", *lines(result), *(f"pictures   {p}" for p in pictures),
          f"submission {submit.path}, {len(decision.ids)} rows")  # fmt: skip
+    for warning in submit.warnings:
+        print(f"\n*** WARNING: {warning} ***")
+    return submit.path
+
+
+def _take_over(cfg: Config, place: inputs.Place) -> None:
+    """Copy an earlier run, where one is attached, into the run folder, which is writable; clear away what a kill left."""
+    steps.sweep(place.out)
+    earlier = steps.find_earlier(cfg) if cfg.resume else None
+    if earlier and earlier.resolve() != place.out.resolve():
+        taken = steps.take_over(earlier, place.out)
+        _say("earlier run", f"{earlier}: " + (f"copied {', '.join(taken)}" if taken else
+             f"nothing copied, {place.out} has them all"))  # fmt: skip
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM raises config.Stopped meanwhile, where it can be received: in a program's main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped("SIGTERM; the same run again goes on from the last whole epoch")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _identity(cfg: Config) -> str:
+    """Of a run: the same in all its sessions."""
+    return hashlib.sha256((cfg.model_dump_json() + source_hash()).encode()).hexdigest()[:16]
+
+
+def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any) -> Path:
+    """A valid submission where the time is too short to train anything: the most frequent class for every photo."""
+    share = np.bincount(table.train["label"], minlength=len(table.classes)) / len(table.train)
+    ids = table.test["id"].tolist()
+    accuracy = float((table.val["label"] == share.argmax()).mean())
+    why = "the most frequent class: no time to train a network"
+    submit(ids, np.tile(share, (len(ids), 1)), why, accuracy)
+    result = {"validation_accuracy": accuracy, "validation_photos": len(table.val), "made_by": why,
+              "settings": cfg.model_dump(mode="json"), "source": source_hash()}  # fmt: skip
+    inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
+    events.send("end", **result)
+    _say("result", f"validation {accuracy:.4f} accuracy of {why}",
+         f"skipped    training, test-time augmentation and the report: budget_minutes={cfg.budget_minutes:g} is too little",
+         f"submission {submit.path}, {len(ids)} rows")  # fmt: skip
     for warning in submit.warnings:
         print(f"\n*** WARNING: {warning} ***")
     return submit.path
@@ -97,7 +165,7 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
 
 
 def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any,
-                   made: list[Any], decision: Any) -> dict[str, Any]:  # fmt: skip
+                   made: list[Any], decision: Any, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
     """Choose photos, write pseudo.csv, go on training with them; says what became of it."""
     from carcls import members
 
@@ -111,23 +179,21 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
     inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
     kept = []
     for number in range(len(made) if len(chosen.rows) else 0):
-        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen))
+        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget))
         print(f"member {number + 1}: {kept[-1].reason}")
     return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
             "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
 
 
 class _Submit:
-    """Writes submission.csv whenever the run has a better-founded one; what an earlier run left is kept beside it."""
+    """Writes submission.csv whenever the run has a better-founded one; what another run left is kept beside it."""
 
-    def __init__(self, path: Path, table: photos.Table):
-        self.path, self.table = path, table
+    def __init__(self, path: Path, table: photos.Table, identity: str):
+        self.path, self.table, self.identity = path, table, identity
         self.warnings: list[str] = []
-        self.first = True
 
     def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.first)
-        self.first = False
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity)
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
     def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:

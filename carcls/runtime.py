@@ -25,6 +25,7 @@ class Runtime:
     fused_bn: bool  # TensorFlow's own kernel for batch normalisation
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
+    kind: str = "cpu"  # or "gpu", "tpu"
 
 
 def setup(cfg: Config) -> Runtime:
@@ -85,7 +86,7 @@ def setup(cfg: Config) -> Runtime:
             "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
             "the compiler fuses it"),
     )  # fmt: skip
-    return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons)
+    return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons, kind)
 
 
 def _cpu_maths() -> str:
@@ -149,6 +150,12 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
         # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
         return False, "does not go together with several GPUs and mixed precision"
     return True, "fuses the small operations"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    import tensorflow as tf
+
+    return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def keep_memory() -> None:

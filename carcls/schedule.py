@@ -1,8 +1,11 @@
-"""Learning rate and augmentation strength as pure functions of progress, 0..1 over the whole run."""
+"""Learning rate and augmentation strength as pure functions of progress, 0..1 over the whole run; plans under a time budget."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,15 +43,160 @@ def factor(name: str, progress: float, warmup: float = 0.0) -> float:
     return 1.0
 
 
-def table(cfg: Config, steps: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Learning rate of every training step of the run, float32, shape (steps,). Raises ValueError.
+GRID = 1024  # points of the curve that the optimiser looks up; a warm-up of 10 % has 102 of them
 
-    Taken in the middle of each step, so that the first is not 0 and cosine's last is nearly 0.
+
+def curve(cfg: Config) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Share of the peak learning rate at progress 0, 1/GRID, … 1: float32 (GRID + 1,)."""
+    return np.array([factor(cfg.schedule, i / GRID, cfg.warmup) for i in range(GRID + 1)], np.float32)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How progress (0..1 of the run) follows from the optimiser's count of steps: a line from one of them on."""
+
+    step: int
+    progress: float  # when that step begins
+    per_step: float
+
+    def at(self, step: int) -> float:
+        """Progress in the middle of that step, so that the first rate is not 0 and cosine's last is nearly 0."""
+        return min(1.0, self.progress + (step - self.step + 0.5) * self.per_step)
+
+    def rate(self, cfg: Config, step: int) -> float:
+        """Learning rate of that step; what the optimiser computes from ``curve``."""
+        return cfg.lr * float(np.interp(self.at(step) * GRID, np.arange(GRID + 1), curve(cfg)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long each stage trains and how many views predict; made anew only where the time left demands it."""
+
+    epochs: tuple[int, ...]  # of each stage; 0: left out
+    views: int  # of test-time augmentation, also the cap of the adaptive rule if there is one
+    steps: int | None = None  # of the only epoch, where not even one whole epoch fits
+    # Where the plan was last changed: that many epochs were done, and the run was so far.
+    since: int = 0
+    progress: float = 0.0
+
+    def progress_at(self, epoch: int) -> float:
+        """Progress when epoch ``epoch`` (from 0, all stages together) begins."""
+        return min(1.0, self.progress + (epoch - self.since) * self.per_epoch())
+
+    def per_epoch(self) -> float:
+        return (1 - self.progress) / max(1, sum(self.epochs) - self.since)
+
+    def strength_at(self, cfg: Config, epoch: int) -> float:
+        """Augmentation strength of that epoch: it reaches its end in the last one (S20)."""
+        last = self.progress_at(max(self.since, sum(self.epochs) - 1))
+        return strength(cfg, min(1.0, self.progress_at(epoch) / last) if last else 0.0)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, measured."""
+
+    step: float  # of training, at the smallest stage
+    epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
+    view: float  # one view of every photo that is predicted after training, at the last stage's size
+    start: float = 0.0  # what else training does beside epochs: decoding, compiling, early predictions
+    end: float = 0.0  # everything after the votes
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """What one network may take."""
+
+    deadline: float  # by time.monotonic, its predictions and its share of the report included
+    report: float = 0.0  # that share, seconds
+
+
+# The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each.
+REPORT, PER_NETWORK = 12.0, 6.0
+# Kaggle ends a session after so many hours; this share of it is the margin, for what no plan foresees.
+SESSION_HOURS = {"tpu": 9.0}
+SESSION_HOURS_ELSE, MARGIN = 12.0, 0.05
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The time of this session."""
+
+    end: float  # by time.monotonic
+    line: str  # where it comes from
+
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def share(self, networks: int) -> TimeLeft:
+        """Of the next one of so many networks that are still to be trained."""
+        return TimeLeft(time.monotonic() + self.left() / networks, REPORT / networks + PER_NETWORK)
+
+
+def budget(cfg: Config, on_kaggle: bool, kind: str, start: float) -> Budget | None:
+    """From cfg.budget_minutes, else Kaggle's limit for that kind of device (cpu, gpu, tpu); None: no limit."""
+    if cfg.budget_minutes is not None:
+        return Budget(start + cfg.budget_minutes * 60, f"{cfg.budget_minutes:g} minutes, as set")
+    if not on_kaggle:
+        return None
+    hours = SESSION_HOURS.get(kind, SESSION_HOURS_ELSE)
+    return Budget(
+        start + hours * (1 - MARGIN) * 3600, f"{hours * (1 - MARGIN):g} of the {hours:g} hours that Kaggle gives"
+    )
+
+
+def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float, fewer_views: bool = True) -> Plan:
+    """The longest training that ends in ``left`` seconds with its predictions. Pure arithmetic.
+
+    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits. Epochs are taken away one
+    by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
+    Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
     """
-    if steps < 1:
-        raise ValueError(f"{steps} steps: at least one training step is needed")
-    factors = [factor(cfg.schedule, (step + 0.5) / steps, cfg.warmup) for step in range(steps)]
-    return np.asarray(cfg.lr * np.array(factors), np.float32)
+    while fewer_views and views > 1 and views * costs.view > left / 4 and _spent(configured, views, costs) > left:
+        views = views // 2
+    epochs = list(configured)
+    while sum(epochs) > 1 and _spent(epochs, views, costs) > left:
+        fewer = max((k for k in range(len(epochs)) if epochs[k]), key=lambda k: ((epochs[k] - 1) / configured[k], k))
+        epochs[fewer] -= 1
+    for k in reversed(range(len(epochs))):  # what a large epoch leaves over may hold small ones
+        while epochs[k] and epochs[k] < configured[k]:
+            epochs[k] += 1
+            if _spent(epochs, views, costs) > left:
+                epochs[k] -= 1
+                break
+    if _spent(epochs, views, costs) <= left:
+        return Plan(tuple(epochs), views)
+    first = tuple(int(k == 0) for k in range(len(epochs)))
+    views = 1 if fewer_views else views
+    room = left - _spent(first, views, costs) + costs.epoch[0]
+    return Plan(first, views, None if room >= costs.epoch[0] else max(0, int(room / max(costs.step, 1e-9))))
+
+
+def _spent(epochs: Sequence[int], views: int, costs: Costs) -> float:
+    return costs.start + sum(n * s for n, s in zip(epochs, costs.epoch, strict=True)) + views * costs.view + costs.end
+
+
+def shorten(plan: Plan, stage: int, done: int, costs: Costs, left: float) -> Plan:
+    """The plan after ``done`` epochs of a stage, with fewer to come where those planned no longer fit; else the same.
+
+    The learning rate and the augmentation go on from where they are and reach their end in the last epoch that is left.
+    Views are kept: networks that vote together must have the same. costs.start is taken as spent.
+    """
+    epochs = list(plan.epochs)
+
+    def fits() -> bool:
+        to_come = [max(0, n - done) if k == stage else n if k > stage else 0 for k, n in enumerate(epochs)]
+        return _spent(to_come, plan.views, replace(costs, start=0.0)) <= left
+
+    open_ = [k for k in range(len(epochs)) if epochs[k] > (done if k == stage else 0) and k >= stage]
+    while open_ and not fits():
+        fewer = max(open_, key=lambda k: ((epochs[k] - (done if k == stage else 0) - 1) / epochs[k], k))
+        epochs[fewer] -= 1
+        open_ = [k for k in open_ if epochs[k] > (done if k == stage else 0)]
+    if tuple(epochs) == plan.epochs:
+        return plan
+    since = sum(plan.epochs[:stage]) + done
+    return replace(plan, epochs=tuple(epochs), since=since, progress=plan.progress_at(since))
 
 
 def strength(cfg: Config, progress: float) -> float:

@@ -17,12 +17,13 @@ NEARLY_ALL = 0.9  # share of one class that no car competition has, unless train
 
 
 def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float,
-          keep_earlier: bool = False) -> list[str]:  # fmt: skip
+          run: str = "") -> list[str]:  # fmt: skip
     """Write one row for each id of the sample submission; returns warnings to show.
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
-    submission.json beside it: a run replaces its submission whenever it has a better-founded one. keep_earlier: what
-    is there already is first copied to submission.earlier1.csv, or the next number that is free. Raises
+    submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
+    left there is first copied to submission.earlier1.csv, or the next number that is free; ``run`` says which run this
+    is, in all its sessions. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -48,18 +49,32 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     })  # fmt: skip
     content = frame.to_csv(index=False, lineterminator="\n")
     found = warnings(table, labels)
-    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found,
+    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
-    if keep_earlier and path.exists():
+    if path.exists() and _written_by(path) != run:
         number = next(
             n for n in itertools.count(1) if not path.with_name(f"{path.stem}.earlier{n}{path.suffix}").exists()
         )
         for file in (path.with_suffix(".json"), path):
             if file.exists():
                 shutil.copyfile(file, file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
-    inputs.write_atomic(path, content)
+    # First what it says of the file, old or new: a kill in between leaves a submission that is known.
+    about["before"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
     inputs.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+    inputs.write_atomic(path, content)
     return found
+
+
+def _written_by(path: Path) -> str | None:
+    try:
+        about = json.loads(path.with_suffix(".json").read_text())
+        known = hashlib.sha256(path.read_bytes()).hexdigest() in (
+            about["sha256"],
+            about["before"],
+        )  # else it was changed
+        return about["run"] if known else None
+    except (OSError, ValueError, KeyError, TypeError):  # not of a run: somebody's own file
+        return None
 
 
 def warnings(table: photos.Table, labels: list) -> list[str]:

@@ -1,11 +1,16 @@
-"""Training one network: its stages, small photos to large, the best weights carried from each to the next."""
+"""Training one network: its stages, small photos to large, the best weights carried from each to the next.
+
+After every epoch the whole state is kept (S47), so that a training that was killed goes on from there and ends as it
+would have; the same way leads on where a plan is shortened and where memory runs out.
+"""
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,113 +19,407 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import callbacks, inputs, model, photos, pipeline, schedule
-from carcls.config import Config, Stage
+from carcls import callbacks, inputs, model, photos, pipeline, runtime, schedule, steps
+from carcls.config import OF_MEMBER, Config, Stage
 from carcls.runtime import Runtime
+from carcls.schedule import TimeLeft
+
+STEP = "training"  # in the folder's steps.json
+FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
+# What changes the numbers of a training; the settings that are not here may differ when it goes on.
+_SETTINGS = sorted(OF_MEMBER | {"strength", "strength_end"})
+_CODE = ("augment", "backbones", "callbacks", "fused", "model", "photos", "pipeline", "schedule", "train")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its best weights, and how it got there."""
+    """What a training has come to. Its files are in its folder; ``network`` loads the weights."""
 
-    model: keras.Model
-    history: pd.DataFrame  # a row an epoch
-    seconds: float  # of training, validation included, without the predictions that ``ready`` makes
+    stages: tuple[Stage, ...]  # those that were trained, as long as they were planned; predict at the last one's size
+    views: int | None  # where the time does not allow for as many as are set
+    seconds: float  # of training in all sessions, validation included, without the predictions that ``ready`` makes
+    model: keras.Model | None = None  # where it was trained in this session
 
 
 # What a network is good for so far: (network, stage that it was trained in, what it is, its validation accuracy).
 Ready = Callable[[keras.Model, Stage, str, float], None]
 
 
+def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.Facts:
+    """What a training is made from: settings, photos, starting weights and the package's code."""
+    whole = cfg.model_dump(mode="json")
+    train, val = table.train, table.val
+    return {
+        **{name: whole[name] for name in _SETTINGS},
+        "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
+        "the starting weights": steps.digest_of(start) if start else "",
+        "the package's code": steps.code(*_CODE),
+    }
+
+
+def done(
+    cfg: Config, table: photos.Table, folder: Path, start: Path | None = None, limited: bool = False
+) -> Trained | None:
+    """What an earlier session has trained to its end from the same facts; None if it has not, or resume=false.
+
+    limited: this session's time is limited too, so fewer views planned then are the plan still.
+    """
+    about = steps.Steps(folder).about(STEP, facts(cfg, table, start)) if cfg.resume else None
+    if about is None:
+        return None
+    steps.States(folder / "state").remove()  # a kill may have come before it
+    return Trained(
+        tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
+    )
+
+
+def network(cfg: Config, rt: Runtime, classes: int, folder: Path) -> keras.Model:
+    """The network of a finished training with its best weights."""
+    net, _ = _in_scope(rt, partial(model.build, cfg.replace(weights="none"), rt, classes))
+    net.load_weights(folder / FILES[0])
+    return net
+
+
 def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, folder: Path, events: callbacks.Events,
-        ready: Ready | None = None, start: Path | None = None) -> Trained:  # fmt: skip
+        ready: Ready | None = None, start: Path | None = None, time_left: TimeLeft | None = None,
+        fewer_views: bool = True) -> Trained | None:  # fmt: skip
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
-    The learning rate follows one schedule over the whole run. ``ready`` is called after the very first epoch and with the
-    best weights of each stage but the last. ``start`` is a file of weights to go on from. Raises callbacks.TrainingDiverged when the loss is no number.
+    Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
+    schedule over the whole run. ``ready`` is called after the very first epoch and with the best weights of each stage
+    but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that it ends with its
+    predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
+
+    If memory runs out, the batch is halved and training goes on from the last epoch with the same learning rate per
+    photo. Raises callbacks.TrainingDiverged when the loss is no number.
     """
-    frame = pd.concat([table.train, table.val], ignore_index=True)
-    labels = frame["label"].to_numpy()
-    train_rows, val_rows = np.split(np.arange(len(frame)), [len(table.train)])
-    classes = len(table.classes)
-    steps = [len(train_rows) // min(cfg.batch, len(train_rows)) * stage.epochs for stage in cfg.stages]
-    rates = schedule.table(cfg, sum(steps))
-    epochs = sum(stage.epochs for stage in cfg.stages)
+    made_from = facts(cfg, table, start)
+    states = steps.States(folder / "state")
+    note = states.load(made_from) if cfg.resume else None
+    if note is None:
+        states.remove()
+        steps.Steps(folder).forget()
+    batch = note["batch"] if note else cfg.batch
+    while True:
+        smaller = cfg if batch == cfg.batch else cfg.replace(batch=batch, lr=cfg.lr * batch / cfg.batch)
+        training = _Training(
+            smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views
+        )
+        try:
+            trained = training.go(note, start)
+            break
+        except Exception as error:  # anything but a lack of memory goes on up
+            if not runtime.is_out_of_memory(error) or batch // 2 < len(rt.devices):
+                raise
+            batch //= 2
+            print(f"memory     out of it with batches of {batch * 2}: going on with {batch}, learning rate "
+                  f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
+        del training  # with its network, before the next one is made
+        gc.collect()
+        note = states.load(made_from)
+        if note:
+            states.amend(batch=batch)
+    if trained is None:
+        return None
+    for which, name in zip(("last", "best"), reversed(FILES[:2]), strict=True):  # the best one stays in the network
+        training.restore(which)
+        part = folder / f".{which}.part.weights.h5"
+        assert trained.model is not None
+        trained.model.save_weights(part)
+        with part.open("rb+") as file:
+            inputs.flush(file)
+        part.replace(folder / name)
+    stages = [stage.model_dump() for stage in trained.stages]
+    steps.Steps(folder).finish(STEP, made_from, FILES, stages=stages, views=trained.views, seconds=trained.seconds)
+    states.remove()
+    return trained
 
-    keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
-    net, loaded = _in_scope(rt, partial(model.build, cfg, rt, classes))
-    if start:
-        net.load_weights(start)
-        loaded = f"going on from {start.name}"
-    print(f"network    {cfg.backbone}, {net.count_params():,} weights, {loaded}")
-    averaged = callbacks.AveragedWeights() if cfg.ema else None
-    best_file, last_file = folder / "best.weights.h5", folder / "last.weights.h5"
-    rows: list[dict[str, Any]] = []
-    began = time.monotonic()
-    paused = 0.0  # in ready
 
-    def report(*args: Any) -> None:
-        nonlocal paused
-        start_of_it = time.monotonic()
-        assert ready is not None
-        ready(*args)
-        paused += time.monotonic() - start_of_it
+@dataclass
+class _Training:
+    """One network on its way through the stages."""
 
-    first_step = first_epoch = 0
-    for number, stage in enumerate(cfg.stages):
-        size = (stage.height, stage.width)
-        cache = pipeline.PhotoCache(frame, *size, cfg.fit, cfg.cache_share, place.scratch)
-        print(f"stage {number + 1}/{len(cfg.stages)}  {stage.height}x{stage.width}, {stage.epochs} epochs; {cache}")
-        train = pipeline.make_batches(
-            cfg, cache, train_rows, labels[train_rows], size, classes, stage=number, epochs=stage.epochs,
-            train=partial(_strength, cfg, first_epoch, epochs),
-            static=rt.xla,
-        )  # fmt: skip
-        val = pipeline.make_batches(cfg, cache, val_rows, labels[val_rows], size, classes, static=rt.xla)
+    cfg: Config
+    rt: Runtime
+    table: photos.Table
+    place: inputs.Place
+    folder: Path
+    events: callbacks.Events
+    states: steps.States
+    facts: steps.Facts
+    ready: Ready | None
+    time_left: TimeLeft | None
+    fewer_views: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    before: float = 0.0  # seconds of training in earlier sessions
+    paused: float = 0.0  # seconds in ready
+    compiled: int = -1  # the stage that the network was compiled for
+    costs: schedule.Costs | None = None  # known where time is limited
+
+    def go(self, note: dict[str, Any] | None, start: Path | None) -> Trained | None:
+        """Train to the end, from the beginning or from the state that the note is of; None: there is no time to."""
+        cfg = self.cfg
+        if self.time_left and not note and self._left() <= self.time_left.report:
+            return None
+        self.frame = pd.concat([self.table.train, self.table.val], ignore_index=True)
+        self.labels = self.frame["label"].to_numpy()
+        self.train_rows, self.val_rows = np.split(np.arange(len(self.frame)), [len(self.table.train)])
+        self.classes = len(self.table.classes)
+        self.batch = min(cfg.batch, len(self.train_rows))
+        self.began = time.monotonic()
+
+        keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
+        self.net, loaded = _in_scope(self.rt, partial(model.build, cfg, self.rt, self.classes))
+        if start:
+            self.net.load_weights(start)
+            loaded = f"going on from {start.name}"
+        print(f"network    {cfg.backbone}, {self.net.count_params():,} weights, {loaded}")
+        self.averaged = callbacks.AveragedWeights() if cfg.ema else None
+        if self.averaged:
+            self.averaged.set_model(self.net)
+        if note:
+            note = self._resume(note)
+        else:
+            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), max(cfg.tta_views, cfg.tta_cap))
+            if self.time_left:
+                self.costs = self._measure()
+                self.plan = schedule.make_plan(
+                    self.plan.epochs, self.plan.views, self.costs, self._left(), self.fewer_views
+                )
+                self._say_plan()
+            if self.plan.steps == 0:
+                return None
+        for number in range(note["stage"] if note else 0, len(cfg.stages)):
+            if self.plan.epochs[number] or (note and number == note["stage"]):
+                self._stage(number, note if note and number == note["stage"] else None)
+        stages = [
+            stage.model_copy(update={"epochs": n}) for stage, n in zip(cfg.stages, self.plan.epochs, strict=True) if n
+        ]
+        views = self.plan.views if self.plan.views < max(cfg.tta_views, cfg.tta_cap) else None
+        return Trained(tuple(stages), views, self._seconds(), self.net)
+
+    def restore(self, which: str) -> None:
+        """Put the last or the best state of the last stage into the network, as validation has measured it."""
+        model.restore(self.net, self.states.arrays(which))
+        if self.averaged:
+            self.averaged.settle()
+
+    def _resume(self, note: dict[str, Any]) -> dict[str, Any]:
+        number, epoch = note["stage"], note["epoch"]
+        self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
+        self.rows, self.before = note["rows"], note["seconds"]
+        print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
+        if self.time_left:
+            known = note["costs"]
+            self.costs = schedule.Costs(**{**known, "epoch": tuple(known["epoch"])}) if known else self._measure()
+        self._compile(number)
+        model.restore(self.net, self.states.arrays("last"))
+        if self.costs:
+            shorter = schedule.shorten(self.plan, number, epoch, self.costs, self._left())
+            if shorter is not self.plan:
+                self.plan = shorter
+                note = {**note, "course": None, "over": note["over"] or epoch >= shorter.epochs[number]}
+            self._say_plan(number, epoch)
+        return note
+
+    def _stage(self, number: int, note: dict[str, Any] | None) -> None:
+        """Train one stage, from the epoch that the note is of; the network then has its best weights."""
+        cfg, shape = self.cfg, self.cfg.stages[number]
+        size = (shape.height, shape.width)
+        cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
+        print(
+            f"stage {number + 1}/{len(cfg.stages)}  {shape.height}x{shape.width}, {self.plan.epochs[number]} epochs; {cache}"
+        )
         # One compilation serves all stages unless the set of training weights changes: tracing a step takes longer
         # than a small epoch, and the optimiser's moments stay valid.
-        if number == 0 or cfg.unfreeze == "staged":
-            model.open_layers(cfg, net, number)
-            lowered = _rate(cfg, net, rates, 0)(0) / rates[0] if number and cfg.schedule == "plateau" else 1.0
-            _in_scope(rt, partial(model.compile_model, cfg, net, rt, rates[first_step:] * np.float32(lowered)))
+        if self.compiled < 0 or (cfg.unfreeze == "staged" and self.compiled != number):
+            self._compile(number)
+        while not (note and note["over"]):
+            note = self._fit(number, cache, note)
+        self.restore("best")
+        if self.ready and any(self.plan.epochs[number + 1 :]):
+            best = max(row["val_accuracy"] for row in self.rows if row["stage"] == number + 1)
+            self._report(self.net, shape, f"best epoch of stage {number + 1}", best)
+
+    def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
+        """Train until the stage ends or its plan gets shorter; returns the note of the last epoch."""
+        cfg, plan, shape = self.cfg, self.plan, self.cfg.stages[number]
+        size = (shape.height, shape.width)
+        epoch = note["epoch"] if note else 0
+        first = sum(plan.epochs[:number])  # epoch of the run that the stage begins with
+        steps_per_epoch = plan.steps or len(self.train_rows) // self.batch
+        at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
+        if note and note["course"]:
+            course = schedule.Course(**note["course"])
         else:
-            net.optimizer.iterations.assign(first_step)  # where the schedule would be, had no stage stopped early
-        rate = _rate(cfg, net, rates, first_step)
-        best = callbacks.Best(best_file, last_file, averaged)
-        watchers = [
-            callbacks.StopOnNaN(cfg, number, train.steps, rate),
-            callbacks.Progress(cfg, number, train.steps, min(cfg.batch, len(train_rows)), events, rate, rows,
-                               folder / "history.csv"),
-            best,
-            callbacks.EarlyStop(cfg, events),
-            *([averaged] if averaged else []),
-            *_optional(cfg, folder / "tensorboard" / f"stage{number + 1}"),
-            *([_first_epoch(report, stage, averaged)] if ready and number == 0 else []),
+            course = schedule.Course(at, plan.progress_at(first + epoch), plan.per_epoch() / steps_per_epoch)
+        rate = self._follow(course, at - epoch * steps_per_epoch)
+        train = pipeline.make_batches(
+            cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes, stage=number,
+            train=lambda e: plan.strength_at(cfg, first + e), epochs=range(epoch, plan.epochs[number]), static=self.rt.xla,
+        )  # fmt: skip
+        val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
+                                    static=self.rt.xla)  # fmt: skip
+
+        early = callbacks.EarlyStop(cfg, self.events)
+        watchers: dict[str, Any] = {
+            "progress": callbacks.Progress(cfg, number, steps_per_epoch, self.batch, self.events, rate, self.rows,
+                                           self.folder / "history.csv", plan.epochs),
+            "early_stop": early,
+        }  # fmt: skip
+        if cfg.schedule == "plateau":
+            watchers["plateau"] = callbacks.Plateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
+
+        def state(done: int) -> dict[str, Any]:
+            """All that is not a number of the network, for JSON, after so many epochs of the stage."""
+            known = pace.plan if pace else plan
+            return {
+                "stage": number, "epoch": done, "over": early.stopped or done >= known.epochs[number], "batch": cfg.batch,
+                "plan": asdict(known), "course": asdict(course) if known is plan else None,
+                "costs": asdict(pace.costs) if pace else None, "rows": self.rows, "seconds": self._seconds(),
+                "watchers": {name: watcher.kept() for name, watcher in watchers.items()},
+            }  # fmt: skip
+
+        watchers["checkpoint"] = checkpoint = callbacks.Checkpoint(
+            self.states, self.facts, state, len(self.rows) - epoch
+        )
+        pace = (callbacks.Pace(plan, number, self.costs, self.time_left.deadline, lambda: checkpoint.seconds)
+                if self.costs and self.time_left else None)  # fmt: skip
+        for name, watcher in watchers.items():
+            watcher.go_on(note["watchers"].get(name, {}) if note else {})
+        callbacks_in_order = [
+            callbacks.StopOnNaN(cfg, number, steps_per_epoch, rate),
+            *([self.averaged] if self.averaged else []),
+            *([watchers["plateau"]] if "plateau" in watchers else []),
+            watchers["progress"], early,
+            *([keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / f"stage{number + 1}"), write_graph=False)]
+              if cfg.tensorboard else []),
+            *([pace] if pace else []),
+            checkpoint,  # after all whose fields it keeps
+            *([self._first_epoch(shape)] if self.ready and not self.rows else []),
         ]  # fmt: skip
-        net.fit(train.dataset, epochs=stage.epochs, steps_per_epoch=train.steps, validation_data=val.dataset,
-                validation_steps=val.steps, callbacks=watchers, verbose=0)  # fmt: skip
-        best.restore()
-        if ready and stage is not cfg.stages[-1]:
-            report(net, stage, f"best epoch of stage {number + 1}", best.best_accuracy)
-        del cache, train, val  # the next stage measures what memory is free
-        first_step += steps[number]
-        first_epoch += stage.epochs
-    return Trained(net, pd.DataFrame(rows), time.monotonic() - began - paused)
+        self.net.fit(train.dataset, initial_epoch=epoch, epochs=plan.epochs[number], steps_per_epoch=steps_per_epoch,
+                     validation_data=val.dataset, validation_steps=val.steps, callbacks=callbacks_in_order, verbose=0)  # fmt: skip
+        if pace:
+            self.plan, self.costs = pace.plan, pace.costs
+        made = checkpoint.noted
+        if not made["over"]:  # with averaged weights the end of fit has put them into the network
+            model.restore(self.net, self.states.arrays("last"))
+        return made
+
+    def _compile(self, number: int) -> None:
+        """For that stage. A learning rate that a plateau has lowered stays where it is."""
+        lowered = self.cfg.schedule == "plateau" and self.compiled >= 0
+        before = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate)) if lowered else 0.0
+        model.open_layers(self.cfg, self.net, number)
+        self.rate = _in_scope(self.rt, partial(model.compile_model, self.cfg, self.net, self.rt))
+        if lowered:
+            self.net.optimizer.learning_rate = before
+        self.compiled = number
+
+    def _follow(self, course: schedule.Course, offset: int) -> callbacks.Rate:
+        """Let the optimiser follow that course; returns the rate by steps of the stage, which begins at step ``offset``."""
+        if self.rate is None:
+            return lambda step: float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
+        self.rate.follow(course)
+        return lambda step: course.rate(self.cfg, offset + step)
+
+    def _measure(self) -> schedule.Costs:
+        """Time a few real steps of each size, on the real network, which has its old state afterwards."""
+        cfg, rt = self.cfg, self.rt
+        began = time.monotonic()
+        self._compile(len(cfg.stages) - 1 if cfg.unfreeze == "staged" else 0)
+        if self.rate:
+            self.rate.follow(schedule.Course(0, 0.0, 0.0))
+        before = model.state(self.net)
+        step, photo = [], []
+        for number, shape in enumerate(cfg.stages):
+            size = (shape.height, shape.width)
+            cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
+            train = pipeline.make_batches(cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes,
+                                          stage=number, train=lambda e: cfg.strength, epochs=range(1), static=rt.xla)  # fmt: skip
+            val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
+                                        static=rt.xla)  # fmt: skip
+            timed = _Timed()
+            self.net.fit(train.dataset, steps_per_epoch=min(train.steps, _TIMED), callbacks=[timed], verbose=0)
+            step.append(timed.seconds())
+            if not number:
+                self.net.evaluate(val.dataset, steps=1, verbose=0)  # its tracing is no epoch's
+            timed = _Timed()
+            self.net.predict(val.dataset, steps=min(val.steps, _TIMED), callbacks=[timed], verbose=0)
+            photo.append(timed.seconds() / cfg.batch)
+            del cache, train, val
+        model.restore(self.net, before)
+        kept = time.monotonic()
+        np.savez(self.folder / ".timed.part.npz", *before)
+        kept = time.monotonic() - kept
+        (self.folder / ".timed.part.npz").unlink()
+
+        n_train, n_val, n_test = len(self.train_rows) // self.batch, len(self.val_rows), len(self.table.test)
+        epoch = [s * n_train + p * n_val + kept for s, p in zip(step, photo, strict=True)]
+        early = sum(p * n_test for p in photo[:1] + photo[:-1]) if self.ready else 0.0
+        # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
+        looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap else n_val + n_test
+        print(f"timed      in {time.monotonic() - began:.0f} s: a step of {self.batch} photos "
+              + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
+              + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
+        assert self.time_left
+        return schedule.Costs(step[0], tuple(epoch), photo[-1] * looks, early, self.time_left.report)
+
+    def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
+        costs, plan = self.costs, self.plan
+        assert costs
+        to_come = [max(0, n - epoch) if k == number else n if k > number else 0 for k, n in enumerate(plan.epochs)]
+        needed = float(np.dot(to_come, costs.epoch)) + costs.view * plan.views + costs.end
+        needed += 0.0 if number + epoch else costs.start
+        of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
+        what = f"{'+'.join(map(str, plan.epochs))} epochs of {of}, {plan.views} views"
+        if plan.steps is not None:
+            needed += plan.steps * costs.step - costs.epoch[0]
+            what = f"{plan.steps} steps of {self.batch} photos instead of {of} epochs, {plan.views} views"
+        print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
+
+    def _left(self) -> float:
+        assert self.time_left
+        return self.time_left.deadline - time.monotonic()
+
+    def _seconds(self) -> float:
+        """Of training in all sessions, without ``ready``."""
+        return self.before + time.monotonic() - self.began - self.paused
+
+    def _first_epoch(self, stage: Stage) -> keras.callbacks.Callback:
+        def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
+            if epoch == 0:
+                with self.averaged.swapped() if self.averaged else nullcontext():  # what validation has measured
+                    self._report(self.net, stage, "first epoch", float(logs["val_accuracy"]))
+
+        return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
+
+    def _report(self, *args: Any) -> None:
+        began = time.monotonic()
+        assert self.ready is not None
+        self.ready(*args)
+        self.paused += time.monotonic() - began
 
 
-def _strength(cfg: Config, done: int, epochs: int, epoch: int) -> float:
-    """Of the augmentation in an epoch of this stage, after done epochs of earlier stages, of epochs in all (S20)."""
-    return schedule.strength(cfg, (done + epoch) / max(1, epochs - 1))
+_TIMED = 6  # steps of each size; the first also traces
 
 
-def _first_epoch(ready: Ready, stage: Stage, averaged: callbacks.AveragedWeights | None) -> keras.callbacks.Callback:
-    def on_epoch_end(epoch: int, logs: dict[str, Any]) -> None:
-        if epoch == 0:
-            with averaged.swapped() if averaged else nullcontext():  # what validation has measured
-                ready(callback.model, stage, "first epoch", float(logs["val_accuracy"]))
+class _Timed(keras.callbacks.Callback):
+    """Seconds of a step, without the first one where there are more."""
 
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
-    return callback
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = [time.monotonic()]
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.ends.append(time.monotonic())
+
+    on_predict_batch_end = on_train_batch_end
+
+    def seconds(self) -> float:
+        gaps = np.diff(self.ends)
+        return float(np.median(gaps[1:] if len(gaps) > 1 else gaps))
 
 
 def _in_scope(rt: Runtime, make: Any) -> Any:
@@ -129,21 +428,3 @@ def _in_scope(rt: Runtime, make: Any) -> Any:
         return make()
     with rt.strategy.scope():
         return make()
-
-
-def _rate(cfg: Config, net: keras.Model, rates: np.ndarray, first: int) -> callbacks.Rate:
-    if cfg.schedule == "plateau":
-        return lambda step: float(keras.ops.convert_to_numpy(net.optimizer.learning_rate))
-    return lambda step: float(rates[min(first + step, len(rates) - 1)])
-
-
-def _optional(cfg: Config, folder: Path) -> list[keras.callbacks.Callback]:
-    """ReduceLROnPlateau and TensorBoard, where asked for."""
-    chosen: list[keras.callbacks.Callback] = []
-    if cfg.schedule == "plateau":
-        chosen.append(
-            keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
-        )
-    if cfg.tensorboard:
-        chosen.append(keras.callbacks.TensorBoard(str(folder), write_graph=False))
-    return chosen

@@ -54,11 +54,9 @@ def says(tops, sure: float = 0.8, classes: int = 3) -> np.ndarray:
     return probs
 
 
-@pytest.fixture
-def competition(tmp_path: Path) -> Path:
+def competition_in(root: Path) -> Path:
     """Three easy classes, 36 train and 10 test photos, unpacked, in the competition's layout."""
     rng = np.random.default_rng(0)
-    root = tmp_path / "competition"
     rows = []
     for n in range(36):
         write_photo(root / "train" / str(n % 3) / f"{100 + n}.png", easy_photo(n % 3, rng))
@@ -69,6 +67,11 @@ def competition(tmp_path: Path) -> Path:
     sample = pd.DataFrame({"Id": [f"{900 + n}.png" for n in reversed(range(10))], "Category": 0})
     sample.to_csv(root / "sample-submission.csv", index=False)
     return root
+
+
+@pytest.fixture
+def competition(tmp_path: Path) -> Path:
+    return competition_in(tmp_path / "competition")
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "carcls"
 LEVELS = [
     {"config"},
     {"inputs"},
-    {"runtime", "photos", "augment", "schedule", "backbones", "fused", "votes"},
-    {"pipeline", "model", "callbacks", "blend", "pseudo", "figures"},
+    {"runtime", "photos", "augment", "schedule", "backbones", "fused", "votes", "steps"},
+    {"pipeline", "model", "blend", "pseudo", "figures"},
+    {"callbacks"},
     {"train", "tta", "submission"},
     {"members"},
     {"decide"},

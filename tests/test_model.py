@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from carcls import backbones, model, runtime
+from carcls import backbones, model, runtime, schedule
 from carcls.config import Config
 
 CFG = Config(weights="none", backbone="tiny", schedule="constant", warmup=0, lr=0.01, batch=4)
@@ -19,12 +19,17 @@ def data(n=8):
     return rng.integers(0, 256, (n, 24, 32, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(n) % 3]
 
 
+def peak(rate):
+    """Let the optimiser have the peak rate at every step."""
+    rate.follow(schedule.Course(0, CFG.warmup, 0.0))
+
+
 def trained(cfg, rt=CPU, epochs=1):
     """Weights by path before and after some training, and the model."""
     keras.utils.set_random_seed(1)
     net, _ = model.build(cfg, rt, 3)
     model.open_layers(cfg, net, 0)
-    model.compile_model(cfg, net, rt, np.full(10, cfg.lr, np.float32))
+    peak(model.compile_model(cfg, net, rt))
     before = {w.path: w.numpy() for w in net.weights}
     net.fit(*data(), batch_size=4, epochs=epochs, verbose=0, shuffle=False)
     return before, {w.path: w.numpy() for w in net.weights}, net
@@ -74,7 +79,7 @@ def test_rates_by_depth_scale_the_steps_themselves(tiny):  # S34
     def steps(cfg):
         keras.utils.set_random_seed(1)
         net, _ = model.build(cfg, CPU, 3)
-        model.compile_model(cfg, net, CPU, np.full(10, cfg.lr, np.float32))
+        peak(model.compile_model(cfg, net, CPU))
         before = [w.numpy() for w in net.trainable_variables]
         net.train_on_batch(*data(4))
         return [w.numpy() - b for w, b in zip(net.trainable_variables, before, strict=True)]
@@ -86,12 +91,18 @@ def test_rates_by_depth_scale_the_steps_themselves(tiny):  # S34
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"])
 def test_every_optimiser_follows_the_schedule(tiny, name):  # S42
-    cfg = CFG.replace(optimizer=name)
+    cfg = CFG.replace(optimizer=name, schedule="cosine", warmup=0)
     net, _ = model.build(cfg, CPU, 3)
-    rates = np.array([0.01, 0.005, 0.0], np.float32)
-    model.compile_model(cfg, net, CPU, rates)
-    for rate in [*rates, 0.0]:
-        assert float(net.optimizer.learning_rate) == pytest.approx(rate)
+    follows = model.compile_model(cfg, net, CPU)
+    course = schedule.Course(0, 0.0, 0.25)
+    follows.follow(course)
+    for step in range(6):
+        rate = course.rate(cfg, step)
+        assert rate == pytest.approx(cfg.lr * schedule.factor("cosine", min(1.0, (step + 0.5) / 4)), abs=1e-6 * cfg.lr)
+        assert float(net.optimizer.learning_rate) == pytest.approx(rate, abs=1e-6 * cfg.lr)
+        if step == 1:  # a plan may change between two steps
+            course = schedule.Course(2, 0.5, 0.25)
+            follows.follow(course)
         before = net.get_layer("head").kernel.numpy()
         net.train_on_batch(*data(4))
         moves = np.abs(net.get_layer("head").kernel.numpy() - before).max() > 0
@@ -140,7 +151,7 @@ FAST = ("efficientnet_lite_b0", "mobilenet_v3_small")
 def test_every_network_trains_a_step_saves_and_loads(name, tmp_path):  # S28
     cfg = CFG.replace(backbone=name, lr=1e-3)
     net, _ = model.build(cfg, CPU, 3)
-    model.compile_model(cfg, net, CPU, np.full(2, cfg.lr, np.float32))
+    peak(model.compile_model(cfg, net, CPU))
     net.run_eagerly = True  # tracing would take longer than the step
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.float32)
     before = net.trainable_variables[0].numpy()

@@ -82,7 +82,7 @@ def test_two_passes_over_validation_are_identical(frame, tmp_path):  # S6
 def test_training_is_the_same_whatever_the_threads_and_differs_by_epoch_and_seed(frame, tmp_path, monkeypatch):
     def run(cfg=CFG, threads=1):
         monkeypatch.setattr(pipeline, "threads", lambda: threads)
-        made, seen = batches(cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=2)
+        made, seen = batches(cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=range(2))
         assert made.steps == 2  # whole batches only
         assert len(seen) == 4
         return [images.tobytes() for images, _, _ in seen], np.concatenate([labels for _, labels, _ in seen])
@@ -111,7 +111,7 @@ def test_labels_follow_their_photos(tmp_path):
         rows.append((str(n), str(path), n, 24, 32, True))
     frame = pd.DataFrame(rows, columns=["id", "path", "label", "height", "width", "readable"])
     made = pipeline.make_batches(CFG.replace(batch=5), cache(frame, tmp_path), np.arange(10), np.arange(10), SIZE, 10,
-                                 train=lambda e: 1.0, epochs=2)  # fmt: skip
+                                 train=lambda e: 1.0, epochs=range(2))  # fmt: skip
     for images, labels, _ in made.dataset:
         centre = images.numpy()[:, 12, 16, 0]
         assert (centre == 20 * labels.numpy().argmax(1)).all()
@@ -164,7 +164,7 @@ def test_a_cache_on_disk_gives_the_same_photos_and_leaves_nothing(frame, tmp_pat
 def test_each_photo_is_decoded_once(frame, tmp_path, monkeypatch):
     read, calls = photos.read_photo, []
     monkeypatch.setattr(photos, "read_photo", lambda *a: calls.append(a) or read(*a))
-    batches(CFG, frame, tmp_path, train=lambda epoch: 1.0, epochs=3)
+    batches(CFG, frame, tmp_path, train=lambda epoch: 1.0, epochs=range(3))
     assert len({path for path, *_ in calls}) == len(calls) <= 21
 
 

@@ -55,20 +55,88 @@ def test_rises_in_the_warmup_and_never_after(name: str, warmup: float, a: float,
 @pytest.mark.parametrize("name", ["cosine", "piecewise", "exponential"])
 def test_curve_spans_the_whole_run(name: str) -> None:
     """However many steps a run has, the rate falls by 100× at its end and not before (S38)."""
+    cfg = Config(schedule=name, lr=2e-3, warmup=0.1)
+    assert schedule.curve(cfg) == pytest.approx([schedule.factor(name, i / schedule.GRID, 0.1) for i in range(1025)])
     for steps in (50, 5000):
-        rates = schedule.table(Config(schedule=name, lr=2e-3, warmup=0.1), steps)
-        assert rates.shape == (steps,)
-        assert rates.dtype == np.float32
+        course = schedule.Course(0, 0.0, 1 / steps)
+        rates = np.array(
+            [course.rate(cfg, step) for step in range(0, steps, steps // 50)] + [course.rate(cfg, steps - 1)]
+        )
         assert rates.max() == pytest.approx(2e-3, rel=0.06)
         assert 0 < rates[-1] <= 2.2e-5
-        assert rates[int(0.5 * steps)] >= 2e-4
-        assert 0 < rates[0] < rates[steps // 10]
+        assert rates[25] >= 2e-4
+        assert 0 < rates[0] < rates[5]
 
 
-def test_table_is_the_middle_of_each_step() -> None:
-    rates = schedule.table(Config(schedule="cosine", lr=1.0, warmup=0.5), 4)
-    assert rates == pytest.approx([0.25, 0.75, 0.853553, 0.146447], abs=1e-6)
-    assert schedule.table(Config(schedule="constant", lr=0.5, warmup=0), 1).tolist() == [0.5]
+def test_a_rate_is_that_of_the_middle_of_its_step() -> None:
+    cfg = Config(schedule="cosine", lr=1.0, warmup=0.5)
+    rates = [schedule.Course(10, 0.0, 0.25).rate(cfg, 10 + step) for step in range(5)]
+    assert rates == pytest.approx([0.25, 0.75, 0.853553, 0.146447, 0.0], abs=1e-5)
+    assert schedule.Course(0, 0.0, 1.0).rate(Config(schedule="constant", lr=0.5, warmup=0), 0) == 0.5
+
+
+# Plans
+
+
+COSTS = schedule.Costs(step=0.5, epoch=(10.0, 30.0), view=5.0, start=4.0, end=6.0)
+
+
+@pytest.mark.parametrize(
+    ("left", "epochs", "views", "steps"),
+    [
+        (1000, (5, 6), 8, None),
+        (280, (5, 6), 8, None),  # 4 + 50 + 180 + 40 + 6
+        (279, (5, 5), 8, None),
+        (250, (5, 5), 8, None),
+        (
+            220,
+            (5, 4),
+            8,
+            None,
+        ),  # an epoch of the larger photos' stage and of the smaller one's in turn; the rest is filled
+        (120, (3, 2), 4, None),  # 8 views would take a third of it
+        (60, (1, 1), 2, None),
+        (59, (3, 0), 2, None),
+        (30, (1, 0), 1, None),
+        (25, (1, 0), 1, None),  # 4 + 10 + 5 + 6
+        (24, (1, 0), 1, 18),  # half a second a step
+        (15, (1, 0), 1, 0),  # no time to train
+        (-5, (1, 0), 1, 0),
+    ],
+)
+def test_plan_by_arithmetic(left: float, epochs: tuple, views: int, steps: int | None) -> None:
+    plan = schedule.make_plan((5, 6), 8, COSTS, left)
+    assert (plan.epochs, plan.views, plan.steps) == (epochs, views, steps)
+
+
+@given(st.floats(-10, 2000), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.sampled_from([1, 2, 8, 32]))
+def test_a_plan_never_takes_longer_than_there_is(left: float, configured: list, views: int) -> None:
+    plan = schedule.make_plan(tuple(configured), views, COSTS, left)
+    assert all(0 <= n <= most for n, most in zip(plan.epochs, configured, strict=True))
+    assert 1 <= plan.views <= views
+    train = (
+        plan.steps * COSTS.step
+        if plan.steps is not None
+        else sum(map(float.__mul__, map(float, plan.epochs), COSTS.epoch))
+    )
+    assert plan.steps == 0 or COSTS.start + train + plan.views * COSTS.view + COSTS.end <= left + 1e-6
+    kept = schedule.make_plan(tuple(configured), views, COSTS, left, fewer_views=False)
+    assert kept.views == views
+
+
+def test_a_shortened_plan_goes_on_from_where_it_is_and_reaches_its_end() -> None:
+    cfg = Config(strength=1.0, strength_end=0.2)
+    plan = schedule.Plan((5, 6), 8)
+    assert [plan.progress_at(g) for g in range(12)] == pytest.approx([g / 11 for g in range(12)])
+    assert [plan.strength_at(cfg, g) for g in range(11)] == pytest.approx(np.linspace(1, 0.2, 11))
+    assert schedule.shorten(plan, 1, 2, COSTS, 4 * 30 + 40 + 6) is plan
+    short = schedule.shorten(plan, 1, 2, COSTS, 3 * 30 + 40 + 6)
+    assert short.epochs == (5, 5)
+    assert short.progress_at(7) == pytest.approx(7 / 11)
+    assert short.progress_at(10) == pytest.approx(1.0)
+    assert short.strength_at(cfg, 9) == pytest.approx(0.2)
+    assert schedule.shorten(plan, 0, 3, COSTS, 0.0).epochs == (3, 0)  # predictions come first
+    assert schedule.shorten(plan, 0, 5, COSTS, 100.0).epochs == (5, 1)
 
 
 @given(SHARE)
@@ -85,10 +153,9 @@ def test_strength_falls_from_start_to_end(progress: float) -> None:
         lambda: schedule.factor("cosine", 1.1),
         lambda: schedule.factor("cosine", float("nan")),
         lambda: schedule.factor("cosine", 0.5, 1.0),
-        lambda: schedule.table(Config(), 0),
         lambda: schedule.strength(Config(), -0.1),
     ],
 )
 def test_bad_arguments_are_refused(call) -> None:
-    with pytest.raises(ValueError, match=r"expected one of|must be in|at least one training step"):
+    with pytest.raises(ValueError, match=r"expected one of|must be in"):
         call()

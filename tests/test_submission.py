@@ -53,15 +53,18 @@ def test_what_made_it_is_beside_it_and_earlier_ones_are_kept(tmp_path):
     ids = ["a.jpg", "b.jpg", "c.jpg"]
     texts = []
     for number, made_by in enumerate(("one", "two", "three")):
-        submission.write(path, table(), ids, np.roll(PROBS, number, 0), made_by, 0.25 * number, keep_earlier=True)
+        submission.write(path, table(), ids, np.roll(PROBS, number, 0), made_by, 0.25 * number, run=made_by)
         texts.append(path.read_text())
-    submission.write(path, table(), ids, PROBS, "four", 0.75)  # a better one of the same run
+    submission.write(path, table(), ids, PROBS, "four", 0.75, run="three")  # a better one of the same run
     assert len(set(texts)) == 3
     assert [(tmp_path / f"submission.earlier{n}.csv").read_text() for n in (1, 2)] == texts[:2]
     assert not (tmp_path / "submission.earlier3.csv").exists()
     about, before = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("submission", "submission.earlier2"))
     assert (about["made_by"], about["validation_accuracy"], about["rows"]) == ("four", 0.75, 3)
     assert before["made_by"] == "two"
+    path.write_text("mine")  # nobody's but the user's, whatever is beside it
+    submission.write(path, table(), ids, PROBS, "four", 0.75, run="three")
+    assert (tmp_path / "submission.earlier3.csv").read_text() == "mine"
     assert about["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

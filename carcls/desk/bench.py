@@ -84,7 +84,7 @@ def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int =
             view[:] = seen / seen.sum(1, keepdims=True)
         cast = votes.full(ids, probs, labels)
         seconds = {"validation_votes": 1.0, "adaptive_validation_votes": 1.0}
-        made.append(members.Member(str(number), Path(), cast, (cast,), {}, seconds))
+        made.append(members.Member(str(number), Path(), cast, (cast,), {}, seconds, (8, views), Config().stages[-1]))
     start = time.perf_counter()
     cfg = Config(tta_views=8, tta_cap=views, members=tuple({"seed": number} for number in range(count)))
     decide.decide(cfg, made, np.arange(photos_))
@@ -130,7 +130,7 @@ def _ours(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, cach
     cache = cache or pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, place.scratch)
     epochs = 3 if cached else 1
     made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), frame["label"].to_numpy(), (size, size), 10,
-                                 train=(lambda epoch: 1.0) if train else None, epochs=epochs)  # fmt: skip
+                                 train=(lambda epoch: 1.0) if train else None, epochs=range(epochs))  # fmt: skip
     return _drain(made.dataset, made.steps * cfg.batch * epochs if train else len(frame))
 
 
@@ -205,17 +205,19 @@ def _serve_steps(pipe: Connection, cfg: Config, frame: pd.DataFrame, size: int, 
 
     import tensorflow as tf
 
-    from carcls import model
+    from carcls import model, schedule
 
     cache = pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, Path(cfg.out))
     labels = frame["label"].to_numpy()
     made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), labels, (size, size), 10, train=lambda epoch: 1.0,
-                                 epochs=1000)  # fmt: skip
+                                 epochs=range(1000))  # fmt: skip
     batch = next(iter(made.dataset))
     sources = {"memory": iter(tf.data.Dataset.from_tensors(batch).repeat()), "fed": iter(made.dataset)}
     net, _ = model.build(cfg, rt, 10)
     model.open_layers(cfg, net, 0)
-    model.compile_model(cfg, net, rt, np.full(1000, 1e-4))
+    rate = model.compile_model(cfg, net, rt)
+    assert rate is not None
+    rate.follow(schedule.Course(0, 0.01, 0.0))  # a small rate, always the same
     net.make_train_function()
     while True:
         source: Iterator[Any] = sources[pipe.recv()]

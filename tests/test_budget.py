@@ -1,0 +1,116 @@
+"""Time budgets: a run ends in its time with a valid submission, and says what it gave up for it."""
+
+import json
+import time
+
+import pandas as pd
+import pytest
+
+from carcls import callbacks, config, figures, members, report, schedule, train, votes
+from carcls.config import Config
+from carcls.run import run
+
+
+@pytest.fixture
+def cfg(competition, tmp_path, tiny, monkeypatch) -> Config:
+    monkeypatch.setattr(figures, "augmentation", lambda *_: None)
+    monkeypatch.setattr(report, "write", lambda *_: [])
+    return config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
+                         "stages": "32x48x2,48x64x4", "batch": 8, "lr": 0.02, "tta_views": 4, "val_fraction": 0.25})  # fmt: skip
+
+
+def costs(monkeypatch, **changes) -> None:
+    """What measuring finds: as if an epoch took seconds. What a session really takes is nothing against it."""
+    measured = schedule.Costs(**{"step": 2.0, "epoch": (6.0, 20.0), "view": 1.0, "start": 0.0, "end": 0.0, **changes})
+    monkeypatch.setattr(train._Training, "_measure", lambda self: (self._compile(0), measured)[1])
+
+
+@pytest.mark.parametrize("minutes", [0.0, 0.01])
+def test_an_absurd_budget_gives_a_valid_submission_and_says_what_it_skipped(cfg, minutes, capsys):
+    target = run(cfg.replace(budget_minutes=minutes))
+    said = capsys.readouterr().out
+    assert pd.read_csv(target)["Category"].nunique() == 1
+    assert len(pd.read_csv(target)) == 10
+    assert "skipped    training, test-time augmentation and the report" in said
+    assert "WARNING: class" in said
+    assert "do not submit this" in said
+    about = json.loads((target.parent / "submission.json").read_text())
+    assert about["made_by"] == "the most frequent class: no time to train a network"
+
+
+def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, capsys):
+    monkeypatch.setattr(callbacks.Pace, "on_epoch_end", lambda *_: None)
+    costs(monkeypatch)
+    target = run(cfg.replace(budget_minutes=1.6))
+    said = capsys.readouterr().out
+    assert "plan       2+3 epochs of 2+4, 4 views: " in said
+    history = pd.read_csv(target.parent / "member1" / "history.csv")
+    assert history["stage"].tolist() == [1, 1, 2, 2, 2]
+    assert history["lr"].iloc[-1] < 0.02 * 0.05  # the schedule was shortened, not cut off
+
+    costs(monkeypatch, epoch=(6.0, 200.0), view=12.0)
+    run(cfg.replace(budget_minutes=1.0, out=cfg.out + "2", resume=False))
+    said = capsys.readouterr().out
+    assert "2+0 epochs of 2+4, 1 views" in said
+    folder = target.parent.parent / "out2"
+    assert pd.read_csv(folder / "member1" / "history.csv")[["height", "width"]].to_numpy().tolist() == [[32, 48]] * 2
+    assert len(votes.load(folder / "member1" / "votes_test.npz").probs) == 1
+    assert config.load(folder / "config.json").tta_views == 1
+    assert json.loads((folder / "member1" / "member.json").read_text())["stage"]["height"] == 32
+
+    costs(monkeypatch, epoch=(600.0, 2000.0), step=20.0)
+    run(cfg.replace(budget_minutes=1.0, out=cfg.out + "3"))
+    assert "plan       2 steps of 8 photos instead of 2+4 epochs" in capsys.readouterr().out
+
+
+def test_a_slow_epoch_shortens_the_plan_and_time_is_kept_for_predictions(cfg, monkeypatch, capsys):
+    costs(monkeypatch, epoch=(6.0, 0.3))
+    begin = callbacks.Pace.on_epoch_begin
+    monkeypatch.setattr(callbacks.Pace, "on_epoch_begin", lambda self, epoch, logs=None: (
+        begin(self, epoch, logs), setattr(self, "_begin", self._begin - 10 * (self.stage == 1))))  # fmt: skip
+    target = run(cfg.replace(budget_minutes=1.0))
+    said = capsys.readouterr().out
+    assert "plan       2+4 epochs of 2+4, 4 views" in said
+    assert "epochs instead of 2+4: this one took 10" in said
+    history = pd.read_csv(target.parent / "member1" / "history.csv")
+    trained = len(history) - 2
+    assert 1 <= trained < 4
+    assert f"plan       2+{trained} epochs instead of" in said
+    assert history["epoch"].tolist() == [1, 2, *range(1, trained + 1)]
+    assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
+
+
+def test_members_share_the_time_and_those_without_are_left_out(cfg, monkeypatch, capsys):
+    costs(monkeypatch)
+    shares = []
+
+    def share(self, networks):
+        shares.append(networks)
+        return schedule.TimeLeft(time.monotonic() + (200 if networks == 2 else -1))
+
+    monkeypatch.setattr(schedule.Budget, "share", share)
+    target = run(cfg.replace(budget_minutes=7.0, members="seed=1+seed=2", val_fraction=0.4))
+    assert shares == [2, 1]
+    assert "skipped    member 2: no time to train it" in capsys.readouterr().out
+    result = json.loads((target.parent / "result.json").read_text())
+    assert [m["name"] for m in result["members"]] == ["1 tiny seed=1"]
+
+
+def test_measuring_changes_nothing(cfg, monkeypatch, capsys):
+    cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged")
+    plain = run(cfg)
+    timed = run(cfg.replace(budget_minutes=60.0, out=cfg.out + "2"))
+    assert "plan       1+1 epochs of 1+1, 4 views" in capsys.readouterr().out
+    probs = [votes.load(path.parent / "member1" / "votes_test.npz").probs for path in (plain, timed)]
+    assert (probs[0] == probs[1]).all()
+    assert not list(timed.parent.rglob(".*.part*"))
+
+
+def test_the_session_of_a_kernel_is_the_budget(monkeypatch):
+    cfg = Config()
+    assert schedule.budget(cfg, False, "cpu", 0.0) is None
+    assert schedule.budget(cfg, True, "gpu", 100.0).end == 100 + 0.95 * 12 * 3600
+    assert schedule.budget(cfg, True, "tpu", 0.0).end == 0.95 * 9 * 3600
+    assert schedule.budget(cfg.replace(budget_minutes=3.0), True, "gpu", 0.0).end == 180
+    assert members.with_views(cfg.replace(tta_cap=32), 8).tta_cap == 0
+    assert members.with_views(cfg, 8) is cfg
