@@ -208,7 +208,8 @@ def test_presets_are_found_on_kaggle_and_at_home(name, folder, tmp_path):
         (tmp_path / folder).with_name("9").mkdir()
         ((tmp_path / folder).with_name("9") / backbones.WEIGHTS_FILE).write_bytes(b"old")
     line = backbones.load_weights(built(name), name, cfg())
-    assert line == f"{name}: {PARAMETERS[name]:,} parameters from {tmp_path / folder / backbones.WEIGHTS_FILE}"
+    kind = "dataset" if "datasets" in folder else "model"
+    assert line == f"{name}: {PARAMETERS[name]:,} parameters from {kind} {tmp_path / folder / backbones.WEIGHTS_FILE}"
     for ours, theirs in zip(built(name).weights, network.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

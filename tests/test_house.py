@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "carcls"
 LEVELS = [
     {"config"},
     {"inputs"},
+    {"attached"},
     {"runtime", "photos", "augment", "schedule", "backbones", "fused", "votes"},
     {"pipeline", "model", "callbacks", "blend", "pseudo", "figures"},
     {"train", "tta", "submission"},
