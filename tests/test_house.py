@@ -26,6 +26,17 @@ LEVELS = [
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 
 
+# The same for what stays on the desk, among itself.
+DESK_LEVELS = [
+    {"bench", "bundle", "remote", "sample", "weights"},
+    {"offline"},
+    {"push"},
+    {"watch"},
+    {"cli"},
+]
+DESK_LEVEL = {name: number for number, names in enumerate(DESK_LEVELS) for name in names}
+
+
 def imported(path: Path) -> set[str]:
     """Names of the package's modules that a module imports, anywhere in it."""
     found = set()
@@ -40,6 +51,18 @@ def imported(path: Path) -> set[str]:
 def test_a_module_imports_only_from_lower_levels(path):
     assert path.stem in LEVEL, f"{path.name} has no level"
     assert {name for name in imported(path) if LEVEL.get(name, 99) >= LEVEL[path.stem]} == set()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "desk").glob("[a-z]*.py")), ids=lambda p: p.stem)
+def test_a_module_of_the_desk_imports_only_from_lower_levels(path):
+    assert path.stem in DESK_LEVEL, f"desk/{path.name} has no level"
+    names = {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "carcls.desk"
+        for alias in node.names
+    }
+    assert {name for name in names if DESK_LEVEL[name] >= DESK_LEVEL[path.stem]} == set()
 
 
 def test_no_dependency_that_the_reviews_advise_against():  # S15, S26

@@ -124,6 +124,7 @@ def test_a_server_that_never_answers(kaggle):
         (["members=seed=1+weights=my.h5"], "weights=my.h5.*make dataset"),
         (["--accelerator", "p100"], "ACCELERATOR=p100: expected one of t4, tpu"),
         (["--title", "cars"], "slug 'cars'; expected at least 5"),
+        (["--title", "Café cars"], "title='Café cars': how Kaggle spells it"),
         (["--owner", "a b"], "id='a b/carcls-car-classification': expected owner/slug"),
         (["--dataset", "weights"], "dataset_sources: 'weights'; expected owner/slug"),
         (["backbone=b0"], "backbone='b0': no such network"),
@@ -247,6 +248,8 @@ def test_a_kernel_that_failed_shows_the_end_of_its_log(kaggle, capfd):
         "GetKernelSessionStatus": {"status": "ERROR", "failureMessage": "exit code 1"},
         LOG: blob("epoch 1\n", "carcls: the loss is no longer a number\n"),
     }
+    assert cli.main(["watch", "no-owner"]) == 2
+    assert "kernel 'no-owner': expected owner/slug" in capfd.readouterr().err
     assert cli.main(["watch"]) == 2
     said = capfd.readouterr()
     assert f"kernel {ID} ended as ERROR (exit code 1)" in said.err
@@ -311,13 +314,12 @@ def preset(tmp_path) -> Path:
 LITE = "alice/carcls-efficientnet-lite-b0"
 
 
-def test_a_dataset_is_created_and_then_gets_versions(kaggle, preset, capsys):
+def test_a_dataset_is_created_private_with_its_folder_zipped(kaggle, preset, capsys):
     kaggle.answers = {
         "GetDatasetStatus": [refusal(403, "Permission 'datasets.get' was denied")] * 2 + [{"status": "READY"}],
         "StartBlobUpload": {"token": "t", "createUrl": "http://localhost/upload"},
         "upload": {},
         "CreateDataset": {"status": "ok", "url": f"https://www.kaggle.com/datasets/{LITE}"},
-        "CreateDatasetVersion": {"status": "ok", "url": f"https://www.kaggle.com/datasets/{LITE}"},
     }
     assert cli.main(["dataset", "backbone=efficientnet_lite_b0", "--owner", "alice"]) == 0
     said = capsys.readouterr().out
@@ -332,12 +334,8 @@ def test_a_dataset_is_created_and_then_gets_versions(kaggle, preset, capsys):
     names = {request["name"] for request in kaggle.sent("StartBlobUpload")}
     assert names == {"efficientnet_lite_b0_imagenet.zip", "manifest.json"}
 
-    assert cli.main(["dataset", "backbone=efficientnet_lite_b0", "--owner", "alice"]) == 0
-    assert f"{LITE}: new version, ready to attach" in capsys.readouterr().out
-    assert len(kaggle.sent("CreateDataset")) == len(kaggle.sent("CreateDatasetVersion")) == 1
 
-
-def test_a_dataset_that_kaggle_refuses_or_cannot_unpack(kaggle, preset, monkeypatch):
+def test_a_new_version_that_kaggle_refuses_or_cannot_unpack(kaggle, preset, monkeypatch):
     (made,) = offline.build(["backbone=efficientnet_lite_b0"], "alice")
     kaggle.answers = {
         "GetDatasetStatus": [{"status": "READY"}, {"status": "FAILED"}],
@@ -347,6 +345,8 @@ def test_a_dataset_that_kaggle_refuses_or_cannot_unpack(kaggle, preset, monkeypa
     }
     with pytest.raises(inputs.InputError, match=f"dataset {LITE}: uploaded, but Kaggle says 'failed'"):
         offline.push(made)
+    (sent,) = kaggle.sent("CreateDatasetVersion")
+    assert (sent["ownerSlug"], sent["datasetSlug"], len(sent["body"]["files"])) == (*LITE.split("/"), 2)
     replies = [remote.Reply("ready", 0), remote.Reply("Dataset version creation error: Your quota is exceeded", 0)]
     monkeypatch.setattr(remote, "call", lambda *_, **__: replies.pop(0))
     with pytest.raises(inputs.InputError, match="Your quota is exceeded"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import typing
 from collections.abc import Sequence
@@ -187,13 +188,18 @@ def _push(args: argparse.Namespace) -> None:
     if args.no_push:
         print(f"not pushed; {push.FOLDER} is what `kaggle kernels push -p {push.FOLDER}` would send")
     else:
-        print(f"pushed     {push.push(data)}", "next       make watch", sep="\n")
+        said = push.push(data)
+        print(f"pushed     {said}")
+        address = re.search(r"kaggle\.com/(?:code/)?([\w-]+/[\w-]+)", said)
+        # A kernel that exists keeps its address whatever its title is now.
+        other = address is not None and address[1].lower() != data["id"].lower()
+        print(f"next       make watch{f' KERNEL={address[1]}' if address and other else ''}")
 
 
 def _watch(args: argparse.Namespace) -> None:
     from carcls.desk import watch
 
-    kernel = args.kernel or watch.last_pushed()
+    kernel = watch.named(args.kernel)
     try:
         watch.wait(kernel, args.every)
     except KeyboardInterrupt:

@@ -149,6 +149,10 @@ def check(folder: Path) -> list[str]:
         found.append(f"id={data.get('id')!r}: slug {name!r}; expected at least 5 of a–z, 0–9 and -")
     if not isinstance(title, str) or len(title) < 5:
         found.append(f"title={title!r}: expected at least 5 characters")
+    elif re.search(r"[^ -~]|\d,\d|&", title):
+        found.append(
+            f"title={title!r}: how Kaggle spells it in an address is not sure; expected a–z, 0–9, spaces and -"
+        )
     elif slug(title) != name:
         found.append(f"title={title!r} has the slug {slug(title)!r}, id has {name!r}; expected the same")
     for key, expected in (("language", "python"), ("kernel_type", "script")):

@@ -9,6 +9,7 @@ import queue
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,9 @@ def call(*words: str, seconds: float = SECONDS) -> Reply:
 
 def refused(doing: str, reply: Reply, hint: str = "") -> inputs.InputError:
     """The error for a reply without the words of success."""
-    return inputs.InputError(f"{doing}: Kaggle refused. It said: {reply.words}{hint and f' — {hint}'}")
+    reached = not re.search(r"Max retries exceeded|Connection aborted|Connection refused|timed out", reply.text)
+    what = "Kaggle refused. It said" if reached else "Kaggle was not reached; is there a network? The command said"
+    return inputs.InputError(f"{doing}: {what}: {reply.words}{hint and f' — {hint}'}")
 
 
 def username() -> str:
@@ -89,25 +92,31 @@ def username() -> str:
 
 
 def follow(words: Sequence[str], each: Callable[[str], None], silence: float) -> Reply | None:
-    """Run ``kaggle words…`` and hand over each line as it comes; None if none came for so many seconds."""
+    """Run ``kaggle words…`` and hand over each line as it comes; None if none came for so many seconds.
+
+    The reply has what the command said beside them, on stderr. Raises InputError if there is no such command.
+    """
     lines: queue.Queue[str | None] = queue.Queue()
     args = [command(), "-W", *words]
-    with subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          encoding="utf-8", errors="replace") as running:  # fmt: skip
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as beside,
+        subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=beside, encoding="utf-8",
+                         errors="replace") as running,
+    ):  # fmt: skip
         assert running.stdout is not None
         reader = threading.Thread(target=_read, args=(running.stdout, lines), daemon=True)
         reader.start()
-        seen: list[str] = []
         try:
             while (line := lines.get(timeout=silence)) is not None:
-                seen.append(line)
                 each(line)
+            code = running.wait(SECONDS)  # its output has ended, and so has it
         except queue.Empty:
             return None
         finally:
             running.kill()
             reader.join()
-    return Reply("\n".join(seen[-20:]), running.wait())
+        beside.seek(0)
+        return Reply(beside.read().strip(), code)
 
 
 def _read(stream: object, lines: queue.Queue[str | None]) -> None:

@@ -46,6 +46,14 @@ def last_pushed(folder: Path = push.FOLDER) -> str:
     return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
 
+def named(kernel: str) -> str:
+    """The kernel to watch: as given, else the one pushed last. Raises InputError on a name that is not owner/slug."""
+    kernel = kernel or last_pushed()
+    if not re.fullmatch(r"[\w-]+/[\w-]{5,}", kernel):
+        raise inputs.InputError(f"kernel {kernel!r}: expected owner/slug, as in its address on Kaggle")
+    return kernel
+
+
 def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> None:
     """Print the kernel's log until it ends. Raises InputError, with the end of the log, unless it completed."""
     log = _Log()
