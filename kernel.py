@@ -485,7 +485,7 @@ WEIGHTS_FILE = "model.weights.h5"  # in a keras-cv preset folder, beside config.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0–1 (torchvision's numbers)
 _SEARCH_DEPTH = 7  # input/models/<owner>/<model>/keras/<variation>/<version>
 _SEARCH_FOLDERS = 3000  # at most, per root
-_NOT_SEARCHED = {"train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
+_NOT_SEARCHED = {"build", "train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
 
 # What a layer before the network does to a raw pixel x in 0–255: x × scale + offset, per channel.
 # "own": nothing, because the network's own first layers normalise.
@@ -5921,7 +5921,8 @@ def main():
     from pathlib import Path
 
     start = time.monotonic()
-    sys.stdout.reconfigure(line_buffering=True)  # a script's output on Kaggle shows up late otherwise
+    if hasattr(sys.stdout, "reconfigure"):  # in a notebook it is not
+        sys.stdout.reconfigure(line_buffering=True)  # a script's output on Kaggle shows up late otherwise
     folder = Path(tempfile.mkdtemp(prefix="carcls-"))
     for name, text in MODULES.items():
         target = folder / "carcls" / name

@@ -28,8 +28,8 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 
 # The same for what stays on the desk, among itself.
 DESK_LEVELS = [
-    {"bench", "bundle", "remote", "sample", "weights"},
-    {"offline"},
+    {"bundle", "remote", "sample", "weights"},
+    {"bench", "offline"},
     {"push"},
     {"watch"},
     {"cli"},

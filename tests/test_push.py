@@ -122,6 +122,8 @@ def test_a_server_that_never_answers(kaggle):
         (["tta_views"], "not key=value"),
         (["data=photos"], "data=photos: a kernel sees only what begins with /kaggle/"),
         (["members=seed=1+weights=my.h5"], "weights=my.h5.*make dataset"),
+        (["out=run2"], "out=run2: what a kernel leaves is /kaggle/working"),
+        (["--accelerator", "tpu", "backend=tensorflow"], "backend=tensorflow with ACCELERATOR=tpu"),
         (["--accelerator", "p100"], "ACCELERATOR=p100: expected one of t4, tpu"),
         (["--title", "cars"], "slug 'cars'; expected at least 5"),
         (["--title", "Café cars"], "title='Café cars': how Kaggle spells it"),
@@ -366,6 +368,8 @@ def test_a_dataset_built_here_is_found_and_verified_there(kaggle, preset, tmp_pa
         "sha256": hashlib.sha256(b"numbers").hexdigest(), "bytes": 7}  # fmt: skip
     assert "preset" not in json.loads((folder / offline.METADATA).read_text())
     assert offline.check(folder) == []
+    (again,) = offline.build(["backbone=efficientnet_lite_b0", f"weights={folder}"], "alice")  # replaces its own source
+    assert (again.folder / "efficientnet_lite_b0_imagenet" / "model.weights.h5").read_bytes() == b"numbers"
     assert offline.build([], "alice") == []
     assert "attaches Kaggle's model keras/efficientnetv2" in capsys.readouterr().out
     with pytest.raises(inputs.InputError, match="efficientnetv2_s_imagenet"):

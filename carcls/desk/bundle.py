@@ -54,7 +54,8 @@ def main():
     from pathlib import Path
 
     start = time.monotonic()
-    sys.stdout.reconfigure(line_buffering=True)  # a script's output on Kaggle shows up late otherwise
+    if hasattr(sys.stdout, "reconfigure"):  # in a notebook it is not
+        sys.stdout.reconfigure(line_buffering=True)  # a script's output on Kaggle shows up late otherwise
     folder = Path(tempfile.mkdtemp(prefix="carcls-"))
     for name, text in MODULES.items():
         target = folder / "carcls" / name

@@ -66,19 +66,19 @@ def _build(cfg: config.Config, name: str, top: Path) -> Dataset:
     file = backbones.find_weights(cfg.backbone, cfg)
     assert file is not None  # weights=none was left out
     folder = top / name.partition("/")[2]
+    part = folder.with_name(f".{folder.name}.part")  # the weights may be those of the folder that is to be replaced
+    if part.exists():
+        shutil.rmtree(part)
+    preset = file.name == backbones.WEIGHTS_FILE
+    inside = part / f"{cfg.backbone}_imagenet" if preset else part
+    inside.mkdir(parents=True)
+    for source in (file, file.with_name("config.json"), file.with_name("metadata.json")) if preset else (file,):
+        if source.is_file():
+            shutil.copyfile(source, inside / source.name)
+    attached.write_manifest(part, {cfg.backbone: (inside / file.name).relative_to(part).as_posix()})
     if folder.exists():
         shutil.rmtree(folder)
-    if file.name == backbones.WEIGHTS_FILE:
-        inside = folder / f"{cfg.backbone}_imagenet"
-        inside.mkdir(parents=True)
-        for part in (file, *(file.parent / other for other in ("config.json", "metadata.json"))):
-            if part.is_file():
-                shutil.copyfile(part, inside / part.name)
-    else:
-        inside = folder
-        inside.mkdir(parents=True)
-        shutil.copyfile(file, inside / file.name)
-    attached.write_manifest(folder, {cfg.backbone: (inside / file.name).relative_to(folder).as_posix()})
+    part.rename(folder)
     title = name.partition("/")[2].replace("-", " ")
     about = {
         "title": title,

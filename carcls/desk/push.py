@@ -59,7 +59,7 @@ def build(request: Request, template: Path = Path(METADATA), folder: Path = FOLD
     """
     settings = bundle.settings(list(request.words))
     cfg = config.parse({"preset": bundle.PRESET, **settings})
-    _refuse_local(cfg, request)
+    _refuse(cfg, request)
     data = _complete(_read(template), cfg, settings, request)
     text = bundle.text(settings)
     if folder.exists():
@@ -82,9 +82,9 @@ def _read(template: Path) -> dict[str, Any]:
     return found
 
 
-def _refuse_local(cfg: config.Config, request: Request) -> None:
-    """Paths on this machine mean nothing to a kernel. Raises ConfigError."""
-    named = [("data", cfg.data), ("out", cfg.out)]
+def _refuse(cfg: config.Config, request: Request) -> None:
+    """What is right here and wrong in a kernel. Raises ConfigError."""
+    named = [("data", cfg.data)]
     for mine in cfg.of_members():
         named += [("weights", mine.weights)] if mine.weights not in ("imagenet", "none") else []
         named += [("augment", mine.augment)] if mine.augment not in ("light", "medium", "none") else []
@@ -96,17 +96,23 @@ def _refuse_local(cfg: config.Config, request: Request) -> None:
                 else ""
             )
             raise config.ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more}")
+    if cfg.out not in ("", "/kaggle/working"):
+        raise config.ConfigError(f"out={cfg.out}: what a kernel leaves is /kaggle/working, its default; leave out out")
     if request.accelerator and request.accelerator not in ACCELERATORS:
         raise config.ConfigError(f"ACCELERATOR={request.accelerator}: expected one of {', '.join(ACCELERATORS)}")
+    if request.accelerator == "tpu" and cfg.backend == "tensorflow":
+        raise config.ConfigError(
+            "backend=tensorflow with ACCELERATOR=tpu: Kaggle's TensorFlow cannot drive it; expected jax"
+        )
 
 
 def _complete(data: dict[str, Any], cfg: config.Config, settings: dict[str, Any], request: Request) -> dict[str, Any]:
     """The repository's metadata with owner, title, accelerator and what is to be attached."""
     data = dict(data)
     if request.title:
-        data |= {"title": request.title, "id": f"{str(data.get('id')).partition('/')[0]}/{slug(request.title)}"}
-    owner, _, rest = str(data.get("id", "")).partition("/")
-    if request.owner or owner == PLACEHOLDER:
+        data |= {"title": request.title, "id": f"{str(data.get('id') or '').partition('/')[0]}/{slug(request.title)}"}
+    owner, _, rest = str(data.get("id") or "").partition("/")
+    if request.owner or owner in ("", PLACEHOLDER):
         owner = request.owner or remote.username()
         data["id"] = f"{owner}/{rest}"
     data |= ACCELERATORS.get(request.accelerator, {})

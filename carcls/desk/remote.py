@@ -62,6 +62,8 @@ def call(*words: str, seconds: float = SECONDS) -> Reply:
             f"kaggle {' '.join(words[:2])}: no answer in {seconds:.0f} s; whether it was done is not known: look on Kaggle "
             "before you repeat it"
         ) from None
+    except OSError as error:  # of an environment that was moved, it names a Python that is not there
+        raise inputs.InputError(f"{args[0]}: cannot be started ({error.strerror or error}); {INSTALL}") from None
     reply = Reply(done.stdout.strip(), done.returncode)
     if reply.code and "ModuleNotFoundError" in reply.text:
         raise inputs.InputError(f"{args[0]}: does not start ({reply.text.splitlines()[-1]}); {INSTALL}")

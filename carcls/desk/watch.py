@@ -128,14 +128,14 @@ def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
     table, about = out / "submission.csv", out / "submission.json"
     if not table.is_file() or not about.is_file():
         raise inputs.InputError(f"{out}: no submission.csv with submission.json. There is:\n{inputs.tree(out)}")
-    made = _json(about)
+    made = _json(about, "rows", "made_by", "validation_accuracy", "sha256", "warnings")
     found = hashlib.sha256(table.read_bytes()).hexdigest()
-    if found != made.get("sha256"):
-        raise inputs.InputError(f"{table}: sha256 {found}, expected {made.get('sha256')} by {about}; download it again")
+    if found != made["sha256"]:
+        raise inputs.InputError(f"{table}: sha256 {found}, expected {made['sha256']} by {about}; download it again")
     lines = [f"submission {table}, {made['rows']} rows", f"made by    {made['made_by']}"]
     result = out / "result.json"
     if result.is_file():
-        numbers = _json(result)
+        numbers = _json(result, "validation_accuracy", "validation_interval_95", "validation_photos")
         low, high = numbers["validation_interval_95"]
         lines.insert(0, f"validation {numbers['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
                      f"{numbers['validation_photos']} photos")  # fmt: skip
@@ -145,14 +145,18 @@ def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
         )
     report = out / "report.html"
     lines.append(f"report     {report if report.is_file() else 'none'}")
-    return [*lines, *(f"warning    {warning}" for warning in made.get("warnings", []))], made
+    return [*lines, *(f"warning    {warning}" for warning in made["warnings"])], made
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, *names: str) -> dict[str, Any]:
+    """A JSON file of a run, with these names in it. Raises InputError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise inputs.InputError(f"{path}: not a JSON file ({error}); download it again") from None
+    lacks = [name for name in names if name not in found]
+    if lacks:
+        raise inputs.InputError(f"{path}: has no {', '.join(lacks)}; expected what a run of carcls writes")
     return dict(found)
 
 
@@ -161,12 +165,12 @@ def competition(out: Path) -> str:
     path = out / "config.json"
     if not path.is_file():
         raise inputs.InputError(f"{path}: no such file; expected the settings of the run, to know the competition")
-    return str(_json(path).get("competition", ""))
+    return str(_json(path, "competition")["competition"])
 
 
 def submit(out: Path, made: dict[str, Any], competition: str) -> str:
     """Send submission.csv to the competition; returns Kaggle's words. Raises InputError with them if it was refused."""
-    against = [warning for warning in made.get("warnings", []) if "do not submit" in warning]
+    against = [warning for warning in made["warnings"] if "do not submit" in warning]
     if against:
         raise inputs.InputError(f"{out / 'submission.csv'}: not sent: {against[0]}")
     message = f"carcls: {made['made_by']}, validation {made['validation_accuracy']:.4f}"
