@@ -191,7 +191,7 @@ def test_the_user_is_whom_the_command_acts_as(kaggle, tmp_path, monkeypatch):
 
 def test_without_the_command(kaggle, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(inputs.InputError, match=r"kaggle: no such command; pip install 'carcls\[push\]'"):
+    with pytest.raises(inputs.InputError, match=r"kaggle: no such command; pip install -e '.\[push\]'"):
         remote.username()
 
 

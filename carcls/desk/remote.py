@@ -17,7 +17,7 @@ from pathlib import Path
 
 from carcls import inputs
 
-INSTALL = "pip install 'carcls[push]' (kaggle 2.2.4 and six, which it needs and does not ask for)"
+INSTALL = "pip install -e '.[push]' in the repository (kaggle 2.2.4 and six, which it needs and does not ask for)"
 LOGIN = (
     f"log in with `{Path(sys.executable).parent / 'kaggle'} auth login`, or set KAGGLE_USERNAME and KAGGLE_KEY, "
     "or put kaggle.json (Kaggle → Settings → API) into ~/.kaggle"
