@@ -1,13 +1,16 @@
 # make run [DATA=folder] [OUT=folder] [SET="key=value key=value"]   the main job; without DATA on the drawn sample
 # make test      the tests              make check    format, lint, types, kernel.py fresh; changes nothing
 # make kernel    bundle kernel.py       make bench    speed against references
+# make push [SET="…"] [ACCELERATOR=t4|tpu] [TITLE="…"] [DATASET=owner/slug] [EARLIER=owner/slug]   push kernel.py to Kaggle, with these settings
+# make watch [SUBMIT=1] [KERNEL=owner/slug]   follow it, download its output; SUBMIT=1: send submission.csv to the competition
+# make dataset [SET="…"]                upload weights that no Kaggle model has
 PYTHON ?= python3
 OUT ?= out
 PY := .venv/bin/python
 # The CPU build of TensorFlow where there is no NVIDIA GPU.
 TF := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 
-.PHONY: run test check format kernel bench preview clean
+.PHONY: run test check format kernel push watch dataset bench preview clean
 
 run: .venv/ready
 	@$(PY) -m carcls run $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(SET)
@@ -31,6 +34,15 @@ format: .venv/ready
 
 kernel: .venv/ready
 	@$(PY) -m carcls kernel
+
+push: .venv/ready
+	@$(PY) -m carcls push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") $(if $(DATASET),--dataset "$(DATASET)") $(if $(EARLIER),--kernel "$(EARLIER)") $(SET)
+
+watch: .venv/ready
+	@$(PY) -m carcls watch $(KERNEL) $(if $(SUBMIT),--submit)
+
+dataset: .venv/ready
+	@$(PY) -m carcls dataset $(SET)
 
 bench: .venv/ready
 	@$(PY) -m carcls bench $(if $(DATA),--data "$(DATA)") $(if $(LARGE),--large "$(LARGE)")

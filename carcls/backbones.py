@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import inputs
+from carcls import attached, inputs
 from carcls.config import Config, ConfigError
 
 Shape = tuple[int | None, int | None, int]
@@ -30,7 +30,7 @@ WEIGHTS_FILE = "model.weights.h5"  # in a keras-cv preset folder, beside config.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0–1 (torchvision's numbers)
 _SEARCH_DEPTH = 7  # input/models/<owner>/<model>/keras/<variation>/<version>
 _SEARCH_FOLDERS = 3000  # at most, per root
-_NOT_SEARCHED = {"train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
+_NOT_SEARCHED = {"build", "train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
 
 # What a layer before the network does to a raw pixel x in 0–255: x × scale + offset, per channel.
 # "own": nothing, because the network's own first layers normalise.
@@ -64,6 +64,7 @@ class Backbone:
     preset: str | None  # with its weights: a folder's name (keras_cv) or a file's (keras); None: there are none
     source: str  # where those weights come from: a Kaggle model handle, or how to get them
     sized: bool = False  # pads odd sizes rightly only if told the size
+    model: str | None = None  # Kaggle's model with those weights: owner/model/framework/variation/version
 
 
 def _keras_cv(cls: str, config: dict[str, Any], shape: Shape) -> Any:
@@ -150,12 +151,21 @@ def _registry() -> Iterator[Backbone]:
 
     scales = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
 
+    def dataset(name: str) -> str:
+        return (
+            f'on Kaggle attach a dataset that holds it: `make dataset SET="backbone={name}"` uploads one; '
+            'in the kernel\'s editor: Add Input → Datasets; in kernel-metadata.json: "dataset_sources"'
+        )
+
     def kaggle(name: str, cls: str, config: dict[str, Any], model: str, sized: bool = False) -> Backbone:
         preset = f"{name}_imagenet"
+        handle = f"keras/{model}/keras/{preset}/2"
         source = (
-            f"on Kaggle attach the model keras/{model}/keras/{preset}/2; elsewhere put its folder into one of those"
+            f"on Kaggle attach the model, in the kernel's editor: Add Input → Models → keras/{model}, framework Keras, "
+            f'variation {preset}; in kernel-metadata.json: "model_sources": ["{handle}"]; '
+            "elsewhere put its folder into one of those"
         )
-        return Backbone(name, "keras_cv", partial(_keras_cv, cls, config), "own", preset, source, sized)
+        return Backbone(name, "keras_cv", partial(_keras_cv, cls, config), "own", preset, source, sized, handle)
 
     yield kaggle("efficientnetv2_s", "EfficientNetV2Backbone", scaled(v2_s, 1.0, 1.0), "efficientnetv2")
     for b in ("b0", "b1", "b2"):
@@ -166,7 +176,7 @@ def _registry() -> Iterator[Backbone]:
     yield Backbone("efficientnetv2_b3", "keras_cv", make, "own", None, none)
     for b in ("b0", "b1", "b2"):
         name = f"efficientnet_lite_{b}"
-        source = f"`python -m carcls weights {name}` makes it; on Kaggle attach that folder as a dataset"
+        source = f"`python -m carcls weights {name}` makes it; {dataset(name)}"
         make = partial(_keras_cv, "EfficientNetLiteBackbone", scaled(lite, *scales[b]))
         yield Backbone(name, "keras_cv", make, "(x - 127) / 128", f"{name}_imagenet", source, sized=True)
     yield kaggle("resnet50_v2", "ResNetV2Backbone", resnet, "resnetv2")
@@ -178,7 +188,7 @@ def _registry() -> Iterator[Backbone]:
         name: str, cls: str, file: str, normalise: str = "own", *, sized: bool = False, any_size: bool = False
     ) -> Backbone:
         source = f"`keras.applications.{cls}(include_top=False)` fetches it where there is a network; "
-        source += "on Kaggle attach a dataset that holds it"
+        source += dataset(f"keras_{name}")
         make = partial(_keras, cls, any_size)
         return Backbone(f"keras_{name}", "keras", make, normalise, file, source, sized)
 
@@ -239,8 +249,42 @@ def load_weights(model: Any, name: str, cfg: Config) -> str:
     file = find_weights(name, cfg)
     if file is None:
         return f"{name}: from scratch (weights=none)"
+    verified = attached.verify(file)
     _load(model, find(name), file)
-    return f"{name}: {model.count_params():,} parameters from {file}"
+    source = f"{attached.kind(file)} {file}".lstrip()
+    return f"{name}: {model.count_params():,} parameters from {source}{verified and f', {verified}'}"
+
+
+def check_attached(cfg: Config) -> list[str]:
+    """A line for each input that a kernel needs and has. Raises InputError that lists all it lacks, at once.
+
+    Made for the first second of a kernel: nothing heavy is imported, no photo is read.
+    """
+    problems, lines = [], []
+    for mine in {(mine.backbone, mine.weights): mine for mine in cfg.of_members()}.values():
+        try:
+            file = find_weights(mine.backbone, mine)
+            verified = file and attached.verify(file)
+        except inputs.InputError as error:
+            problems.append(str(error))
+            continue
+        if file is None:
+            lines.append(f"weights of {mine.backbone}: none, from scratch")
+        else:
+            lines.append(f"weights of {mine.backbone}: {attached.kind(file)} {file}{verified and f', {verified}'}")
+    try:
+        lines.insert(0, f"competition: {inputs.check(cfg)}")
+    except inputs.InputError as error:
+        problems.append(str(error))  # last: it ends with a tree of what is there
+    else:
+        if problems and inputs.on_kaggle():
+            top = inputs.kaggle_root() / "input"
+            problems[-1] += f" There is:\n{inputs.tree(top, depth=4)}"
+    if len(problems) > 1:
+        raise inputs.InputError("\n".join([f"{len(problems)} problems:", *(f"- {each}" for each in problems)]))
+    if problems:
+        raise inputs.InputError(problems[0])
+    return lines
 
 
 def find_weights(name: str, cfg: Config) -> Path | None:
@@ -255,7 +299,8 @@ def find_weights(name: str, cfg: Config) -> Path | None:
 
 def _given(backbone: Backbone, path: Path) -> Path:
     if path.is_dir():
-        found = _in_folder(path, backbone.preset if backbone.library == "keras" else None)
+        found = attached.by_manifest(path, backbone.name)
+        found = found or _in_folder(path, backbone.preset if backbone.library == "keras" else None)
         if found is None:
             wanted = WEIGHTS_FILE if backbone.library == "keras_cv" else backbone.preset
             has = inputs.tree(path)
@@ -284,7 +329,9 @@ def _search(backbone: Backbone, cfg: Config) -> Path:
     else:
         for root in roots:
             for folder in _folders(root):
-                if found := _match(folder, backbone.library, backbone.preset):
+                if found := attached.by_manifest(folder, backbone.name) or _match(
+                    folder, backbone.library, backbone.preset
+                ):
                     return found
         what = f"no {backbone.preset} in {', '.join(str(root.absolute()) for root in roots)}"
     raise inputs.InputError(

@@ -116,9 +116,13 @@ def _tree(folder: Path, depth: int, indent: str, each: int = 12, files: int = 4)
         yield f"{indent}… {len(others) - len(shown)} more files"
 
 
-def locate(cfg: Config) -> Place:
-    """Find the competition's files, unpack its photos, make the run folder. Raises InputError."""
-    kaggle = on_kaggle()
+def check(cfg: Config) -> Path:
+    """The competition's folder, if all that a run needs is in it; reads and writes nothing. Raises InputError."""
+    return _found(cfg)[0]
+
+
+def _found(cfg: Config) -> tuple[Path, Path | None, Path, Path, Path]:
+    """Folder, train.csv, sample submission, train photos, test photos (each a folder or a zip)."""
     root = _root(cfg)
     train_csv, sample_csv = _csv(root, ("train.csv",)), _csv(root, SAMPLE_NAMES)
     train, test = _photos(root, TRAIN_FOLDERS), _photos(root, TEST_FOLDERS)
@@ -127,6 +131,13 @@ def locate(cfg: Config) -> Place:
     lacks += [] if test else ["test photos (test.zip, or a folder test_upload or test with photos)"]
     if not (sample_csv and train and test):
         raise InputError(f"{root}: missing {'; missing '.join(lacks)}. There is:\n{tree(root)}")
+    return root, train_csv, sample_csv, train, test
+
+
+def locate(cfg: Config) -> Place:
+    """Find the competition's files, unpack its photos, make the run folder. Raises InputError."""
+    kaggle = on_kaggle()
+    root, train_csv, sample_csv, train, test = _found(cfg)
     out = _writable(Path(cfg.out).expanduser() if cfg.out else kaggle_root() / "working" if kaggle else Path("out"))
     scratch = _scratch(out, kaggle)
     answers = root / "answers" / "answers.csv"
@@ -172,7 +183,10 @@ def _root(cfg: Config) -> Path:
     named = [folder for folder in found_in if cfg.competition in folder.parts] or found_in
     if len(named) == 1:
         return named[0]
-    how = "in the kernel's editor: Add Input → Competitions; with the kaggle command: competition_sources"
+    how = (
+        f"in the kernel's editor: Add Input → Competitions → {cfg.competition}; "
+        f'in kernel-metadata.json: "competition_sources": ["{cfg.competition}"]'
+    )
     if named:
         names = "\n  ".join(map(str, named))
         raise InputError(f"{attached}: no {cfg.competition}, but several others; set data to one of\n  {names}")

@@ -16,7 +16,7 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from carcls import backbones, config, fused, inputs  # noqa: E402  # after the choice of backend
+from carcls import attached, backbones, config, fused, inputs  # noqa: E402  # after the choice of backend
 
 # Parameters without the classifier. Sources: keras.io/api/applications (total less the 1000-way layer), the presets'
 # metadata in keras-cv 0.9 (efficientnetv2), efficientnet-pytorch (4,652,008 of Lite0 less 1,281,000, plus 42,016
@@ -207,8 +207,13 @@ def test_presets_are_found_on_kaggle_and_at_home(name, folder, tmp_path):
     if folder.endswith("/10"):  # an older version, which would fail
         (tmp_path / folder).with_name("9").mkdir()
         ((tmp_path / folder).with_name("9") / backbones.WEIGHTS_FILE).write_bytes(b"old")
+    kind, verified = "model", ""
+    if "datasets" in folder:
+        kind, verified = "dataset", ", manifest verified"
+        attached.write_manifest(tmp_path / folder, {name: backbones.WEIGHTS_FILE})
     line = backbones.load_weights(built(name), name, cfg())
-    assert line == f"{name}: {PARAMETERS[name]:,} parameters from {tmp_path / folder / backbones.WEIGHTS_FILE}"
+    file = tmp_path / folder / backbones.WEIGHTS_FILE
+    assert line == f"{name}: {PARAMETERS[name]:,} parameters from {kind} {file}{verified}"
     for ours, theirs in zip(built(name).weights, network.weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

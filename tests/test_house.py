@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "carcls"
 LEVELS = [
     {"config"},
     {"inputs"},
+    {"attached"},
     {"runtime", "photos", "augment", "schedule", "backbones", "fused", "votes", "steps"},
     {"pipeline", "model", "blend", "pseudo", "figures"},
     {"callbacks"},
@@ -24,6 +25,17 @@ LEVELS = [
     {"run"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+
+
+# The same for what stays on the desk, among itself.
+DESK_LEVELS = [
+    {"bundle", "remote", "sample", "weights"},
+    {"bench", "offline"},
+    {"push"},
+    {"watch"},
+    {"cli"},
+]
+DESK_LEVEL = {name: number for number, names in enumerate(DESK_LEVELS) for name in names}
 
 
 def imported(path: Path) -> set[str]:
@@ -40,6 +52,18 @@ def imported(path: Path) -> set[str]:
 def test_a_module_imports_only_from_lower_levels(path):
     assert path.stem in LEVEL, f"{path.name} has no level"
     assert {name for name in imported(path) if LEVEL.get(name, 99) >= LEVEL[path.stem]} == set()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "desk").glob("[a-z]*.py")), ids=lambda p: p.stem)
+def test_a_module_of_the_desk_imports_only_from_lower_levels(path):
+    assert path.stem in DESK_LEVEL, f"desk/{path.name} has no level"
+    names = {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "carcls.desk"
+        for alias in node.names
+    }
+    assert {name for name in names if DESK_LEVEL[name] >= DESK_LEVEL[path.stem]} == set()
 
 
 def test_no_dependency_that_the_reviews_advise_against():  # S15, S26

@@ -67,19 +67,36 @@ def test_a_traceback_shows_the_line_of_the_module(tmp_path, competition):
     assert re.search(r'File ".*carcls/photos.py", line \d+, in _read_csv\n +frame = pd.read_csv', done.stderr)
 
 
-def test_with_nothing_attached_it_says_what_to_attach(tmp_path):
+# Imports that take seconds are errors: what is missing must be named before them.
+NOTHING_HEAVY = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"tensorflow", "keras", "keras_cv", "albumentations", "pandas", "cv2", "jax"}:
+            raise RuntimeError(f"{name} is imported")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def test_with_nothing_attached_it_says_at_once_all_that_is_missing(tmp_path):
     (tmp_path / "kaggle" / "input" / "datasets").mkdir(parents=True)
-    done = start(tmp_path, '"preset": "kaggle"')
+    done = start(tmp_path, '"preset": "kaggle"', NOTHING_HEAVY)
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert SLUG in done.stderr
-    assert "datasets" in done.stderr  # the tree of what is there
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "2 problems" in done.stderr
+    for how in (f"Add Input → Competitions → {SLUG}", f'"competition_sources": ["{SLUG}"]',
+                "Add Input → Models → keras/efficientnetv2",
+                '"model_sources": ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]'):  # fmt: skip
+        assert how in done.stderr
+    assert done.stderr.rstrip().endswith("datasets/")  # the tree of what is there
 
 
 def test_without_weights_it_says_where_it_looked(tmp_path, competition):
     shutil.copytree(competition, tmp_path / "kaggle" / "input" / SLUG)
-    done = start(tmp_path, '"preset": "kaggle"')
+    done = start(tmp_path, '"preset": "kaggle"', NOTHING_HEAVY)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "efficientnetv2_s_imagenet" in done.stderr
+    assert "problems" not in done.stderr
+    assert f"{SLUG}/" in done.stderr  # the tree
     assert not (tmp_path / "kaggle" / "working" / "submission.csv").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import typing
 from collections.abc import Sequence
@@ -24,6 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except config.TrainingDiverged as error:
         print(f"carcls: {error}", file=sys.stderr)
         return 3
+    except config.Stopped as stopped:
+        print(f"\ncarcls: stopped by {stopped}", file=sys.stderr)
+        return 143
+    except KeyboardInterrupt:
+        print("\ncarcls: stopped by hand; the same command goes on from the last whole epoch", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -54,11 +61,39 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", nargs="?", default="", help="default: a folder in the cache")
     sub = add("kernel", _kernel, "bundle the package into kernel.py")
     sub.add_argument("--check", action="store_true", help="write nothing; fail if kernel.py is stale")
+    sub = add("push", _push, "build kernel.py with these settings and push it to Kaggle with the kaggle command")
+    _words(sub)
+    sub.add_argument("--accelerator", default="", metavar="t4|tpu", help="default: as kernel-metadata.json has it")
+    sub.add_argument("--title", default="", help="of the kernel; its address follows (default: kernel-metadata.json)")
+    sub.add_argument("--dataset", action="append", default=[], metavar="OWNER/SLUG", help="attach this dataset, too; its "
+                     "weights are then used for networks that have no Kaggle model")  # fmt: skip
+    sub.add_argument("--kernel", action="append", default=[], metavar="OWNER/SLUG", help="attach this kernel's output")
+    _login(sub)
+    sub.add_argument("--no-push", action="store_true", help="build and check only; leaves build/kernel")
+    sub = add("watch", _watch, "follow a pushed kernel's log, wait for its end, download its output, say its accuracy")
+    sub.add_argument("kernel", nargs="?", default="", metavar="OWNER/SLUG", help="default: the one pushed last")
+    sub.add_argument("--submit", action="store_true", help="then send submission.csv to the competition")
+    sub.add_argument("--every", type=float, default=10.0, help="seconds between questions for its state (default: 10)")
+    sub = add("dataset", _dataset, "upload weights that no Kaggle model has, for kernels without internet")
+    _words(sub)
+    sub.add_argument("--every-network", action="store_true", help="also networks whose weights Kaggle has as a model")
+    _login(sub)
+    sub.add_argument("--no-push", action="store_true", help="build only; leaves build/dataset/SLUG")
     add("backbones", _backbones, "list the networks that can be trained")
     sub = add("bench", _bench, "measure input and training speed against references, as ratios in one run")
     sub.add_argument("--data", default="", help="the competition's folder; without it, the drawn sample")
     sub.add_argument("--large", default="", help="a folder of larger photos, for decoding")
     return top
+
+
+def _words(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings, as for run; they start from preset=kaggle"
+    )
+
+
+def _login(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--owner", default="", help="your user name on Kaggle (default: whom the kaggle command acts as)")
 
 
 def settings_help() -> str:
@@ -148,6 +183,50 @@ def _kernel(args: argparse.Namespace) -> None:
         bundle.check(target)
     else:
         print(bundle.write(target))
+
+
+def _push(args: argparse.Namespace) -> None:
+    from carcls.desk import push
+
+    request = push.Request(args.settings, args.accelerator, args.title, args.owner, args.dataset, args.kernel)
+    data = push.build(request)
+    print(*push.lines(data, args.settings), sep="\n", flush=True)
+    if args.no_push:
+        print(f"not pushed; {push.FOLDER} is what `kaggle kernels push -p {push.FOLDER}` would send")
+    else:
+        said = push.push(data)
+        print(f"pushed     {said}")
+        address = re.search(r"kaggle\.com/(?:code/)?([\w-]+/[\w-]+)", said)
+        # A kernel that exists keeps its address whatever its title is now.
+        other = address is not None and address[1].lower() != data["id"].lower()
+        print(f"next       make watch{f' KERNEL={address[1]}' if address and other else ''}")
+
+
+def _watch(args: argparse.Namespace) -> None:
+    from carcls.desk import watch
+
+    kernel = watch.named(args.kernel)
+    try:
+        watch.wait(kernel, args.every)
+    except KeyboardInterrupt:
+        raise SystemExit(f"\nno longer watching; {kernel} goes on, and `make watch` follows it again") from None
+    out = watch.download(kernel, watch.OUTPUT / kernel.partition("/")[2])
+    found, made = watch.summary(out)
+    print("\n== result", *found, sep="\n  ", flush=True)
+    if args.submit:
+        print(f"  submitted  {watch.submit(out, made, watch.competition(out))}")
+
+
+def _dataset(args: argparse.Namespace) -> None:
+    from carcls.desk import offline, remote
+
+    owner = args.owner or remote.username()
+    print(offline.wheels())
+    for dataset in offline.build(args.settings, owner, args.every_network):
+        size = sum((dataset.folder / file).stat().st_size for file in dataset.files)
+        print(f"dataset    {dataset.folder}, {size / 1e6:.1f} MB: {', '.join(dataset.files)}", flush=True)
+        print(f"weights    {dataset.source}")
+        print("not pushed" if args.no_push else f"pushed     {offline.push(dataset)}")
 
 
 def _backbones(args: argparse.Namespace) -> None:

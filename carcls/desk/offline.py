@@ -1,0 +1,168 @@
+"""``make dataset``: the weights that a kernel without internet needs and no Kaggle model has, as a Kaggle dataset."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from carcls import attached, backbones, config, inputs
+from carcls.desk import bundle, remote, weights
+
+FOLDER = Path("build/dataset")
+METADATA = "dataset-metadata.json"
+UPLOAD_SECONDS = 1800.0
+READY_SECONDS = 600.0  # in which Kaggle unpacks what was uploaded
+# Of what Kaggle's images have, that which kernel.py imports, by its name in an import. requests brings urllib3, jinja2
+# brings markupsafe.
+KAGGLE_HAS = frozenset({
+    "albumentations", "cv2", "h5py", "jax", "jinja2", "keras", "keras_cv", "markupsafe", "matplotlib", "numpy", "pandas",
+    "PIL", "pydantic", "requests", "scipy", "sklearn", "tensorflow", "urllib3",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder ready to upload."""
+
+    id: str  # owner/slug
+    folder: Path
+    files: tuple[str, ...]
+    source: Path  # where the weights came from
+
+
+def dataset_id(owner: str, backbone: str) -> str:
+    """The dataset with a network's weights, as ``make dataset`` names it and ``make push`` attaches it."""
+    return f"{owner}/carcls-{backbone.replace('_', '-')}"
+
+
+def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER) -> list[Dataset]:
+    """A folder for each network of these settings whose weights no Kaggle model has; every: for those, too.
+
+    Raises config.ConfigError on settings that cannot be used, inputs.InputError if weights are not found here or do not fit.
+    """
+    cfg = config.from_words([f"preset={bundle.PRESET}", *words])
+    made = []
+    for mine in {mine.backbone: mine for mine in cfg.of_members()}.values():
+        backbone = backbones.find(mine.backbone)
+        if mine.weights == "none":
+            print(f"{mine.backbone}: weights=none needs no dataset")
+        elif backbone.model and mine.weights == "imagenet" and not every:
+            print(f"{mine.backbone}: needs no dataset; `make push` attaches Kaggle's model {backbone.model}")
+        else:
+            made.append(_build(mine, dataset_id(owner, mine.backbone), top))
+    return made
+
+
+def _build(cfg: config.Config, name: str, top: Path) -> Dataset:
+    if cfg.backbone in weights.PACKAGES and cfg.weights == "imagenet":
+        weights.make(cfg.backbone)
+    file = backbones.find_weights(cfg.backbone, cfg)
+    assert file is not None  # weights=none was left out
+    folder = top / name.partition("/")[2]
+    part = folder.with_name(f".{folder.name}.part")  # the weights may be those of the folder that is to be replaced
+    if part.exists():
+        shutil.rmtree(part)
+    preset = file.name == backbones.WEIGHTS_FILE
+    inside = part / f"{cfg.backbone}_imagenet" if preset else part
+    inside.mkdir(parents=True)
+    for source in (file, file.with_name("config.json"), file.with_name("metadata.json")) if preset else (file,):
+        if source.is_file():
+            shutil.copyfile(source, inside / source.name)
+    attached.write_manifest(part, {cfg.backbone: (inside / file.name).relative_to(part).as_posix()})
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
+    title = name.partition("/")[2].replace("-", " ")
+    about = {
+        "title": title,
+        "id": name,
+        "licenses": [{"name": "other"}],
+        "description": f"Weights of {cfg.backbone} for kernels without internet, made by `make dataset` of carcls; "
+        "manifest.json has sizes and sha256. Their licence is that of where they come from.",
+    }
+    inputs.write_atomic(folder / METADATA, json.dumps(about, indent=2) + "\n")
+    problems = check(folder)
+    if problems:
+        raise inputs.InputError("; ".join([f"{folder / METADATA}: nothing was sent", *problems]))
+    files = tuple(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
+    return Dataset(name, folder, files, file)
+
+
+def check(folder: Path) -> list[str]:
+    """All that Kaggle would refuse in a dataset's metadata, a line each."""
+    data = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    owner, _, slug = data["id"].partition("/")
+    found = []
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", owner):
+        found.append(f"id={data['id']!r}: expected owner/slug with your user name on Kaggle as owner")
+    if not re.fullmatch(r"[a-z0-9-]{6,50}", slug):
+        found.append(f"id={data['id']!r}: slug {slug!r}; expected 6 to 50 of a–z, 0–9 and -")
+    if not 6 <= len(data["title"]) <= 50:
+        found.append(f"title={data['title']!r}: {len(data['title'])} characters; expected 6 to 50")
+    if len(data["licenses"]) != 1:
+        found.append(f"licenses: {len(data['licenses'])}; expected exactly one")
+    return found
+
+
+def status(dataset: str) -> tuple[str | None, str]:
+    """The state of a dataset on Kaggle (ready, …), None if there is none, and Kaggle's words. Raises InputError."""
+    reply = remote.call("datasets", "status", dataset)
+    if not reply.code:
+        return reply.text.split()[-1] if reply.text else "unknown", reply.words
+    # A dataset that is not there and one that we may not see are answered alike.
+    if re.search(r"\b40[34]\b|not found|denied", reply.text, re.IGNORECASE):
+        return None, reply.words
+    raise remote.refused(f"state of dataset {dataset}", reply)
+
+
+def push(dataset: Dataset, seconds: float = UPLOAD_SECONDS, every: float = 5.0) -> str:
+    """Create the dataset, private, or a new version of it, and wait until it can be attached; returns what was done.
+
+    Raises inputs.InputError with Kaggle's words if it refused or gave no answer in time.
+    """
+    state, _ = status(dataset.id)
+    # zip: without it folders are left out in silence; Kaggle unpacks x.zip into a folder x again.
+    words = ["-p", str(dataset.folder), "--dir-mode", "zip"]
+    if state is None:
+        reply = remote.call("datasets", "create", *words, seconds=seconds)
+    else:
+        reply = remote.call("datasets", "version", *words, "-m", "make dataset", seconds=seconds)
+    done = "created" if state is None else "new version"
+    if (
+        reply.code
+        or "is being created" not in reply.text
+        or re.search(r"^(Skipping|Upload unsuccessful)", reply.text, re.M)
+    ):
+        raise remote.refused(f"upload of dataset {dataset.id}", reply)
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        state, words_now = status(dataset.id)
+        if state == "ready":
+            return f"{dataset.id}: {done}, ready to attach"
+        if state in ("failed", "deleted") or time.monotonic() > deadline:
+            raise inputs.InputError(f"dataset {dataset.id}: uploaded, but Kaggle says {words_now!r}; expected ready")
+        time.sleep(every)
+
+
+def wheels() -> str:
+    """Which packages a dataset would have to bring: none. Raises inputs.InputError if kernel.py wants one Kaggle lacks."""
+    found = set()
+    package = Path(__file__).resolve().parents[1]
+    for path in package.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    third = found - set(sys.stdlib_module_names) - {"carcls"}
+    lacks = sorted(third - KAGGLE_HAS)
+    if lacks:
+        raise inputs.InputError(f"kernel.py imports {', '.join(lacks)}, which Kaggle's images lack")
+    return f"wheels     none: Kaggle's images have all {len(third)} packages that kernel.py imports"

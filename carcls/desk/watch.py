@@ -1,0 +1,181 @@
+"""``make watch``: the log of a pushed kernel, its end, its output, and the submission."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from carcls import inputs
+from carcls.desk import push, remote
+
+OUTPUT = Path("build/output")
+DOWNLOAD_SECONDS = 3600.0
+_GOES_ON = ("QUEUED", "NEW_SCRIPT", "RUNNING", "CANCEL_REQUESTED")
+_PATIENCE = 5  # answers in a row that may fail while a kernel runs for hours
+_TAIL = 25  # lines of the log that an error quotes
+
+
+@dataclass
+class _Log:
+    """Lines of the kernel's log, each printed once although following it again starts at its beginning."""
+
+    printed: int = 0
+    at: int = 0
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
+
+    def __call__(self, line: str) -> None:
+        self.at += 1
+        if self.at > self.printed:
+            self.printed = self.at
+            self.tail.append(line)
+            print(line, flush=True)
+
+
+def last_pushed(folder: Path = push.FOLDER) -> str:
+    """owner/slug of the kernel that was pushed last. Raises InputError if none was."""
+    path = folder / push.METADATA
+    if not path.is_file():
+        raise inputs.InputError(f"{path}: no such file, so nothing was pushed from here; name the kernel: owner/slug")
+    return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+
+
+def named(kernel: str) -> str:
+    """The kernel to watch: as given, else the one pushed last. Raises InputError on a name that is not owner/slug."""
+    kernel = kernel or last_pushed()
+    if not re.fullmatch(r"[\w-]+/[\w-]{5,}", kernel):
+        raise inputs.InputError(f"kernel {kernel!r}: expected owner/slug, as in its address on Kaggle")
+    return kernel
+
+
+def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> None:
+    """Print the kernel's log until it ends. Raises InputError, with the end of the log, unless it completed."""
+    log = _Log()
+    said, failures = "", 0
+    while True:
+        try:
+            state, message = status(kernel)
+            failures = 0
+        except inputs.InputError:
+            failures += 1  # hours of waiting should survive a minute without network
+            if failures >= _PATIENCE:
+                raise
+            time.sleep(every)
+            continue
+        if state not in _GOES_ON:
+            break
+        if state == "RUNNING":
+            log.at = 0
+            reply = remote.follow(["kernels", "logs", "-f", kernel], log, silence)
+            if reply and reply.code and reply.words != said:
+                said = reply.words
+                print(f"no log at the moment, waiting without it (Kaggle said: {said})")
+        elif state != said:
+            said = state
+            print(f"{kernel}: {state.lower().replace('_', ' ')}", flush=True)
+        time.sleep(every)
+    _print_rest(kernel, log)
+    if state != "COMPLETE":
+        end = "\n".join(f"  {line}" for line in log.tail) or "  (no log)"
+        why = f" ({message})" if message else ""
+        raise inputs.InputError(
+            f"kernel {kernel} ended as {state}{why}. What it wrote is kept: kaggle kernels output {kernel} -p FOLDER. "
+            f"The end of its log:\n{end}"
+        )
+
+
+def status(kernel: str) -> tuple[str, str]:
+    """The kernel's state and, if it failed, Kaggle's message. Raises InputError."""
+    reply = remote.call("kernels", "status", kernel)
+    found = re.search(r'has status "(?:KernelWorkerStatus\.)?(\w+)"', reply.text)
+    if reply.code or not found:
+        raise remote.refused(f"state of kernel {kernel}", reply)
+    message = re.search(r'Failure message: "(.*)"', reply.text, re.DOTALL)
+    return found[1].upper(), message[1] if message else ""
+
+
+def _print_rest(kernel: str, log: _Log) -> None:
+    """What the log had after it was last followed, or all of a kernel that has ended already."""
+    log.at = 0
+    reply = remote.follow(["kernels", "logs", "-f", kernel], log, silence=remote.SECONDS)
+    if reply is None or reply.code:
+        print(f"no log (Kaggle said: {reply.words if reply else 'nothing'})")
+
+
+def download(kernel: str, out: Path) -> Path:
+    """The kernel's output in a fresh folder. Raises InputError if it cannot be had."""
+    part = out.with_name(f".{out.name}.part")
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    reply = remote.call("kernels", "output", kernel, "-p", str(part), "--force", seconds=DOWNLOAD_SECONDS)
+    if reply.code:
+        raise remote.refused(f"output of kernel {kernel}", reply)
+    if out.exists():  # an earlier run's, which must not pass for this one's
+        shutil.rmtree(out)
+    part.rename(out)
+    return out
+
+
+def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
+    """Lines on what a kernel left, and its submission.json. Raises InputError if the submission is not whole."""
+    table, about = out / "submission.csv", out / "submission.json"
+    if not table.is_file() or not about.is_file():
+        raise inputs.InputError(f"{out}: no submission.csv with submission.json. There is:\n{inputs.tree(out)}")
+    made = _json(about, "rows", "made_by", "validation_accuracy", "sha256", "warnings")
+    found = hashlib.sha256(table.read_bytes()).hexdigest()
+    if found != made["sha256"]:
+        raise inputs.InputError(f"{table}: sha256 {found}, expected {made['sha256']} by {about}; download it again")
+    lines = [f"submission {table}, {made['rows']} rows", f"made by    {made['made_by']}"]
+    result = out / "result.json"
+    if result.is_file():
+        numbers = _json(result, "validation_accuracy", "validation_interval_95", "validation_photos")
+        low, high = numbers["validation_interval_95"]
+        lines.insert(0, f"validation {numbers['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
+                     f"{numbers['validation_photos']} photos")  # fmt: skip
+    else:
+        lines.insert(
+            0, f"validation {made['validation_accuracy']:.4f} accuracy of an early submission: the run has no result"
+        )
+    report = out / "report.html"
+    lines.append(f"report     {report if report.is_file() else 'none'}")
+    return [*lines, *(f"warning    {warning}" for warning in made["warnings"])], made
+
+
+def _json(path: Path, *names: str) -> dict[str, Any]:
+    """A JSON file of a run, with these names in it. Raises InputError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise inputs.InputError(f"{path}: not a JSON file ({error}); download it again") from None
+    lacks = [name for name in names if name not in found]
+    if lacks:
+        raise inputs.InputError(f"{path}: has no {', '.join(lacks)}; expected what a run of carcls writes")
+    return dict(found)
+
+
+def competition(out: Path) -> str:
+    """The slug of the competition that a kernel's output is for. Raises InputError if the output does not say."""
+    path = out / "config.json"
+    if not path.is_file():
+        raise inputs.InputError(f"{path}: no such file; expected the settings of the run, to know the competition")
+    return str(_json(path, "competition")["competition"])
+
+
+def submit(out: Path, made: dict[str, Any], competition: str) -> str:
+    """Send submission.csv to the competition; returns Kaggle's words. Raises InputError with them if it was refused."""
+    against = [warning for warning in made["warnings"] if "do not submit" in warning]
+    if against:
+        raise inputs.InputError(f"{out / 'submission.csv'}: not sent: {against[0]}")
+    message = f"carcls: {made['made_by']}, validation {made['validation_accuracy']:.4f}"
+    reply = remote.call("competitions", "submit", "-q", "-f", str(out / "submission.csv"), "-m", message, competition,
+                        seconds=600)  # fmt: skip
+    if reply.code or "successfully submitted" not in reply.text.lower():
+        raise remote.refused(f"submission to {competition}", reply)
+    return reply.words

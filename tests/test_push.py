@@ -1,0 +1,387 @@
+"""Pushing, watching and uploading: the real kaggle command against a stand-in for Kaggle on the loopback."""
+
+import ast
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from recorder import Raw, Recorder, blob, refusal, stream
+
+from carcls import attached, config, inputs
+from carcls.desk import bundle, cli, offline, push, remote, watch
+
+REPOSITORY = Path(__file__).parents[1]
+ID = "alice/carcls-car-classification"
+PUSHED = {"ref": f"/{ID}", "url": f"https://www.kaggle.com/code/{ID}", "versionNumber": 3}
+LOG = f"kernels/logs/stream/{ID}"
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """The stand-in, and a folder like the repository's to work in."""
+    server = Recorder()
+    for name in [n for n in os.environ if n.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path / "user"
+    (home / ".kaggle").mkdir(parents=True)
+    for name, value in server.environment(home).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CARCLS_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "no-kaggle"))
+    shutil.copy(REPOSITORY / push.METADATA, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield server
+    server.close()
+
+
+def settings_of(text: str) -> dict:
+    """SETTINGS of a kernel.py, as Python reads it."""
+    (found,) = (node.value for node in ast.parse(text).body
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "SETTINGS")  # fmt: skip
+    return ast.literal_eval(found)
+
+
+def test_a_push_sends_the_kernel_with_its_settings_and_inputs(kaggle, capsys):
+    kaggle.answers = {"SaveKernel": PUSHED, "GetDatasetStatus": {"status": "READY"}}
+    words = ["tta_views=4", "members=seed=1+seed=2/backbone=keras_xception", "pseudo=true", "stages=64x96x1"]
+    left = (REPOSITORY / push.METADATA).read_text()
+    assert cli.main(["push", *words, "--kernel", "bob/an-earlier-run"]) == 0
+    said = capsys.readouterr().out
+    assert "Kernel version 3 successfully pushed" in said
+    assert Path(push.METADATA).read_text() == left
+    (sent,) = kaggle.sent("SaveKernel")
+    assert sent["slug"] == ID
+    assert sent["newTitle"] == "carcls car classification"
+    assert sent["text"] == bundle.text(bundle.settings(words)) == (push.FOLDER / "kernel.py").read_text()
+    assert settings_of(sent["text"]) == {"preset": "kaggle", "stages": "64x96x1", "tta_views": 4, "pseudo": True,
+                                         "members": "seed=1+seed=2/backbone=keras_xception"}  # fmt: skip
+    assert (sent["language"], sent["kernelType"]) == ("python", "script")
+    assert (sent["isPrivate"], sent["enableGpu"], sent["enableTpu"], sent["enableInternet"]) == (
+        True,
+        True,
+        False,
+        False,
+    )
+    assert sent["machineShape"] == "NvidiaTeslaT4"
+    assert sent["competitionDataSources"] == ["sf-dl-car-classification"]
+    assert sent["modelDataSources"] == ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]
+    assert sent["datasetDataSources"] == ["alice/carcls-keras-xception"]  # no Kaggle model has those weights
+    assert sent["kernelDataSources"] == ["bob/an-earlier-run"]
+
+
+def test_a_tpu_another_network_and_a_title(kaggle):
+    data = json.loads(Path(push.METADATA).read_text()) | {"docker_image": "gcr.io/some/image"}
+    Path(push.METADATA).write_text(json.dumps(data))
+    (push.FOLDER / "left").mkdir(parents=True)
+    made = push.build(push.Request(["backbone=resnet50_v2"], "tpu", "My TPU: Cars!", owner="bob"))
+    assert (made["id"], made["title"]) == ("bob/my-tpu-cars", "My TPU: Cars!")
+    assert (made["machine_shape"], made["enable_gpu"], made["enable_tpu"]) == ("TpuV5E8", False, True)
+    assert "docker_image" not in made
+    assert made["model_sources"] == ["keras/resnetv2/keras/resnet50_v2_imagenet/2"]
+    assert sorted(path.name for path in push.FOLDER.iterdir()) == ["kernel-metadata.json", "kernel.py"]
+    assert "keras/resnetv2" in (push.FOLDER / "kernel.py").read_text().split("SETTINGS = ")[0]
+    assert kaggle.seen == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"error": 'The requested title "x" is already in use by a notebook.'}, ["already in use", 'TITLE="my cars"']),
+        (refusal(409, "Conflict"), ["Conflict", 'TITLE="my cars"']),
+        (PUSHED | {"invalidCompetitionSources": ["sf-dl-car-classification"]}, ["not valid competition sources"]),
+        (Raw(b"Unauthorized", 401, "text/plain"), ["expired", "auth login"]),
+    ],
+)
+def test_a_refused_push_fails_with_kaggles_words(kaggle, answer, words, capsys):
+    kaggle.answers = {"SaveKernel": answer}
+    assert cli.main(["push", "--owner", "alice"]) == 2
+    said = capsys.readouterr()
+    assert all(word in said.err for word in words), said.err
+    assert "next" not in said.out
+
+
+def test_a_server_that_never_answers(kaggle):
+    kaggle.answers = {"SaveKernel": Raw(b"{}", seconds=30)}
+    data = push.build(push.Request(owner="alice"))
+    with pytest.raises(inputs.InputError, match="kernels push: no answer in 1 s; whether it was done"):
+        push.push(data, seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tta_veiws=4"], "unknown setting tta_veiws"),
+        (["tta_views=many"], "tta_views='many'"),
+        (["tta_views"], "not key=value"),
+        (["data=photos"], "data=photos: a kernel sees only what begins with /kaggle/"),
+        (["members=seed=1+weights=my.h5"], "weights=my.h5.*make dataset"),
+        (["out=run2"], "out=run2: what a kernel leaves is /kaggle/working"),
+        (["--accelerator", "tpu", "backend=tensorflow"], "backend=tensorflow with ACCELERATOR=tpu"),
+        (["--accelerator", "p100"], "ACCELERATOR=p100: expected one of t4, tpu"),
+        (["--title", "cars"], "slug 'cars'; expected at least 5"),
+        (["--title", "Café cars"], "title='Café cars': how Kaggle spells it"),
+        (["--owner", "a b"], "id='a b/carcls-car-classification': expected owner/slug"),
+        (["--dataset", "weights"], "dataset_sources: 'weights'; expected owner/slug"),
+        (["backbone=b0"], "backbone='b0': no such network"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_sent(kaggle, words, message, capsys):
+    assert cli.main(["push", "--owner", "alice", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line), line
+    assert kaggle.seen == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": "another title"}, "title='another title' has the slug 'another-title', id has 'carcls-car-"),
+        ({"enable_internet": None}, "enable_internet=None: expected true or false"),
+        ({"enable_tpu": True}, "'enable_gpu': True, 'enable_tpu': True}: expected"),
+        ({"machine_shape": "T4"}, "'machine_shape': 'T4'"),
+        ({"datasets": []}, "datasets: unknown"),
+        ({"model_sources": ["keras/efficientnetv2"]}, "expected owner/model/framework/variation/version"),
+        ({"kernel_sources": "bob/x"}, "kernel_sources: 'bob/x'; its slug has fewer than 5"),
+        ({"kernel_type": "notebook"}, "kernel_type='notebook': expected 'script'"),
+    ],
+)
+def test_each_rule_of_the_metadata(kaggle, change, message):
+    Path(push.METADATA).write_text(json.dumps(json.loads(Path(push.METADATA).read_text()) | change))
+    with pytest.raises(inputs.InputError, match=message):
+        push.build(push.Request(owner="alice"))
+
+
+def test_a_kernel_over_the_limit_and_a_repository_without_metadata(kaggle, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(inputs.InputError, match=r"has \d+ bytes|would have \d+ bytes"):
+        patch.setattr(bundle, "LIMIT", 1000)
+        push.build(push.Request(owner="alice"))
+    Path(push.METADATA).unlink()
+    with pytest.raises(inputs.InputError, match="kernel-metadata.json: not a JSON file.*run this in the repository"):
+        push.build(push.Request(owner="alice"))
+
+
+def test_a_dataset_that_is_not_there_is_missed_before_the_push(kaggle):
+    data = push.build(push.Request(["backbone=keras_xception"], owner="alice"))
+    with pytest.raises(inputs.InputError, match="dataset alice/carcls-keras-xception is not there.*nothing was sent"):
+        push.push(data)
+    assert not kaggle.sent("SaveKernel")
+
+
+def test_the_user_is_whom_the_command_acts_as(kaggle, tmp_path, monkeypatch):
+    kaggle.answers = {"IntrospectToken": {"active": True, "username": "carol"}}
+    with monkeypatch.context() as patch:
+        patch.setenv("KAGGLE_API_TOKEN", "a-token")
+        assert remote.username() == "carol"
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    with pytest.raises(inputs.InputError, match="no login here.*auth login"):
+        remote.username()
+    login = tmp_path / "user" / ".kaggle" / "kaggle.json"
+    login.write_text(json.dumps({"username": "dora", "key": "a-secret"}))
+    login.chmod(0o600)
+    assert remote.username() == "dora"
+
+
+def test_without_the_command(kaggle, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(inputs.InputError, match=r"kaggle: no such command; pip install -e '.\[push\]'"):
+        remote.username()
+
+
+def finished(rows: int = 2, warnings: tuple = ()) -> dict[str, bytes]:
+    """What a kernel leaves."""
+    table = b"Id,Category\n" + b"1.jpg,0\n" * rows
+    made = {"made_by": "two networks", "validation_accuracy": 0.9, "rows": rows, "warnings": warnings,
+            "sha256": hashlib.sha256(table).hexdigest()}  # fmt: skip
+    result = {"validation_accuracy": 0.9, "validation_interval_95": [0.85, 0.95], "validation_photos": 100}
+    settings = {"competition": "sf-dl-car-classification"}
+    return {
+        "submission.csv": table,
+        "submission.json": json.dumps(made).encode(),
+        "result.json": json.dumps(result).encode(),
+        "config.json": json.dumps(settings).encode(),
+        "report.html": b"<html>",
+    }
+
+
+def leave(kaggle, files: dict[str, bytes]) -> None:
+    """Have the stand-in give these files as the kernel's output."""
+    listed = [{"fileName": name, "url": f"http://localhost/files/{name}"} for name in files]
+    kaggle.answers["ListKernelSessionOutput"] = {"files": listed, "log": "[]"}
+    kaggle.answers |= {f"/files/{name}": Raw(content, kind="text/plain") for name, content in files.items()}
+
+
+def test_watch_prints_the_log_once_downloads_and_submits(kaggle, capfd):
+    kaggle.answers = {
+        "GetKernelSessionStatus": [{"status": s} for s in ("QUEUED", "RUNNING", "COMPLETE")],
+        LOG: [stream("epoch 1\n"), blob("epoch 1\n", "epoch 2\nvalidation 0.9\n")],
+        "StartSubmissionUpload": {"token": "t", "createUrl": "http://localhost/upload"},
+        "upload": {},
+        "CreateSubmission": {"message": "Successfully submitted to Ford vs Ferrari"},
+    }
+    leave(kaggle, finished())
+    old = watch.OUTPUT / "carcls-car-classification" / "of-an-earlier-run"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    assert cli.main(["watch", ID, "--every", "0.01", "--submit"]) == 0
+    said = capfd.readouterr().out
+    assert f"{ID}: queued\nepoch 1\nepoch 2\nvalidation 0.9\n\n== result" in said
+    assert "validation 0.9000 accuracy, 95 % interval 0.8500–0.9500, 100 photos" in said
+    assert f"report     {old.with_name('report.html')}" in said
+    assert "Successfully submitted" in said
+    assert not old.exists()
+    (sent,) = kaggle.sent("CreateSubmission")
+    assert sent["competitionName"] == "sf-dl-car-classification"
+    assert sent["submissionDescription"] == "carcls: two networks, validation 0.9000"
+    assert kaggle.sent("upload") == [finished()["submission.csv"]]
+
+
+def test_a_kernel_that_failed_shows_the_end_of_its_log(kaggle, capfd):
+    Path(push.FOLDER).mkdir(parents=True)
+    (push.FOLDER / push.METADATA).write_text(json.dumps({"id": ID}))
+    kaggle.answers = {
+        "GetKernelSessionStatus": {"status": "ERROR", "failureMessage": "exit code 1"},
+        LOG: blob("epoch 1\n", "carcls: the loss is no longer a number\n"),
+    }
+    assert cli.main(["watch", "no-owner"]) == 2
+    assert "kernel 'no-owner': expected owner/slug" in capfd.readouterr().err
+    assert cli.main(["watch"]) == 2
+    said = capfd.readouterr()
+    assert f"kernel {ID} ended as ERROR (exit code 1)" in said.err
+    assert said.err.endswith("  epoch 1\n  carcls: the loss is no longer a number\n")
+
+
+def test_watch_survives_a_bad_minute_and_ends_on_a_lasting_one(monkeypatch):
+    down, complete = (
+        remote.Reply("503 Server Error", 1),
+        remote.Reply(f'{ID} has status "KernelWorkerStatus.COMPLETE"', 0),
+    )
+    replies = [down] * 4 + [complete]
+    monkeypatch.setattr(remote, "call", lambda *_: replies.pop(0))
+    monkeypatch.setattr(remote, "follow", lambda *_, **__: remote.Reply("", 0))
+    watch.wait(ID, every=0)
+    replies[:] = [down] * 5
+    with pytest.raises(inputs.InputError, match=f"state of kernel {ID}: Kaggle refused. It said: 503"):
+        watch.wait(ID, every=0)
+
+
+def test_a_silent_log_is_left_and_a_long_one_followed(monkeypatch, tmp_path):
+    program = tmp_path / "kaggle"
+    program.write_text("#!/bin/sh\necho one; echo two; exec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(remote, "command", lambda: str(program))
+    seen = []
+    assert remote.follow(["kernels", "logs"], seen.append, silence=0.3) is None
+    assert seen == ["one", "two"]
+
+
+def test_a_submission_that_is_not_whole_is_not_sent(kaggle, tmp_path):
+    out = tmp_path / "output"
+    out.mkdir()
+    with pytest.raises(inputs.InputError, match="no submission.csv"):
+        watch.summary(out)
+    for name, content in finished().items():
+        (out / name).write_bytes(content)
+    (out / "submission.csv").write_bytes(b"<html>the download has expired</html>")
+    with pytest.raises(inputs.InputError, match="submission.csv: sha256 .*, expected"):
+        watch.summary(out)
+    made = {"warnings": ["class 1 takes all: do not submit this"], "made_by": "x", "validation_accuracy": 0.1}
+    with pytest.raises(inputs.InputError, match="not sent: class 1"):
+        watch.submit(out, made, "cars")
+    with pytest.raises(inputs.InputError, match="submission to cars: Kaggle refused.*404|Not found"):
+        watch.submit(out, made | {"warnings": []}, "cars")
+    kaggle.answers = {"StartSubmissionUpload": {"token": "t", "createUrl": "http://localhost/upload"},
+                      "upload": Raw(b"", 400)}  # fmt: skip
+    with pytest.raises(inputs.InputError, match="Could not submit to competition"):  # and exit code 0
+        watch.submit(out, made | {"warnings": []}, "cars")
+
+
+@pytest.fixture
+def preset(tmp_path) -> Path:
+    """A preset folder in the cache; nothing reads its weights here."""
+    folder = tmp_path / "cache" / "weights" / "efficientnet_lite_b0_imagenet"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"class_name": "EfficientNetLiteBackbone"}))
+    (folder / "model.weights.h5").write_bytes(b"numbers")
+    return folder
+
+
+LITE = "alice/carcls-efficientnet-lite-b0"
+
+
+def test_a_dataset_is_created_private_with_its_folder_zipped(kaggle, preset, capsys):
+    kaggle.answers = {
+        "GetDatasetStatus": [refusal(403, "Permission 'datasets.get' was denied")] * 2 + [{"status": "READY"}],
+        "StartBlobUpload": {"token": "t", "createUrl": "http://localhost/upload"},
+        "upload": {},
+        "CreateDataset": {"status": "ok", "url": f"https://www.kaggle.com/datasets/{LITE}"},
+    }
+    assert cli.main(["dataset", "backbone=efficientnet_lite_b0", "--owner", "alice"]) == 0
+    said = capsys.readouterr().out
+    assert "wheels     none" in said
+    assert f"{LITE}: created, ready to attach" in said
+    (sent,) = kaggle.sent("CreateDataset")
+    assert (sent["ownerSlug"], sent["slug"], sent["isPrivate"]) == ("alice", "carcls-efficientnet-lite-b0", True)
+    assert len(sent["files"]) == 2
+    archive = next(content for content in kaggle.sent("upload") if content.startswith(b"PK"))
+    with zipfile.ZipFile(io.BytesIO(archive)) as unpacked:
+        assert unpacked.read("model.weights.h5") == b"numbers"
+    names = {request["name"] for request in kaggle.sent("StartBlobUpload")}
+    assert names == {"efficientnet_lite_b0_imagenet.zip", "manifest.json"}
+
+
+def test_a_new_version_that_kaggle_refuses_or_cannot_unpack(kaggle, preset, monkeypatch):
+    (made,) = offline.build(["backbone=efficientnet_lite_b0"], "alice")
+    kaggle.answers = {
+        "GetDatasetStatus": [{"status": "READY"}, {"status": "FAILED"}],
+        "StartBlobUpload": {"token": "t", "createUrl": "http://localhost/upload"},
+        "upload": {},
+        "CreateDatasetVersion": {"status": "ok", "url": "https://www.kaggle.com"},
+    }
+    with pytest.raises(inputs.InputError, match=f"dataset {LITE}: uploaded, but Kaggle says 'failed'"):
+        offline.push(made)
+    (sent,) = kaggle.sent("CreateDatasetVersion")
+    assert (sent["ownerSlug"], sent["datasetSlug"], len(sent["body"]["files"])) == (*LITE.split("/"), 2)
+    replies = [remote.Reply("ready", 0), remote.Reply("Dataset version creation error: Your quota is exceeded", 0)]
+    monkeypatch.setattr(remote, "call", lambda *_, **__: replies.pop(0))
+    with pytest.raises(inputs.InputError, match="Your quota is exceeded"):
+        offline.push(made)
+    replies = [remote.Reply("500 Server Error", 1)]  # not to be taken for: there is no such dataset
+    with pytest.raises(inputs.InputError, match="state of dataset .*500"):
+        offline.push(made)
+
+
+def test_a_dataset_built_here_is_found_and_verified_there(kaggle, preset, tmp_path, capsys):
+    assert cli.main(["dataset", "backbone=efficientnet_lite_b0", "--no-push", "--owner", "alice"]) == 0
+    assert kaggle.seen == []
+    folder = offline.FOLDER / "carcls-efficientnet-lite-b0"
+    manifest = attached.read_manifest(folder)
+    assert manifest["weights"] == {"efficientnet_lite_b0": "efficientnet_lite_b0_imagenet/model.weights.h5"}
+    assert manifest["files"]["efficientnet_lite_b0_imagenet/model.weights.h5"] == {
+        "sha256": hashlib.sha256(b"numbers").hexdigest(), "bytes": 7}  # fmt: skip
+    assert "preset" not in json.loads((folder / offline.METADATA).read_text())
+    assert offline.check(folder) == []
+    (again,) = offline.build(["backbone=efficientnet_lite_b0", f"weights={folder}"], "alice")  # replaces its own source
+    assert (again.folder / "efficientnet_lite_b0_imagenet" / "model.weights.h5").read_bytes() == b"numbers"
+    assert offline.build([], "alice") == []
+    assert "attaches Kaggle's model keras/efficientnetv2" in capsys.readouterr().out
+    with pytest.raises(inputs.InputError, match="efficientnetv2_s_imagenet"):
+        offline.build([], "alice", every=True)
+
+
+def test_settings_replace_their_lines():
+    given = {"preset": "quick", "tta_views": 1, "augment": '/kaggle/a\\b"', "batch": 16, "weight_decay": None}
+    plain, changed = bundle.text(), bundle.text(given)
+    assert settings_of(plain) == {"preset": "kaggle"}
+    assert settings_of(changed) == given
+    head, other = (text.split("SETTINGS = ")[1].split("MODULES = ")[0] for text in (plain, changed))
+    assert len(other.splitlines()) == len(head.splitlines()) + 2
+    with pytest.raises(config.ConfigError, match="unknown setting"):
+        bundle.text({"pre-set": 1})
