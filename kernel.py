@@ -1633,7 +1633,7 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         self.best_accuracy = self.best_loss = math.nan
         self.best_epoch = 0  # of the stage, from 1; 0: none yet
         self.noted: dict[str, Any] = {}  # the last note
-        self.seconds = 0.0  # that the last one took
+        self.seconds = self.total = 0.0  # that the last one took, and all of them
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         began = time.monotonic()
@@ -1646,6 +1646,7 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         self.noted = self.note(epoch + 1)
         self.states.save(self.done + epoch + 1, self.facts, self.noted, state(self.model), better)
         self.seconds = time.monotonic() - began
+        self.total += self.seconds
 
 
 class Pace(keras.callbacks.Callback):
@@ -6198,6 +6199,7 @@ class _Training:
     rows: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     before: float = 0.0  # seconds of training in earlier sessions
     paused: float = 0.0  # seconds in ready
+    saving: float = 0.0  # seconds of this session in which states were kept
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -6240,6 +6242,10 @@ class _Training:
         stages = [
             stage.model_copy(update={"epochs": n}) for stage, n in zip(cfg.stages, self.plan.epochs, strict=True) if n
         ]
+        took = time.monotonic() - self.began - self.paused
+        print(
+            f"training   {took:.0f} s, {self.saving:.1f} s of it ({self.saving / took:.1%}) to keep the state of every epoch"
+        )
         views = self.plan.views if self.plan.views < max(cfg.tta_views, cfg.tta_cap) else None
         return Trained(tuple(stages), views, self._seconds(), self.net)
 
@@ -6348,6 +6354,7 @@ class _Training:
         if pace:
             self.plan, self.costs = pace.plan, pace.costs
         made = checkpoint.noted
+        self.saving += checkpoint.total
         if not made["over"]:  # with averaged weights the end of fit has put them into the network
             model.restore(self.net, self.states.arrays("last"))
         return made

@@ -401,7 +401,7 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         self.best_accuracy = self.best_loss = math.nan
         self.best_epoch = 0  # of the stage, from 1; 0: none yet
         self.noted: dict[str, Any] = {}  # the last note
-        self.seconds = 0.0  # that the last one took
+        self.seconds = self.total = 0.0  # that the last one took, and all of them
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         began = time.monotonic()
@@ -414,6 +414,7 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         self.noted = self.note(epoch + 1)
         self.states.save(self.done + epoch + 1, self.facts, self.noted, state(self.model), better)
         self.seconds = time.monotonic() - began
+        self.total += self.seconds
 
 
 class Pace(keras.callbacks.Callback):

@@ -153,6 +153,7 @@ class _Training:
     rows: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     before: float = 0.0  # seconds of training in earlier sessions
     paused: float = 0.0  # seconds in ready
+    saving: float = 0.0  # seconds of this session in which states were kept
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -195,6 +196,10 @@ class _Training:
         stages = [
             stage.model_copy(update={"epochs": n}) for stage, n in zip(cfg.stages, self.plan.epochs, strict=True) if n
         ]
+        took = time.monotonic() - self.began - self.paused
+        print(
+            f"training   {took:.0f} s, {self.saving:.1f} s of it ({self.saving / took:.1%}) to keep the state of every epoch"
+        )
         views = self.plan.views if self.plan.views < max(cfg.tta_views, cfg.tta_cap) else None
         return Trained(tuple(stages), views, self._seconds(), self.net)
 
@@ -303,6 +308,7 @@ class _Training:
         if pace:
             self.plan, self.costs = pace.plan, pace.costs
         made = checkpoint.noted
+        self.saving += checkpoint.total
         if not made["over"]:  # with averaged weights the end of fit has put them into the network
             model.restore(self.net, self.states.arrays("last"))
         return made

@@ -3,8 +3,10 @@
 import json
 import time
 
+import keras
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from carcls import callbacks, config, figures, members, report, schedule, train, votes
 from carcls.config import Config
@@ -114,3 +116,32 @@ def test_the_session_of_a_kernel_is_the_budget(monkeypatch):
     assert schedule.budget(cfg.replace(budget_minutes=3.0), True, "gpu", 0.0).end == 180
     assert members.with_views(cfg.replace(tta_cap=32), 8).tta_cap == 0
     assert members.with_views(cfg, 8) is cfg
+
+
+def test_out_of_memory_halves_the_batch_and_training_goes_on(cfg, monkeypatch, capsys):
+    fit = keras.Model.fit
+    seen = []
+
+    def small_memory(self, dataset, **named):
+        images = next(iter(dataset))[0]
+        seen.append(images.shape)
+        if len(images) * images.shape[1] * images.shape[2] > 8 * 32 * 48:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return fit(self, dataset, **named)
+
+    monkeypatch.setattr(keras.Model, "fit", small_memory)
+    target = run(cfg.replace(schedule="constant", warmup=0))
+    said = capsys.readouterr().out
+    assert [shape[0] for shape in seen] == [8, 8, 4]  # stage 1, stage 2, and again from the state after stage 1
+    assert "memory     out of it with batches of 8: going on with 4, learning rate 1.00e-02" in said
+    history = pd.read_csv(target.parent / "member1" / "history.csv")
+    assert history["stage"].tolist() == [1, 1, 2, 2, 2, 2]
+    assert history["lr"].tolist() == pytest.approx([0.02] * 2 + [0.01] * 4)  # the same for each photo
+
+    def no_memory(self, *_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", no_memory)
+    with pytest.raises(tf.errors.ResourceExhaustedError):  # at a batch of one there is nothing left to try
+        run(cfg.replace(out=cfg.out + "2"))
+    assert "going on with 1" in capsys.readouterr().out

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from carcls.config import Config
+from carcls.model import restore, state
+from carcls.steps import States
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # at import matplotlib, which Keras imports, calls pyparsing by an old name
@@ -303,44 +305,57 @@ def test_clock(seconds: float, text: str) -> None:
 # Checkpoints
 
 
-def test_best_by_accuracy_then_loss_and_restored(tmp_path: Path) -> None:
+def checkpoint(folder: Path, done: int = 0) -> cb.Checkpoint:
+    return cb.Checkpoint(States(folder / "state"), {}, lambda epochs: {"epoch": epochs}, done)
+
+
+def test_the_best_state_by_accuracy_then_loss_and_the_last_one(tmp_path: Path) -> None:
     net = model()
-    best = cb.Best(tmp_path / "best.weights.h5", last=tmp_path / "last.weights.h5")
+    kept = checkpoint(tmp_path, done=10)
     logs = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.7, 1.5), (math.nan, 0.1), (0.6, 0.1)]
-    play(net, best, logs=logs)
-    assert (best.best_accuracy, best.best_loss, best.best_epoch) == (0.7, 1.5, 3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.weights.h5", "last.weights.h5"]
-    assert best.path.read_bytes() != best.last.read_bytes()
-    assert all((w == 5).all() for w in net.get_weights())
-    best.restore()
-    assert all((w == 2).all() for w in net.get_weights())
-    net.load_weights(tmp_path / "last.weights.h5")
-    assert all((w == 5).all() for w in net.get_weights())
+    play(net, kept, logs=logs)
+    assert (kept.best_accuracy, kept.best_loss, kept.best_epoch) == (0.7, 1.5, 3)
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["13.npz", "16.npz", "note.json"]
+    assert kept.states.load({})["epoch"] == kept.noted["epoch"] == 6
+    for which, value in (("last", 5), ("best", 2)):
+        restore(net, kept.states.arrays(which))
+        assert all((w == value).all() for w in net.get_weights())
+    again = checkpoint(tmp_path, done=10)
+    again.go_on(kept.kept())
+    play(net, again, logs=[(0.65, 0.1)])  # a session that goes on knows what the best was
+    assert again.best_accuracy == 0.7
 
 
-def test_best_with_nan_only_and_without_epochs(tmp_path: Path) -> None:
-    best = cb.Best(tmp_path / "best.weights.h5")
-    with pytest.raises(RuntimeError, match="no epoch has ended"):
-        best.restore()
-    play(model(), best, logs=[(math.nan, math.nan), (0.1, math.nan), (0.1, 3.0)])
-    assert best.best_epoch == 3
-    with pytest.raises(ValueError, match="must end with"):
-        cb.Best(tmp_path / "best.h5")
+def test_a_first_epoch_without_a_number_is_kept_until_there_is_a_better_one(tmp_path: Path) -> None:
+    kept = checkpoint(tmp_path)
+    play(model(), kept, logs=[(math.nan, math.nan), (0.1, math.nan), (0.1, 3.0)])
+    assert kept.best_epoch == 3
 
 
-def test_a_kill_while_saving_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net, best = model(), cb.Best(tmp_path / "best.weights.h5")
-    play(net, best, logs=[(0.5, 1.0)])
-    before = best.path.read_bytes()
+@pytest.mark.parametrize("optimizer", ["sgd", "lion", "adamw"])
+def test_a_state_is_all_that_training_goes_on_from(optimizer: str) -> None:
+    def network() -> keras.Model:
+        keras.utils.set_random_seed(1)
+        layers = keras.layers
+        net = keras.Sequential([keras.Input((3,)), layers.Dense(8), layers.BatchNormalization(), layers.Dropout(0.5),
+                                layers.Dense(2)])  # fmt: skip
+        net.compile(
+            keras.optimizers.get({"class_name": optimizer, "config": {"use_ema": True}}), "mse", run_eagerly=True
+        )
+        net.optimizer.build(net.trainable_variables)
+        return net
 
-    def torn(path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(net, "save_weights", torn)
-    with pytest.raises(KeyboardInterrupt):
-        best.on_epoch_end(1, {"val_accuracy": 0.9, "val_loss": 0.5})
-    assert best.path.read_bytes() == before
+    x, y = np.random.default_rng(0).normal(size=(2, 16, 3)).astype(np.float32)
+    first, second = network(), network()
+    for _ in range(3):
+        first.train_on_batch(x, y[:, :2])
+    restore(second, state(first))
+    for _ in range(3):  # dropout draws on, moments and averages move on
+        first.train_on_batch(x, y[:, :2])
+        second.train_on_batch(x, y[:, :2])
+    assert all((a == b).all() for a, b in zip(state(first), state(second), strict=True))
+    with pytest.raises(ValueError, match="zip"):
+        restore(second, state(first)[:-1])
 
 
 # Averaged weights
@@ -367,7 +382,7 @@ def test_average_is_validated_and_saved_and_training_goes_on_raw(tmp_path: Path,
         net.compile(optimizer, net.loss, metrics=["accuracy"], run_eagerly=True)
     without, spy, averaged = Spy(), Spy(), cb.AveragedWeights()
     fit(plain, without)
-    best = cb.Best(tmp_path / "best.weights.h5", tmp_path / "last.weights.h5", averaged)
+    best = checkpoint(tmp_path)
     history = fit(net, best, averaged, spy)
     for a, b in zip(without.trained, spy.trained, strict=True):  # the average changes no step
         for v, w in zip(a, b, strict=True):
@@ -378,9 +393,12 @@ def test_average_is_validated_and_saved_and_training_goes_on_raw(tmp_path: Path,
     for e, w, raw in zip(expected, spy.tested[-1], spy.trained[-1], strict=True):
         np.testing.assert_allclose(e, w, rtol=1e-5, atol=1e-6)
         assert not np.allclose(e, raw)
-    net.load_weights(tmp_path / "last.weights.h5")
+    restore(net, best.states.arrays("last"))  # a state is raw, and has the averages beside it
+    assert same([np.array(w) for w in net.trainable_variables], spy.trained[-1])
+    averaged.settle()
     assert same([np.array(w) for w in net.trainable_variables], spy.tested[-1])
-    best.restore()
+    restore(net, best.states.arrays("best"))
+    averaged.settle()
     scores = net.evaluate(X, Y, verbose=0, return_dict=True)  # outside fit: what is saved is what was measured
     assert scores["accuracy"] == pytest.approx(history["val_accuracy"][best.best_epoch - 1])
     assert scores["loss"] == pytest.approx(history["val_loss"][best.best_epoch - 1], rel=1e-5)
