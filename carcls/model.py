@@ -9,9 +9,7 @@ import numpy as np
 
 from carcls import backbones, fused
 from carcls.config import Config
-from carcls.runtime import Runtime
-
-HEAD = "head"  # name of the output layer
+from carcls.runtime import HEAD, Runtime
 
 
 def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
@@ -122,3 +120,44 @@ def compile_model(cfg: Config, model: keras.Model, rt: Runtime, rates: np.ndarra
         weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=rt.xla,
     )
+
+
+class EqualReplicas(keras.callbacks.Callback):
+    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each validation.
+
+    In Keras 3.13 each replica moves its own, from its share of the batches. Validation would then use several networks,
+    and a file would hold the first one's. Moving averages are linear: their mean is the moving average of the means, so
+    once an epoch is enough. (What BN normalises with in training stays each replica's own share of the batch.)
+    """
+
+    def __init__(self, strategy: Any):
+        super().__init__()
+        self.strategy = strategy
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        for layer in batch_norms(self.model):
+            for variable in (layer.moving_mean, layer.moving_variance):
+                copies = self.strategy.experimental_local_results(variable.value)
+                variable.assign(np.mean([np.asarray(copy) for copy in copies], 0))
+
+
+class Snapshot:
+    """A copy of a network's variables in host memory, to go on from after a step that failed.
+
+    Keras on JAX takes a network's arrays out of its variables while a step runs and gives them to the step; a step that
+    fails, out of memory say, leaves the variables empty or with arrays that are no more. Under TensorFlow they stay, but
+    a training step may have failed half way. Costs a copy of the weights, with the optimiser's moments three of them.
+    """
+
+    def __init__(self, model: keras.Model, optimizer: bool = True):
+        """``optimizer``: also its moments and its number of steps; False for what a prediction can touch."""
+        variables = [*model.trainable_variables, *model.non_trainable_variables]  # those of the dropout's seeds too
+        if optimizer:
+            variables += model.optimizer.variables
+        # np.array copies: on the CPU JAX and TensorFlow would lend us the very memory that the next step writes to.
+        self._values = [(variable, np.array(variable)) for variable in variables]
+
+    def restore(self) -> None:
+        """Every variable has its value again. Metrics are not among them: the next epoch begins with fresh ones."""
+        for variable, value in self._values:
+            variable.assign(value)

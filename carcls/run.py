@@ -23,7 +23,7 @@ def run(cfg: Config) -> Path:
     """
     start = time.monotonic()
     check(cfg)
-    place = inputs.locate(cfg)
+    place = runtime.apart(inputs.locate(cfg))
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
     table = photos.load(cfg, place)
@@ -34,10 +34,11 @@ def run(cfg: Config) -> Path:
     if len(cfg.members) > 1 and counted < blend.LEAST:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
-    _say("machine", *rt.reasons)
-
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, figures, members, tta
+    from carcls import callbacks, decide, figures, members, pipeline, tta
+
+    _say("machine", *rt.reasons, *map(str, pipeline.plan(cfg, table.frame, place.scratch)))
+    runtime.same_files(rt, place.out)
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None

@@ -43,7 +43,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     labels = frame["label"].to_numpy()
     train_rows, val_rows = np.split(np.arange(len(frame)), [len(table.train)])
     classes = len(table.classes)
-    steps = [len(train_rows) // min(cfg.batch, len(train_rows)) * stage.epochs for stage in cfg.stages]
+    batch = rt.batch_size(cfg.batch, len(train_rows))
+    steps = [max(1, len(train_rows) // batch) * stage.epochs for stage in cfg.stages]
     rates = schedule.table(cfg, sum(steps))
     epochs = sum(stage.epochs for stage in cfg.stages)
 
@@ -74,9 +75,9 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
         train = pipeline.make_batches(
             cfg, cache, train_rows, labels[train_rows], size, classes, stage=number, epochs=stage.epochs,
             train=partial(_strength, cfg, first_epoch, epochs),
-            static=rt.xla,
+            rt=rt,
         )  # fmt: skip
-        val = pipeline.make_batches(cfg, cache, val_rows, labels[val_rows], size, classes, static=rt.xla)
+        val = pipeline.make_batches(cfg, cache, val_rows, labels[val_rows], size, classes, rt=rt)
         # One compilation serves all stages unless the set of training weights changes: tracing a step takes longer
         # than a small epoch, and the optimiser's moments stay valid.
         if number == 0 or cfg.unfreeze == "staged":
@@ -89,8 +90,9 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
         best = callbacks.Best(best_file, last_file, averaged)
         watchers = [
             callbacks.StopOnNaN(cfg, number, train.steps, rate),
-            callbacks.Progress(cfg, number, train.steps, min(cfg.batch, len(train_rows)), events, rate, rows,
+            callbacks.Progress(cfg, number, train.steps, batch, events, rate, rows,
                                folder / "history.csv"),
+            *([model.EqualReplicas(rt.strategy)] if rt.strategy else []),
             best,
             callbacks.EarlyStop(cfg, events),
             *([averaged] if averaged else []),
