@@ -4114,17 +4114,35 @@ def disk_room(scratch: Path) -> int:
 
 def free_memory() -> int:
     """Bytes that this process may still take: of the machine, or of its control group if that is less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        rows = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free = int(rows["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        rows = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
-        cached = int(rows.get("inactive_file", 0))  # pages of files that the system gives back when asked
-        free = min(free, int(limit.read_text()) - int(used.read_text()) + cached)
-    return max(0, free)
+        free = _table(meminfo, ":")["MemAvailable"] * 1024
+    else:  # not Linux, whose systems do not say what they would give back: half of what there is
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return max(0, min([free, *_group_memory(Path("/sys/fs/cgroup"))]))
+
+
+def _group_memory(root: Path) -> list[int]:
+    """Bytes free in the control group (a container's), by version 2 or 1 of its files; empty without a limit."""
+    found = []
+    for folder, limit, used, prefix in (
+        (root, "memory.max", "memory.current", ""),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        if not all((folder / name).exists() for name in (limit, used, "memory.stat")):
+            continue
+        if (text := (folder / limit).read_text().strip()) == "max":
+            continue
+        pages = _table(folder / "memory.stat", " ")
+        # Pages of files are given back when asked for, also those of a cache on disk.
+        cached = sum(pages.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+        found.append(int(text) - int((folder / used).read_text()) + cached)
+    return found
+
+
+def _table(path: Path, separator: str) -> dict[str, int]:
+    rows = (line.split(separator) for line in path.read_text().splitlines())
+    return {name: int(value.split()[0]) for name, value in rows}
 
 
 @dataclass(frozen=True)
@@ -4810,11 +4828,12 @@ def run(cfg: Config) -> Path:
     # Only now: some of these import keras, whose backend setup has just chosen.
     from carcls import callbacks, decide, figures, members, pipeline, tta
 
-    _say("machine", *rt.reasons, *map(str, pipeline.plan(cfg, table.frame, place.scratch)))
+    plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
+    _say("machine", *rt.reasons, *dict.fromkeys(str(plan) for each in plans for plan in each))
     runtime.same_files(rt, place.out)
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
-    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
+    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     submit = _Submit(place.out / "submission.csv", table)
     try:

@@ -37,11 +37,12 @@ def run(cfg: Config) -> Path:
     # Only now: some of these import keras, whose backend setup has just chosen.
     from carcls import callbacks, decide, figures, members, pipeline, tta
 
-    _say("machine", *rt.reasons, *map(str, pipeline.plan(cfg, table.frame, place.scratch)))
+    plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
+    _say("machine", *rt.reasons, *dict.fromkeys(str(plan) for each in plans for plan in each))
     runtime.same_files(rt, place.out)
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
-    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
+    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     submit = _Submit(place.out / "submission.csv", table)
     try:

@@ -116,7 +116,8 @@ def test_two_processes_train_as_one_and_only_the_first_writes_and_prints(ran):
     assert both["first_weights"] == pytest.approx(one["first_weights"], abs=1e-4)
     check_reported(both)
     assert "processes  2: JAX_NUM_PROCESSES says so; process 0 writes and prints" in both["reasons"].tolist()
-    assert {p.name for p in (root / "hosts").iterdir()} == {"hosts.npz", "hosts", "earlier"}
+    assert {p.name for p in (root / "hosts").iterdir()} == {"hosts.npz", "hosts", "earlier", ".scratch"}
+    assert not list((root / "hosts" / ".scratch").iterdir())
     logs = [(root / f"hosts{number}.log").read_text() for number in "01"]
     assert "hosts trained and predicted" in logs[0]
     lines = [re.sub(r"^\[Gloo\] .*", "", line).strip() for line in logs[1].splitlines()]

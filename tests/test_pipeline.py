@@ -255,6 +255,26 @@ def test_a_disk_that_fills_up_meanwhile_is_no_error(frame, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (("memory.max", "memory.current", "memory.stat"), ""),
+        (("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"), "total_"),
+    ],
+)
+def test_the_limit_of_a_container_counts_without_its_pages_of_files(tmp_path, names, prefix):
+    assert pipeline._group_memory(tmp_path) == []
+    for name, text in zip(
+        names, ("29000\n", "20000\n", f"{prefix}active_file 3000\n{prefix}inactive_file 4000\n"), strict=True
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert pipeline._group_memory(tmp_path) == [16000]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert pipeline._group_memory(tmp_path) == ([] if not prefix else [16000])
+    assert 0 < pipeline.free_memory() < 1 << 50
+
+
 def competition_frame() -> pd.DataFrame:
     """The competition's photos: 15,561 to train and 6,675 to predict, 640×480."""
     fold = np.repeat([photos.TRAIN, photos.TEST], [15_561, 6_675])
