@@ -4830,7 +4830,7 @@ def run(cfg: Config) -> Path:
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     _say("machine", *rt.reasons, *dict.fromkeys(str(plan) for each in plans for plan in each))
-    runtime.same_files(rt, place.out)
+    runtime.same_files(rt, place)
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None
@@ -5011,8 +5011,8 @@ import os
 import platform
 import shutil
 import sys
-import tarfile
 import tempfile
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -5084,6 +5084,11 @@ def setup(cfg: Config) -> Runtime:
     if backend == "jax":
         tf.config.set_visible_devices([], "GPU")  # tf.data only; before anything of TensorFlow looks at the GPU
         devices, kind, bfloat16 = _jax_devices(keras, processes)
+        if cfg.backend == "auto" and processes == 1 and kind == "cpu":
+            raise ConfigError(
+                "backend=auto: a TPU is attached, but jax finds none; restart the machine, install jax[tpu], or set "
+                "backend=tensorflow to train on the CPU"
+            )
     else:
         devices, kind, bfloat16 = _tf_devices(tf)
         if kind == "cpu":
@@ -5204,8 +5209,8 @@ def apart(place: inputs.Place) -> inputs.Place:
     return replace(place, out=Path(out))
 
 
-def same_files(rt: Runtime, folder: Path) -> None:
-    """Copy the files that process 0 has in that folder into the other processes' folders.
+def same_files(rt: Runtime, place: inputs.Place) -> None:
+    """Copy the files that process 0 has in its run folder, but for scratch, into the other processes' run folders.
 
     A run that goes on from its files must find the same ones in every process. Every process has to call it.
     """
@@ -5213,15 +5218,16 @@ def same_files(rt: Runtime, folder: Path) -> None:
         return
     packed = io.BytesIO()
     if rt.process == 0:
-        with tarfile.open(fileobj=packed, mode="w") as tar:
-            tar.add(folder, ".")
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in sorted(place.out.rglob("*")):
+                if path.is_file() and place.scratch not in path.parents:
+                    archive.write(path, path.relative_to(place.out))
     mine = packed.getvalue()
     size = int(_from_first(np.uint32(len(mine))))
-    data = np.frombuffer(mine, np.uint8) if rt.process == 0 else np.zeros(size, np.uint8)
-    sent = _from_first(data)
+    sent = _from_first(np.frombuffer(mine, np.uint8) if rt.process == 0 else np.zeros(size, np.uint8))
     if rt.process:
-        with tarfile.open(fileobj=io.BytesIO(sent.tobytes())) as tar:
-            tar.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(sent.tobytes())) as archive:
+            archive.extractall(place.out)
 
 
 def agree(rt: Runtime, value: float) -> float:
@@ -5256,6 +5262,7 @@ _NO_MEMORY = (
     "OUT_OF_MEMORY",
     "OOM when allocating",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "MemoryError",  # of Python code inside tf.data, which is where batches are made
 )
 
 

@@ -39,7 +39,7 @@ def run(cfg: Config) -> Path:
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     _say("machine", *rt.reasons, *dict.fromkeys(str(plan) for each in plans for plan in each))
-    runtime.same_files(rt, place.out)
+    runtime.same_files(rt, place)
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None

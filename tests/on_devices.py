@@ -126,7 +126,8 @@ def hosts(data: str, out: str) -> None:
     if rt.process == 0:
         (place.out / "earlier").mkdir()
         (place.out / "earlier" / "weights").write_bytes(b"of process 0")
-    runtime.same_files(rt, place.out)
+    runtime.same_files(rt, place)
+    assert {path.name for path in place.out.iterdir()} - {".scratch"} == {"earlier"}
     assert (place.out / "earlier" / "weights").read_bytes() == b"of process 0"
     assert runtime.agree(rt, 1.5 + rt.process) == 1.5
     train(cfg, rt, "hosts")

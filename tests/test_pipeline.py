@@ -335,7 +335,8 @@ def test_memory_grows_as_planned(tmp_path, where):
     grown = {name: size - before[name] for name, size in resident().items()}
     kept = "RssAnon" if where == pipeline.MEMORY else "RssFile"
     assert grown[kept] > 0.95 * plan.training[0]
-    assert grown["RssAnon"] < 1.05 * plan.memory  # 156 MB of photos and 33 MB of batches, or the batches alone
+    # Photos 156 MB (none of them where they are on disk) and batches 33 MB; a fifth of the photos is the tolerance.
+    assert grown["RssAnon"] < plan.memory + 0.2 * plan.training[0]
     del held
     gc.collect()
-    assert resident()[kept] < before[kept] + 1.05 * plan.in_flight  # malloc keeps what the batches were in
+    assert resident()[kept] < before[kept] + plan.in_flight + 0.2 * plan.training[0]  # malloc keeps the batches' memory

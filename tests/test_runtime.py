@@ -95,6 +95,7 @@ def test_errors_of_memory_are_told_from_others():
         errors.ResourceExhaustedError(None, None, "failed to allocate memory"),
         errors.InternalError(None, None, "Failed to launch: CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
         errors.UnknownError(None, None, "CUDNN_STATUS_ALLOC_FAILED"),
+        errors.UnknownError(None, None, "_ArrayMemoryError: Unable to allocate 9.0 GiB for an array"),
     ):
         assert isinstance(error, runtime.memory_errors())
         assert runtime.is_out_of_memory(error)
