@@ -4056,29 +4056,43 @@ def _on_disk(size: int, scratch: Path) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The decoded photos of one cache."""
+
+    size: int  # bytes of all of them
+    where: str  # MEMORY, DISK or PART
+    memory: int  # bytes that are kept in memory
+
+    def __str__(self) -> str:
+        gb = f"{self.size / 1e9:.2f} GB"
+        return f"{gb} {self.where}" if self.where != PART else (
+            f"{gb}, {self.memory / 1e9:.2f} of them in memory and the others, for which the disk has no room, decoded each time"
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Plan:
     """The decoded photos of a stage: how much there is of them, where they are kept, and what memory that takes."""
 
     stage: Stage
-    training: tuple[int, str]  # (bytes, where) of the train and validation photos
-    test: tuple[int, str]
+    training: Kept  # train and validation photos
+    test: Kept
     beside: bool  # the test photos are predicted while the training photos are kept, not after
     in_flight: int  # bytes of batches being made or waiting
     free: int  # bytes of memory
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that are taken at most, beside the network's own; what a part in memory takes is not in it."""
-        held = [size if where == MEMORY else 0 for size, where in (self.training, self.test)]
+        """Bytes of memory that are taken at most, beside the network's own."""
+        held = (self.training.memory, self.test.memory)
         return (sum(held) if self.beside else max(held)) + self.in_flight
 
     def __str__(self) -> str:
-        (training, where), (test, test_where) = self.training, self.test
         share = f" ({100 * self.memory / self.free:.0f} %)" if self.free else ""
         return (
-            f"photos     {self.stage}: {training / 1e9:.2f} GB to train and validate {where}, {'beside' if self.beside else 'then'} "
-            f"{test / 1e9:.2f} GB to predict {test_where}; with {self.in_flight / 1e9:.2f} GB of batches "
-            f"{self.memory / 1e9:.1f} of {self.free / 1e9:.1f} GB of free memory{share}"
+            f"photos     {self.stage}: to train and validate {self.training}; {'beside them' if self.beside else 'then'} to "
+            f"predict {self.test}; with {self.in_flight / 1e9:.2f} GB of batches {self.memory / 1e9:.1f} of "
+            f"{self.free / 1e9:.1f} GB of free memory{share}"
         )
 
 
@@ -4091,18 +4105,22 @@ def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: 
     free = free_memory() if free < 0 else free
     disk = disk_room(scratch) if disk < 0 else disk
     is_test = (frame["fold"] == photos.TEST).to_numpy()
+
+    def kept(size: int, memory: int, room: int) -> Kept:
+        share = cfg.cache_share * memory
+        where = kept_where(size, share, room)
+        return Kept(size, where, {MEMORY: size, DISK: 0, PART: int(share)}[where])
+
     plans = []
     for number, stage in enumerate(cfg.stages):
         sizes = shapes(frame, stage.height, stage.width, cfg.fit)[1].prod(1) * 3
-        training, test = int(sizes[~is_test].sum()), int(sizes[is_test].sum())
         beside = number == 0 or number + 1 < len(cfg.stages)
-        where = kept_where(training, cfg.cache_share * free, disk)
-        memory = free - training if beside and where == MEMORY else free
-        room = disk - training if beside and where == DISK else disk
-        test_where = kept_where(test, cfg.cache_share * memory, room)
+        training = kept(int(sizes[~is_test].sum()), free, disk)
+        on_disk = training.size if training.where == DISK else 0
+        test = kept(int(sizes[is_test].sum()), free - beside * training.memory, disk - beside * on_disk)
         batch = cfg.batch * stage.height * stage.width * 3 * (4 if cfg.mixup or cfg.cutmix else 1)
         # Each thread makes one, as an array and as a tensor; two wait, one is in use.
-        plans.append(Plan(stage, (training, where), (test, test_where), beside, (2 * threads() + 3) * batch, free))
+        plans.append(Plan(stage, training, test, beside, (2 * threads() + 3) * batch, free))
     return plans
 
 

@@ -286,19 +286,24 @@ def test_the_plan_for_the_competition_at_its_largest_size(tmp_path):
     free = 27 * 10**9  # of Kaggle's 29 GB, before TensorFlow has taken its own
     early, last = pipeline.plan(cfg, competition_frame(), tmp_path, free, 100 * 10**9)
     assert early.beside
-    assert early.training == (15_561 * 332 * 442 * 3, pipeline.MEMORY)
+    size = 15_561 * 332 * 442 * 3
+    assert early.training == pipeline.Kept(size, pipeline.MEMORY, size)
     assert not last.beside
-    assert last.training == (15_561 * 442 * 589 * 3, pipeline.DISK)  # 12.15 GB, and 0.4 of 27 GB is 10.8
-    assert last.test[1] == pipeline.MEMORY
+    size = 15_561 * 442 * 589 * 3  # 12.15 GB, and 0.4 of 27 GB is 10.8
+    assert last.training == pipeline.Kept(size, pipeline.DISK, 0)
+    assert last.test.where == pipeline.MEMORY
     assert str(last).startswith(
-        "photos     384x512x1: 12.15 GB to train and validate on disk, then 5.21 GB to predict in memory; with "
+        "photos     384x512x1: to train and validate 12.15 GB on disk; then to predict 5.21 GB in memory; with "
     )
     for plan in (early, last):
         assert plan.memory < 0.45 * free
     full = pipeline.plan(cfg, competition_frame(), tmp_path, free, 10**9)[1]
-    assert full.training[1] == pipeline.PART
+    assert full.training == pipeline.Kept(size, pipeline.PART, int(0.4 * free))
+    assert "12.15 GB, 10.80 of them in memory and the others, for which the disk has no room, decoded each time" in str(
+        full
+    )
     roomy = pipeline.plan(cfg.replace(cache_share=0.5), competition_frame(), tmp_path, free, 10**9)[1]
-    assert roomy.training[1] == pipeline.MEMORY
+    assert roomy.training.where == pipeline.MEMORY
 
 
 def resident() -> dict[str, int]:
@@ -318,7 +323,8 @@ def test_memory_grows_as_planned(tmp_path, where):
         stages="384x512x1", batch=8, cache_share=0.5 if where == pipeline.MEMORY else 0.0, augment="none", tta_views=1
     )
     (plan,) = pipeline.plan(cfg, frame, tmp_path)
-    assert plan.training == (200 * 442 * 589 * 3, where)
+    size = 200 * 442 * 589 * 3
+    assert plan.training == pipeline.Kept(size, where, size if where == pipeline.MEMORY else 0)
 
     def epoch(rows):
         held = cache(frame.iloc[:rows], tmp_path, share=cfg.cache_share, size=(384, 512))
@@ -334,9 +340,9 @@ def test_memory_grows_as_planned(tmp_path, where):
     held = epoch(200)
     grown = {name: size - before[name] for name, size in resident().items()}
     kept = "RssAnon" if where == pipeline.MEMORY else "RssFile"
-    assert grown[kept] > 0.95 * plan.training[0]
+    assert grown[kept] > 0.95 * size
     # Photos 156 MB (none of them where they are on disk) and batches 33 MB; a fifth of the photos is the tolerance.
-    assert grown["RssAnon"] < plan.memory + 0.2 * plan.training[0]
+    assert grown["RssAnon"] < plan.memory + 0.2 * size
     del held
     gc.collect()
-    assert resident()[kept] < before[kept] + plan.in_flight + 0.2 * plan.training[0]  # malloc keeps the batches' memory
+    assert resident()[kept] < before[kept] + plan.in_flight + 0.2 * size  # malloc keeps the batches' memory
