@@ -1,7 +1,7 @@
 """Several devices and processes, simulated on the CPU: the package's own fit and votes give what one device gives.
 
 Tolerances: probabilities within 1e-4 between one and eight JAX devices or two processes, which add the same float32
-numbers in another order (measured 1e-7); reported losses within 1e-4 of those that the votes give.
+numbers in another order (measured 1e-7); reported losses within 1e-5 of those that the votes give (1e-3 in half precision).
 """
 
 import importlib.util
@@ -62,7 +62,7 @@ def differ(one, two, names=("early", "val", "test")) -> float:
     return max(float(np.abs(one[name] - two[name]).max()) for name in names)
 
 
-def check_reported(made, tolerance=1e-4):
+def check_reported(made, tolerance=1e-5):
     """What fit reported for the weights that are kept is what the votes of all validation photos give, each once."""
     rows = np.arange(15)
     assert made["val"].shape == (3, 15, 3)
@@ -125,7 +125,7 @@ def test_two_processes_train_as_one_and_only_the_first_writes_and_prints(ran):
 
 
 def test_two_replicas_of_tensorflow_validate_the_network_that_is_kept(ran):
-    """In Keras each replica keeps BN statistics of its own; without EqualReplicas the loss here differs by 6e-4."""
+    """In Keras each replica keeps BN statistics of its own; without EqualReplicas the loss here differs by 1.4e-4."""
     result, _ = ran
     two = result("mirrored", "two")
     check_reported(two)
