@@ -1652,21 +1652,26 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
 class Pace(keras.callbacks.Callback):
     """Ends ``fit`` after an epoch where the time left demands a shorter plan; ``plan`` is then the new one."""
 
-    def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float]) -> None:
-        """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback."""
+    def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float],
+                 agree: Callable[[float], float] = float) -> None:  # fmt: skip
+        """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback.
+
+        ``agree``: makes several processes see the same clock.
+        """
         super().__init__()
-        self.plan, self.stage, self.costs, self.deadline, self.also = plan, stage, costs, deadline, also
+        self.plan, self.stage, self.costs, self.deadline = plan, stage, costs, deadline
+        self.also, self.agree = also, agree
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        took, expected = time.monotonic() - self._begin + self.also(), self.costs.epoch[self.stage]
+        took, expected = self.agree(time.monotonic() - self._begin + self.also()), self.costs.epoch[self.stage]
         # What is still to come is as much slower or faster than measured as this epoch was.
         pace = took / max(expected, 1e-9)
         self.costs = replace(self.costs, step=self.costs.step * pace, epoch=tuple(e * pace for e in self.costs.epoch),
                              view=self.costs.view * pace)  # fmt: skip
-        left = self.deadline - time.monotonic()
+        left = self.agree(self.deadline - time.monotonic())
         before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
         if self.plan is not before:
             self.model.stop_training = True
@@ -3448,9 +3453,7 @@ import numpy as np
 
 from carcls import backbones, fused, schedule
 from carcls.config import Config
-from carcls.runtime import Runtime
-
-HEAD = "head"  # name of the output layer
+from carcls.runtime import HEAD, Runtime
 
 
 def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
@@ -3589,18 +3592,48 @@ def compile_model(cfg: Config, model: keras.Model, rt: Runtime) -> Rate | None:
     return rate
 
 
-def state(model: keras.Model) -> list[np.ndarray]:
+def state(model: keras.Model, optimizer: bool = True) -> list[np.ndarray]:
     """Every number that training goes on from: weights, statistics, the generators of dropout, the optimiser's variables.
 
-    Keras's own weights files lose the generators: they write them and do not read them (3.13.2).
+    Without ``optimizer``, what a prediction can touch. Keras's own weights files lose the generators: they write them and do
+    not read them (3.13.2).
     """
-    return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+    # np.array copies: on the CPU JAX and TensorFlow would lend us the very memory that the next step writes to.
+    return [np.array(variable) for variable in _variables(model, optimizer)]
 
 
 def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:
-    """Put a state back. Raises ValueError if it is of another network."""
-    for variable, array in zip((*model.variables, *model.optimizer.variables), arrays, strict=True):
+    """Put a state back. Raises ValueError if it is of another network.
+
+    Also after a step that failed, out of memory say: Keras on JAX takes a network's arrays out of its variables while a
+    step runs, and leaves them empty then; TensorFlow may leave a step half done.
+    """
+    optimizer = len(arrays) != len(model.variables)
+    for variable, array in zip(_variables(model, optimizer), arrays, strict=True):
         variable.assign(array)
+
+
+def _variables(model: keras.Model, optimizer: bool) -> list[Any]:
+    return [*model.variables, *(model.optimizer.variables if optimizer else [])]
+
+
+class EqualReplicas(keras.callbacks.Callback):
+    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each validation.
+
+    In Keras 3.13 each replica moves its own, from its share of the batches. Validation would then use several networks,
+    and a file would hold the first one's. Moving averages are linear: their mean is the moving average of the means, so
+    once an epoch is enough. (What BN normalises with in training stays each replica's own share of the batch.)
+    """
+
+    def __init__(self, strategy: Any):
+        super().__init__()
+        self.strategy = strategy
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        for layer in batch_norms(self.model):
+            for variable in (layer.moving_mean, layer.moving_variance):
+                copies = self.strategy.experimental_local_results(variable.value)
+                variable.assign(np.mean([np.asarray(copy) for copy in copies], 0))
 '''
 
 # ==================================================================================================
@@ -4272,13 +4305,15 @@ order and augmentation depend on the seed alone, however many threads there are.
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import shutil
 import tempfile
 import threading
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -4288,7 +4323,8 @@ import pandas as pd
 import tensorflow as tf
 
 from carcls import augment, inputs, photos
-from carcls.config import Config
+from carcls.config import Config, Stage
+from carcls.runtime import Runtime
 
 # Photos are kept a little larger than the network sees them, so that a zoomed-in crop is not blurred.
 MARGIN = 1.15
@@ -4297,8 +4333,9 @@ MARGIN = 1.15
 class PhotoCache:
     """Decoded photos at one size, each decoded when first asked for: row → uint8 (h, w, 3).
 
-    Every photo keeps its shape and is at least MARGIN × its fitted size, unless the file is
-    smaller. In memory while all of them fit into ``share`` of what is free, else in a file in scratch.
+    Every photo keeps its shape and is at least MARGIN × its fitted size, unless the file is smaller. Where they are
+    kept, ``kept_where`` decides: in memory, in a file in scratch, or as many as memory has room for; the others are then
+    decoded each time that they are asked for.
     """
 
     def __init__(self, frame: pd.DataFrame, height: int, width: int, fit: str, share: float, scratch: Path):
@@ -4306,46 +4343,45 @@ class PhotoCache:
         # What a test-time view of a photo is depends on its id, not on its place among the photos.
         self.keys = [zlib.crc32(str(ident).encode()) for ident in frame["id"]]
         self.readable = frame["readable"].to_numpy(bool)
-        full = frame[["height", "width"]].to_numpy(float)  # (N, 2)
-        full[~self.readable] = (height, width)
-        ratio = np.array([height, width]) / full
-        scale = (ratio.min(1) if fit == "pad" else ratio.max(1)) * MARGIN
-        self.full = full.astype(int)
-        self.shapes = np.maximum(1, np.ceil(full * np.minimum(scale, 1.0)[:, None])).astype(int)  # (N, 2)
-        sizes = self.shapes.prod(1) * 3
-        self.offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self.full, self.shapes = shapes(frame, height, width, fit)  # (N, 2), (N, 2)
+        self.offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)])
         self.bytes = int(self.offsets[-1])
         self.free = free_memory()
-        self.on_disk = self.bytes > share * self.free
-        if self.on_disk:
-            scratch.mkdir(parents=True, exist_ok=True)
-            room = shutil.disk_usage(scratch).free
-            if self.bytes > 0.95 * room:  # a full disk would kill the process without a word
-                raise inputs.InputError(
-                    f"{scratch}: {room / 1e9:.1f} GB free, the decoded photos need {self.bytes / 1e9:.1f} GB at "
-                    f"{height}x{width}; free some, take smaller stages, or raise cache_share to use memory"
-                )
-            with tempfile.NamedTemporaryFile(dir=scratch, prefix="photos-") as file:
-                file.truncate(self.bytes)
-                # The mapping keeps the space; the name is gone when the block ends, so nothing is left behind.
-                self.store: np.ndarray = np.memmap(file.name, np.uint8, "r+", shape=(self.bytes,))
-        else:
-            self.store = np.empty(self.bytes, np.uint8)
+        self.where = kept_where(self.bytes, share * self.free, disk_room(scratch))
+        store = _on_disk(self.bytes, scratch) if self.where == DISK else None
+        if self.where == DISK and store is None:
+            self.where = PART
+        self.kept = (
+            len(frame) if self.where != PART else int(np.searchsorted(self.offsets, share * self.free, "right")) - 1
+        )
+        self.store = _in_memory(int(self.offsets[self.kept])) if store is None else store
         self.done = np.zeros(len(frame), bool)
+        self.locks = [threading.Lock() for _ in range(64)]  # a photo that two threads ask for is decoded once
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __str__(self) -> str:
-        where = "on disk" if self.on_disk else "in memory"
-        return f"{len(self)} photos decoded {where}: {self.bytes / 1e9:.2f} GB of {self.free / 1e9:.1f} GB free"
+        size = f"{self.bytes / 1e9:.2f} GB, {self.free / 1e9:.1f} GB of memory free"
+        if self.where != PART:
+            return f"{len(self)} photos decoded {self.where}: {size}"
+        return (
+            f"{len(self)} photos decoded: {size}, not enough, nor has the disk; {self.kept} are kept, the others are decoded "
+            "again each time"
+        )
 
     def __getitem__(self, row: int) -> np.ndarray:
         h, w = self.shapes[row]
+        if row >= self.kept:
+            photo = np.empty((h, w, 3), np.uint8)
+            photo[:] = self._decode(row, h, w)
+            return photo
         slot = self.store[self.offsets[row] : self.offsets[row + 1]].reshape(h, w, 3)
         if not self.done[row]:
-            slot[:] = self._decode(row, h, w)
-            self.done[row] = True  # after the pixels: another thread may look at any moment
+            with self.locks[row % len(self.locks)]:
+                if not self.done[row]:
+                    slot[:] = self._decode(row, h, w)
+                    self.done[row] = True  # after the pixels: another thread may look at any moment
         return slot
 
     def _decode(self, row: int, h: int, w: int) -> np.ndarray | int:
@@ -4362,19 +4398,156 @@ class PhotoCache:
         return photo if photo.shape[:2] == (h, w) else cv2.resize(photo, (w, h), interpolation=cv2.INTER_LINEAR)
 
 
+MEMORY, DISK, PART = "in memory", "on disk", "in part"
+
+
+def kept_where(size: int, memory: float, disk: int) -> str:
+    """Where so many bytes of photos are kept: MEMORY if they fit into its bytes, else DISK, else PART of them in memory.
+
+    A whole cache on disk comes before a part in memory: a photo from the disk's page cache costs a copy, one that is
+    decoded again far more. But a run never ends for want of room.
+    """
+    if size <= memory:
+        return MEMORY
+    return DISK if size <= 0.95 * disk else PART
+
+
+def shapes(frame: pd.DataFrame, height: int, width: int, fit: str) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) height and width of each file and (N, 2) of what is kept of it, for photos of that size."""
+    readable = frame["readable"].to_numpy(bool)
+    full = frame[["height", "width"]].to_numpy(float)
+    full[~readable] = (height, width)
+    ratio = np.array([height, width]) / full
+    scale = (ratio.min(1) if fit == "pad" else ratio.max(1)) * MARGIN
+    return full.astype(int), np.maximum(1, np.ceil(full * np.minimum(scale, 1.0)[:, None])).astype(int)
+
+
+def _in_memory(size: int) -> np.ndarray:
+    """(size,) uint8, empty. A mapping of its own goes back to the system when the cache does, whatever malloc keeps."""
+    if not size:
+        return np.empty(0, np.uint8)
+    return np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+
+
+def _on_disk(size: int, scratch: Path) -> np.ndarray | None:
+    """(size,) uint8 in a file without a name, which leaves nothing behind; None if the disk has no room after all."""
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix="photos-") as file:
+        try:
+            # Room that is only promised (ftruncate) would kill the process without a word once the disk is full.
+            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            return None
+        return np.memmap(file.name, np.uint8, "r+", shape=(size,))  # keeps the space when the name is gone
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The decoded photos of one cache."""
+
+    size: int  # bytes of all of them
+    where: str  # MEMORY, DISK or PART
+    memory: int  # bytes that are kept in memory
+
+    def __str__(self) -> str:
+        gb = f"{self.size / 1e9:.2f} GB"
+        return f"{gb} {self.where}" if self.where != PART else (
+            f"{gb}, {self.memory / 1e9:.2f} of them in memory and the others, for which the disk has no room, decoded each time"
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decoded photos of a stage: how much there is of them, where they are kept, and what memory that takes."""
+
+    stage: Stage
+    training: Kept  # train and validation photos
+    test: Kept
+    beside: bool  # the test photos are predicted while the training photos are kept, not after
+    in_flight: int  # bytes of batches being made or waiting
+    free: int  # bytes of memory
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that are taken at most, beside the network's own."""
+        held = (self.training.memory, self.test.memory)
+        return (sum(held) if self.beside else max(held)) + self.in_flight
+
+    def __str__(self) -> str:
+        share = f" ({100 * self.memory / self.free:.0f} %)" if self.free else ""
+        return (
+            f"photos     {self.stage}: to train and validate {self.training}; {'beside them' if self.beside else 'then'} to "
+            f"predict {self.test}; with {self.in_flight / 1e9:.2f} GB of batches {self.memory / 1e9:.1f} of "
+            f"{self.free / 1e9:.1f} GB of free memory{share}"
+        )
+
+
+def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: int = -1) -> list[Plan]:
+    """What each stage will keep of the table's photos. free, disk: bytes; measured if negative.
+
+    Test photos are predicted beside the training photos after the first epoch and after each stage but the last, at the
+    stage's size; the last stage has given its photos back by then.
+    """
+    free = free_memory() if free < 0 else free
+    disk = disk_room(scratch) if disk < 0 else disk
+    is_test = (frame["fold"] == photos.TEST).to_numpy()
+
+    def kept(size: int, memory: int, room: int) -> Kept:
+        share = cfg.cache_share * memory
+        where = kept_where(size, share, room)
+        return Kept(size, where, {MEMORY: size, DISK: 0, PART: int(share)}[where])
+
+    plans = []
+    for number, stage in enumerate(cfg.stages):
+        sizes = shapes(frame, stage.height, stage.width, cfg.fit)[1].prod(1) * 3
+        beside = number == 0 or number + 1 < len(cfg.stages)
+        training = kept(int(sizes[~is_test].sum()), free, disk)
+        on_disk = training.size if training.where == DISK else 0
+        test = kept(int(sizes[is_test].sum()), free - beside * training.memory, disk - beside * on_disk)
+        batch = cfg.batch * stage.height * stage.width * 3 * (4 if cfg.mixup or cfg.cutmix else 1)
+        # Each thread makes one, as an array and as a tensor; two wait, one is in use.
+        plans.append(Plan(stage, training, test, beside, (2 * threads() + 3) * batch, free))
+    return plans
+
+
+def disk_room(scratch: Path) -> int:
+    """Bytes free where decoded photos are kept on disk; makes the folder."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(scratch).free
+
+
 def free_memory() -> int:
     """Bytes that this process may still take: of the machine, or of its control group if that is less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        rows = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free = int(rows["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        rows = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
-        cached = int(rows.get("inactive_file", 0))  # pages of files that the system gives back when asked
-        free = min(free, int(limit.read_text()) - int(used.read_text()) + cached)
-    return max(0, free)
+        free = _table(meminfo, ":")["MemAvailable"] * 1024
+    else:  # not Linux, whose systems do not say what they would give back: half of what there is
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return max(0, min([free, *_group_memory(Path("/sys/fs/cgroup"))]))
+
+
+def _group_memory(root: Path) -> list[int]:
+    """Bytes free in the control group (a container's), by version 2 or 1 of its files; empty without a limit."""
+    found = []
+    for folder, limit, used, prefix in (
+        (root, "memory.max", "memory.current", ""),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        if not all((folder / name).exists() for name in (limit, used, "memory.stat")):
+            continue
+        if (text := (folder / limit).read_text().strip()) == "max":
+            continue
+        pages = _table(folder / "memory.stat", " ")
+        # Pages of files are given back when asked for, also those of a cache on disk.
+        cached = sum(pages.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+        found.append(int(text) - int((folder / used).read_text()) + cached)
+    return found
+
+
+def _table(path: Path, separator: str) -> dict[str, int]:
+    rows = (line.split(separator) for line in path.read_text().splitlines())
+    return {name: int(value.split()[0]) for name, value in rows}
 
 
 @dataclass(frozen=True)
@@ -4390,6 +4563,7 @@ class Batches:
     maker: _Maker  # must live as long as the dataset is used
     steps: int  # an epoch of training, or one pass
     rows: int  # photos in it
+    batch: int  # photos per step, of all processes together
     views: int = 1
 
     def collect(self, outputs: np.ndarray) -> np.ndarray:
@@ -4409,19 +4583,23 @@ def make_batches(
     epochs: range = range(1),
     stage: int = 0,
     views: range = range(1),
-    static: bool = False,
+    rt: Runtime | None = None,
 ) -> Batches:
     """Batches of the given cache rows.
 
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
-    only whole batches are made, of the given epochs (numbers within the stage). Without it every row comes exactly once per view, in order, the
+    only whole batches are made, of the given epochs (numbers within the stage) and of at most as many rows as there are;
+    with fewer rows than devices the one batch is padded and masked. Without it every row comes exactly once per view, in order, the
     last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
     then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
-    static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
+    rt: what computes; None: one device. Its devices share a batch, so B is a multiple of their number (``batch_size``); of
+    several processes each makes its own share of every batch. With XLA the dataset's shapes are fixed; without it one
+    trace serves all sizes.
     """
+    rt = rt or _ONE_DEVICE
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
-    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views)
+    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views, rt)
     # TensorFlow keeps a numpy_function's function for as long as the process lives. It holds only a weak reference, so
     # that the photos go with the Batches.
     made_by = weakref.ref(maker)
@@ -4433,12 +4611,13 @@ def make_batches(
 
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, label, weights = tf.numpy_function(make, [i], (tf.uint8, tf.int64, tf.float32), stateful=False)
-        images.set_shape((batch, *size, 3) if static else (None, None, None, 3))
-        label.set_shape((batch if static else None,))
-        weights.set_shape((batch if static else None,))
+        images.set_shape((share, *size, 3) if rt.xla else (share, None, None, 3))
+        label.set_shape((share,))
+        weights.set_shape((share,))
         return images, tf.one_hot(label, classes), weights
 
-    batch = maker.batch
+    # A strategy splits batches whose size it knows; otherwise batches of all sizes share a trace.
+    share = maker.batch // rt.processes if rt.xla or rt.strategy else None
     first, end = (epochs.start * maker.steps, epochs.stop * maker.steps) if train else (0, maker.steps)
     mixed = train and (cfg.mixup or cfg.cutmix)
     # keras-cv draws from one generator: what earlier epochs have drawn is drawn again, on blank photos, to go on from there.
@@ -4447,7 +4626,10 @@ def make_batches(
     )
     if mixed:
         dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True).skip(first)
-    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), len(views))
+    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), maker.batch, len(views))
+
+
+_ONE_DEVICE = Runtime("tensorflow", ("any",), "float32", xla=False, fused_bn=False)
 
 
 class _Maker:
@@ -4463,11 +4645,15 @@ class _Maker:
         strength: Callable[[int], float] | None,
         stage: int,
         views: range,
+        rt: Runtime,
     ):
         self.cfg, self.cache, self.rows, self.labels = cfg, cache, rows, labels.astype(np.int64)
-        self.strength, self.stage, self.views = strength, stage, views
-        self.batch = min(cfg.batch, len(rows)) if strength else cfg.batch
-        self.steps = len(rows) // self.batch if strength else -(-len(rows) * len(views) // self.batch)
+        self.strength, self.stage, self.views, self.size = strength, stage, views, size
+        self.batch = rt.batch_size(cfg.batch, len(rows) if strength else None)
+        looks = len(rows) * len(views)
+        self.steps = max(1, len(rows) // self.batch) if strength else -(-looks // self.batch)
+        own = self.batch // rt.processes
+        self.own = slice(rt.process * own, (rt.process + 1) * own)  # this process's share of a batch
         self.policies = _Policies(cfg, size)
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -4475,28 +4661,41 @@ class _Maker:
 
     def blank(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A batch that nobody will see."""
-        shape = (self.batch, *self.policies.size, 3)
-        return np.zeros(shape, np.uint8), np.zeros(self.batch, np.int64), np.ones(self.batch, np.float32)
+        count = self.own.stop - self.own.start
+        shape = (count, *self.policies.size, 3)
+        return np.zeros(shape, np.uint8), np.zeros(count, np.int64), np.ones(count, np.float32)
 
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)
         policy = self.policies.get(self.cfg.augment, strength(epoch))
         order = np.random.default_rng((self.cfg.seed, self.stage, epoch)).permutation(len(self.rows))
-        chosen = order[step * self.batch : (step + 1) * self.batch]
-        images = [policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]]
-        return np.stack(images), self.labels[chosen], np.ones(self.batch, np.float32)
+        # Fewer rows than devices come again to fill the only batch, with weight 0.
+        places = np.arange(step * self.batch, (step + 1) * self.batch)[self.own]
+        chosen = order[places % len(order)]
+        images = self._stack(
+            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]
+        )
+        scale = max(1.0, self.batch / len(order))
+        return images, self.labels[chosen], (places < len(order)) * np.float32(scale)
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         looks = len(self.rows) * len(self.views)
-        places = np.arange(i * self.batch, (i + 1) * self.batch)
+        places = np.arange(i * self.batch, (i + 1) * self.batch)[self.own]
         numbers, chosen = np.divmod(np.minimum(places, looks - 1), len(self.rows))
-        images = [
+        images = self._stack(
             self.policies.look(self.cache[row], self.views[number], self.cache.keys[row])
             for number, row in zip(numbers, self.rows[chosen], strict=True)
-        ]
+        )
         # Keras divides a batch's loss by its size, padding included; this makes up for it over the whole pass.
         scale = self.steps * self.batch / looks
-        return np.stack(images), self.labels[chosen], (places < looks) * np.float32(scale)
+        return images, self.labels[chosen], (places < looks) * np.float32(scale)
+
+    def _stack(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """(B, H, W, 3) uint8, each photo written to its place as it comes: np.stack would hold all of them twice."""
+        batch = np.empty((self.own.stop - self.own.start, *self.size, 3), np.uint8)
+        for place, image in zip(batch, images, strict=True):
+            place[:] = image
+        return batch
 
 
 def threads() -> int:
@@ -5035,7 +5234,7 @@ def run(cfg: Config) -> Path:
     """
     start = time.monotonic()
     check(cfg)
-    place = inputs.locate(cfg)
+    place = runtime.apart(inputs.locate(cfg))
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
     _take_over(cfg, place)
@@ -5047,14 +5246,17 @@ def run(cfg: Config) -> Path:
     if len(cfg.members) > 1 and counted < blend.LEAST:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
-    budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
-    _say("machine", *rt.reasons, *([f"time       {budget.line}"] if budget else []))
-
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, figures, members, tta
+    from carcls import callbacks, decide, figures, members, pipeline, tta
+
+    plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
+    budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
+    _say("machine", *rt.reasons, *dict.fromkeys(str(plan) for each in plans for plan in each),
+         *([f"time       {budget.line}"] if budget else []))  # fmt: skip
+    runtime.same_files(rt, place)
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
-    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
+    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
     try:
@@ -5279,20 +5481,30 @@ def _say(title: str, *rows: str) -> None:
 # ==================================================================================================
 # carcls/runtime.py
 # ==================================================================================================
-MODULES["runtime.py"] = r'''"""Backend, devices, precision and threads: each choice is made here, once, and has its reason."""
+MODULES["runtime.py"] = r'''"""Backend, devices, processes, precision and threads: each choice is made here, once, and has its reason."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
+import io
 import os
 import platform
+import shutil
 import sys
-from dataclasses import dataclass, field
+import tempfile
+import zipfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from carcls import inputs
 from carcls.config import Config, ConfigError
+
+HEAD = "head"  # name of the network's output layer; with several processes each gets all of its logits
 
 
 @dataclass(frozen=True)
@@ -5300,13 +5512,27 @@ class Runtime:
     """What the run computes on."""
 
     backend: str  # "tensorflow" or "jax"
-    devices: tuple[str, ...]
+    devices: tuple[str, ...]  # of all processes
     precision: str  # a Keras dtype policy
     xla: bool
     fused_bn: bool  # TensorFlow's own kernel for batch normalisation
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
-    kind: str = "cpu"  # or "gpu", "tpu"
+    kind: str = "cpu"  # of the devices; or "gpu", "tpu"
+    process: int = 0  # number of this one of several that train together; only process 0 writes and prints
+    processes: int = 1
+
+    def batch_size(self, wanted: int, rows: int | None = None) -> int:
+        """Photos per step, all devices together: each device gets as many, so a multiple of their number.
+
+        It is the multiple nearest to ``wanted``; with ``rows``, for training, at most as many as whole devices' shares
+        of them make. Never less than one photo a device.
+        """
+        devices = len(self.devices)
+        batch = (wanted + devices // 2) // devices * devices
+        if rows is not None:
+            batch = min(batch, rows // devices * devices)
+        return max(devices, batch)
 
 
 def setup(cfg: Config) -> Runtime:
@@ -5317,7 +5543,8 @@ def setup(cfg: Config) -> Runtime:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # a Kaggle script's output is block-buffered
-    backend, why_backend = _backend(cfg)
+    process, processes = process_of()
+    backend, why_backend = _backend(cfg, processes)
     if "keras" in sys.modules and sys.modules["keras"].backend.backend() != backend:
         found = sys.modules["keras"].backend.backend()
         raise ConfigError(
@@ -5331,13 +5558,20 @@ def setup(cfg: Config) -> Runtime:
     # `make bench` measures them together with fused batch normalisation.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
+    if processes > 1:
+        _join(process, processes)  # before anything asks JAX for its devices
 
     import keras
     import tensorflow as tf
 
     if backend == "jax":
-        devices, kind, bfloat16 = _jax_devices(keras)
-        tf.config.set_visible_devices([], "GPU")  # tf.data only
+        tf.config.set_visible_devices([], "GPU")  # tf.data only; before anything of TensorFlow looks at the GPU
+        devices, kind, bfloat16 = _jax_devices(keras, processes)
+        if cfg.backend == "auto" and processes == 1 and kind == "cpu":
+            raise ConfigError(
+                "backend=auto: a TPU is attached, but jax finds none; restart the machine, install jax[tpu], or set "
+                "backend=tensorflow to train on the CPU"
+            )
     else:
         devices, kind, bfloat16 = _tf_devices(tf)
         if kind == "cpu":
@@ -5346,20 +5580,20 @@ def setup(cfg: Config) -> Runtime:
     precision, why_precision = _precision(cfg, kind, bfloat16)
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
-    odd = [mine.batch for mine in cfg.of_members() if mine.batch % len(devices)]
-    if backend == "jax" and odd:
-        raise ConfigError(
-            f"batch={odd[0]}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
-        )
     xla, why_xla = _xla(cfg, kind, backend, len(devices))
     fused = backend == "tensorflow" and not xla
     strategy = (
         tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
     )
+    rt = Runtime(
+        backend, tuple(devices), precision, xla, fused, strategy, kind=kind, process=process, processes=processes
+    )
     reasons = (
         f"backend    {backend}: {why_backend}",
         f"device     {len(devices)} × {kind} ({devices[0]}): "
         + ("no accelerator found" if kind == "cpu" else "the fastest one here"),
+        *([f"processes  {processes}: JAX_NUM_PROCESSES says so; process 0 writes and prints"] if processes > 1 else []),
+        *_shares(cfg, rt),
         f"precision  {precision}: {why_precision}",
         f"XLA        {'on' if xla else 'off'}: {why_xla}",
         *([f"CPU maths  {_cpu_maths()}"] if kind == "cpu" and backend == "tensorflow" else []),
@@ -5367,7 +5601,19 @@ def setup(cfg: Config) -> Runtime:
             "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
             "the compiler fuses it"),
     )  # fmt: skip
-    return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons, kind)
+    return replace(rt, reasons=reasons)
+
+
+def _shares(cfg: Config, rt: Runtime) -> list[str]:
+    """How several devices share the members' batches."""
+    devices = len(rt.devices)
+    wanted = sorted({mine.batch for mine in cfg.of_members()}) if devices > 1 else []
+    return [
+        f"batch      {batch}: {batch // devices} a device"
+        + (f"; batch={asked} is no multiple of {devices}, this is the nearest" if batch != asked else "")
+        for asked in wanted
+        for batch in [rt.batch_size(asked)]
+    ]
 
 
 def _cpu_maths() -> str:
@@ -5376,14 +5622,147 @@ def _cpu_maths() -> str:
     return "oneDNN: faster than TensorFlow's own kernels, which it prefers on processors without AVX-512"
 
 
-def _backend(cfg: Config) -> tuple[str, str]:
-    if cfg.backend == "jax" and importlib.util.find_spec("jax") is None:
+def _backend(cfg: Config, processes: int) -> tuple[str, str]:
+    if cfg.backend == "tensorflow" and processes > 1:
+        raise ConfigError(
+            f"backend=tensorflow: JAX_NUM_PROCESSES={processes}, and only jax trains in several processes; "
+            "expected auto or jax, or that variable unset"
+        )
+    if importlib.util.find_spec("jax") is None and (cfg.backend == "jax" or processes > 1):
         raise ConfigError("backend=jax: jax is not installed; expected auto or tensorflow, or pip install jax")
     if cfg.backend != "auto":
         return cfg.backend, "as set"
-    if os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or Path("/dev/accel0").exists():
+    if processes > 1:
+        return "jax", "it trains in several processes"
+    if has_tpu():
         return "jax", "a TPU is attached, which this TensorFlow cannot drive"
     return "tensorflow", "no TPU is attached"
+
+
+# As jax/_src/hardware_utils.py of jax 0.7.2 has them. Google's network cards have the same vendor and other numbers.
+_GOOGLE, _TPUS = "0x1ae0", {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
+
+
+def has_tpu(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether the environment or the PCI bus shows a TPU. Without importing jax, which would then hold it."""
+    if os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or Path("/dev/accel0").exists():
+        return True
+    cards = [(vendor.read_text().strip(), vendor.with_name("device")) for vendor in pci.glob("*/vendor")]
+    return any(device.read_text().strip() in _TPUS for vendor, device in cards if vendor == _GOOGLE)
+
+
+def process_of() -> tuple[int, int]:
+    """(number of this process, how many train together), from the variables that jax.distributed is started with.
+
+    JAX_COORDINATOR_ADDRESS is host:port of process 0, JAX_NUM_PROCESSES how many there are, JAX_PROCESS_ID which one
+    this is. (0, 1) where JAX_NUM_PROCESSES is unset or 1. Raises ConfigError if they do not go together.
+    """
+    found = {name: os.environ.get(name, "") for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
+    if found["JAX_NUM_PROCESSES"] in ("", "1"):
+        return 0, 1
+    for name, value in found.items():
+        if not value.isdecimal():
+            raise ConfigError(f"{name}={value!r}: expected a whole number, as JAX_NUM_PROCESSES is set")
+    process, processes = int(found["JAX_PROCESS_ID"]), int(found["JAX_NUM_PROCESSES"])
+    if not process < processes:
+        raise ConfigError(f"JAX_PROCESS_ID={process}: expected 0 to {processes - 1}, as JAX_NUM_PROCESSES={processes}")
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    if not address.rpartition(":")[2].isdecimal():
+        raise ConfigError(f"JAX_COORDINATOR_ADDRESS={address!r}: expected host:port of process 0")
+    return process, processes
+
+
+def _join(process: int, processes: int) -> None:
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have none of their own; others ignore it
+    jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], processes, process)
+
+
+def apart(place: inputs.Place) -> inputs.Place:
+    """The same place, for process 0 and for the only process.
+
+    Any other one gets a run folder of its own that vanishes with it, and no output: its run is the same as that of
+    process 0, whose files are the run's. Errors still reach stderr.
+    """
+    if process_of()[0] == 0:
+        return place
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as the process lives
+    place.scratch.mkdir(parents=True, exist_ok=True)
+    out = tempfile.mkdtemp(dir=place.scratch, prefix="process-")
+    atexit.register(shutil.rmtree, out, ignore_errors=True)
+    return replace(place, out=Path(out))
+
+
+def same_files(rt: Runtime, place: inputs.Place) -> None:
+    """Copy the files that process 0 has in its run folder, but for scratch, into the other processes' run folders.
+
+    A run that goes on from its files must find the same ones in every process. Every process has to call it.
+    """
+    if rt.processes == 1:
+        return
+    packed = io.BytesIO()
+    if rt.process == 0:
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in sorted(place.out.rglob("*")):
+                if path.is_file() and place.scratch not in path.parents:
+                    archive.write(path, path.relative_to(place.out))
+    mine = packed.getvalue()
+    size = int(_from_first(np.uint32(len(mine))))
+    sent = _from_first(np.frombuffer(mine, np.uint8) if rt.process == 0 else np.zeros(size, np.uint8))
+    if rt.process:
+        with zipfile.ZipFile(io.BytesIO(sent.tobytes())) as archive:
+            archive.extractall(place.out)
+
+
+def agree(rt: Runtime, value: float) -> float:
+    """Process 0's value, in every process: what depends on a clock must not differ between them.
+
+    Every process has to call it, equally often, or they wait for each other for ever. In float32.
+    """
+    return float(_from_first(np.float32(value))) if rt.processes > 1 else value
+
+
+def _from_first(value: Any) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+def memory_errors() -> tuple[type[BaseException], ...]:
+    """What to catch and then ask ``is_out_of_memory`` about: errors of the machine, not of our code."""
+    found: list[type[BaseException]] = [MemoryError]
+    if "tensorflow" in sys.modules:
+        errors = sys.modules["tensorflow"].errors
+        # cuDNN's and XLA's failures to get memory arrive as InternalError or UnknownError.
+        found += [errors.ResourceExhaustedError, errors.InternalError, errors.UnknownError]
+    if "jax" in sys.modules:
+        found.append(sys.modules["jax"].errors.JaxRuntimeError)  # XlaRuntimeError is the same class
+    return tuple(found)
+
+
+_NO_MEMORY = (
+    "RESOURCE_EXHAUSTED",
+    "out of memory",
+    "OUT_OF_MEMORY",
+    "OOM when allocating",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MemoryError",  # of Python code inside tf.data, which is where batches are made
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host's or the device's memory did not suffice, so that a smaller batch may do.
+
+    True for MemoryError, TensorFlow's ResourceExhaustedError, and TensorFlow's and JAX's errors that say so in their
+    message (JAX has no class of its own for it).
+    """
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, memory_errors()):
+        return False
+    exhausted = "tensorflow" in sys.modules and sys.modules["tensorflow"].errors.ResourceExhaustedError
+    return bool(exhausted and isinstance(error, exhausted)) or any(word in str(error) for word in _NO_MEMORY)
 
 
 def _tf_devices(tf: Any) -> tuple[list[str], str, bool]:
@@ -5397,14 +5776,35 @@ def _tf_devices(tf: Any) -> tuple[list[str], str, bool]:
     return names, "gpu", all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
 
 
-def _jax_devices(keras: Any) -> tuple[list[str], str, bool]:
+def _jax_devices(keras: Any, processes: int) -> tuple[list[str], str, bool]:
     import jax
 
     devices = jax.devices()
+    each = [sum(d.process_index == process for d in devices) for process in range(processes)]
+    if len(set(each)) > 1:
+        raise ConfigError(f"JAX_NUM_PROCESSES={processes}: the processes have {each} devices; expected as many in each")
     if len(devices) > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
+        keras.distribution.set_distribution(_data_parallel(keras, processes))
     kind = devices[0].platform
-    return [d.device_kind for d in devices], "gpu" if kind in ("cuda", "rocm") else kind, kind == "tpu"
+    if kind in ("gpu", "cuda", "rocm"):
+        # A string such as "7.5" (T4), "8.0" (A100); ROCm's are not numbers, and its cards have bfloat16.
+        capable = [str(getattr(d, "compute_capability", "")) for d in devices]
+        native = all(not c.replace(".", "").isdecimal() or float(c) >= 8 for c in capable)
+        return [d.device_kind for d in devices], "gpu", native
+    return [d.device_kind for d in devices], kind, kind == "tpu"
+
+
+def _data_parallel(keras: Any, processes: int) -> Any:
+    """Each device holds the network and a share of every batch; a process makes the batches' share of its own devices."""
+
+    class Replicas(keras.distribution.DataParallel):  # which keras it is, is known at run time only
+        def get_tensor_layout(self, path: str) -> Any:
+            # Else a process would hold the logits of its own photos only, and predict could not return the others.
+            if processes > 1 and path.split("/")[-2:] == [HEAD, "output"]:
+                return keras.distribution.TensorLayout([None, None], self.device_mesh)
+            return super().get_tensor_layout(path)
+
+    return Replicas(auto_shard_dataset=False)
 
 
 def _precision(cfg: Config, kind: str, bfloat16: bool) -> tuple[str, str]:
@@ -5431,12 +5831,6 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
         # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
         return False, "does not go together with several GPUs and mixed precision"
     return True, "fuses the small operations"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    import tensorflow as tf
-
-    return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def keep_memory() -> None:
@@ -6154,14 +6548,16 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
         try:
             trained = training.go(note, start)
             break
-        except Exception as error:  # anything but a lack of memory goes on up
-            if not runtime.is_out_of_memory(error) or batch // 2 < len(rt.devices):
+        except runtime.memory_errors() as error:
+            # One of several processes alone cannot change the batch.
+            if not runtime.is_out_of_memory(error) or batch <= len(rt.devices) or rt.processes > 1:
                 raise
-            batch //= 2
-            print(f"memory     out of it with batches of {batch * 2}: going on with {batch}, learning rate "
-                  f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
-        del training  # with its network, before the next one is made
+        # Out of the except block, whose traceback keeps tensors alive, and without the old network.
+        del training
         gc.collect()
+        before, batch = batch, rt.batch_size(batch // 2)
+        print(f"memory     out of it with batches of {before}: going on with {batch}, learning rate "
+              f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
         note = states.load(made_from)
         if note:
             states.amend(batch=batch)
@@ -6212,7 +6608,7 @@ class _Training:
         self.labels = self.frame["label"].to_numpy()
         self.train_rows, self.val_rows = np.split(np.arange(len(self.frame)), [len(self.table.train)])
         self.classes = len(self.table.classes)
-        self.batch = min(cfg.batch, len(self.train_rows))
+        self.batch = self.rt.batch_size(cfg.batch, len(self.train_rows))
         self.began = time.monotonic()
 
         keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
@@ -6298,7 +6694,7 @@ class _Training:
         size = (shape.height, shape.width)
         epoch = note["epoch"] if note else 0
         first = sum(plan.epochs[:number])  # epoch of the run that the stage begins with
-        steps_per_epoch = plan.steps or len(self.train_rows) // self.batch
+        steps_per_epoch = plan.steps or max(1, len(self.train_rows) // self.batch)
         at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
         if note and note["course"]:
             course = schedule.Course(**note["course"])
@@ -6307,10 +6703,10 @@ class _Training:
         rate = self._follow(course, at - epoch * steps_per_epoch)
         train = pipeline.make_batches(
             cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes, stage=number,
-            train=lambda e: plan.strength_at(cfg, first + e), epochs=range(epoch, plan.epochs[number]), static=self.rt.xla,
+            train=lambda e: plan.strength_at(cfg, first + e), epochs=range(epoch, plan.epochs[number]), rt=self.rt,
         )  # fmt: skip
         val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
-                                    static=self.rt.xla)  # fmt: skip
+                                    rt=self.rt)  # fmt: skip
 
         early = callbacks.EarlyStop(cfg, self.events)
         watchers: dict[str, Any] = {
@@ -6334,7 +6730,7 @@ class _Training:
         watchers["checkpoint"] = checkpoint = callbacks.Checkpoint(
             self.states, self.facts, state, len(self.rows) - epoch
         )
-        pace = (callbacks.Pace(plan, number, self.costs, self.time_left.deadline, lambda: checkpoint.seconds)
+        pace = (callbacks.Pace(plan, number, self.costs, self.time_left.deadline, lambda: checkpoint.seconds, partial(runtime.agree, self.rt))
                 if self.costs and self.time_left else None)  # fmt: skip
         for name, watcher in watchers.items():
             watcher.go_on(note["watchers"].get(name, {}) if note else {})
@@ -6345,6 +6741,7 @@ class _Training:
             watchers["progress"], early,
             *([keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / f"stage{number + 1}"), write_graph=False)]
               if cfg.tensorboard else []),
+            *([model.EqualReplicas(self.rt.strategy)] if self.rt.strategy else []),
             *([pace] if pace else []),
             checkpoint,  # after all whose fields it keeps
             *([self._first_epoch(shape)] if self.ready and not self.rows else []),
@@ -6389,25 +6786,25 @@ class _Training:
             size = (shape.height, shape.width)
             cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
             train = pipeline.make_batches(cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes,
-                                          stage=number, train=lambda e: cfg.strength, epochs=range(1), static=rt.xla)  # fmt: skip
+                                          stage=number, train=lambda e: cfg.strength, epochs=range(1), rt=rt)  # fmt: skip
             val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
-                                        static=rt.xla)  # fmt: skip
+                                        rt=rt)  # fmt: skip
             timed = _Timed()
             self.net.fit(train.dataset, steps_per_epoch=min(train.steps, _TIMED), callbacks=[timed], verbose=0)
-            step.append(timed.seconds())
+            step.append(runtime.agree(rt, timed.seconds()))
             if not number:
                 self.net.evaluate(val.dataset, steps=1, verbose=0)  # its tracing is no epoch's
             timed = _Timed()
             self.net.predict(val.dataset, steps=min(val.steps, _TIMED), callbacks=[timed], verbose=0)
-            photo.append(timed.seconds() / cfg.batch)
+            photo.append(runtime.agree(rt, timed.seconds() / val.batch))
             del cache, train, val
         model.restore(self.net, before)
         kept = time.monotonic()
         np.savez(self.folder / ".timed.part.npz", *before)
-        kept = time.monotonic() - kept
+        kept = runtime.agree(rt, time.monotonic() - kept)
         (self.folder / ".timed.part.npz").unlink()
 
-        n_train, n_val, n_test = len(self.train_rows) // self.batch, len(self.val_rows), len(self.table.test)
+        n_train, n_val, n_test = max(1, len(self.train_rows) // self.batch), len(self.val_rows), len(self.table.test)
         epoch = [s * n_train + p * n_val + kept for s, p in zip(step, photo, strict=True)]
         early = sum(p * n_test for p in photo[:1] + photo[:-1]) if self.ready else 0.0
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
@@ -6433,7 +6830,7 @@ class _Training:
 
     def _left(self) -> float:
         assert self.time_left
-        return self.time_left.deadline - time.monotonic()
+        return runtime.agree(self.rt, self.time_left.deadline - time.monotonic())
 
     def _seconds(self) -> float:
         """Of training in all sessions, without ``ready``."""
@@ -6495,8 +6892,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, pipeline, votes
+from carcls import inputs, pipeline, runtime, votes
 from carcls.config import Config, ConfigError, Stage
+from carcls.model import restore, state
 from carcls.runtime import Runtime
 from carcls.votes import Votes
 
@@ -6516,10 +6914,18 @@ def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: input
     labels = frame["label"].to_numpy()
     classes = model.output_shape[-1]
 
+    batch = cfg.batch
+
     def passes(rows: np.ndarray, numbers: range) -> np.ndarray:
-        made = pipeline.make_batches(cfg, cache, rows, labels[rows], size, classes, views=numbers, static=rt.xla)
-        logits = made.collect(model.predict(made.dataset, steps=made.steps, verbose=0))
-        return softmax(logits)  # (views, rows, classes)
+        nonlocal batch
+        while True:
+            mine = cfg.replace(batch=batch)
+            made = pipeline.make_batches(mine, cache, rows, labels[rows], size, classes, views=numbers, rt=rt)
+            logits = predict(rt, model, made)
+            if logits is not None:
+                return softmax(made.collect(logits))  # (views, rows, classes)
+            batch = rt.batch_size(made.batch // 2)
+            print(f"out of memory while predicting {made.batch} photos at a time; going on with {batch}", flush=True)
 
     start = time.perf_counter()
     cap = max(views, cap)
@@ -6536,6 +6942,22 @@ def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: input
         cast[on] = views = after
     made = Votes(frame["id"].tolist(), probs[: cast.max()], labels.astype(np.int64), cast)
     return made, time.perf_counter() - start
+
+
+def predict(rt: Runtime, model: Any, made: pipeline.Batches) -> np.ndarray | None:
+    """(steps × B, classes) logits; None if memory did not suffice and a smaller batch is possible, else that error.
+
+    The weights are the same after it in any case. With several processes it raises: one alone cannot change the batch.
+    """
+    kept = state(model, optimizer=False) if rt.backend == "jax" else None
+    try:
+        return model.predict(made.dataset, steps=made.steps, verbose=0)
+    except runtime.memory_errors() as error:
+        if not runtime.is_out_of_memory(error) or made.batch <= len(rt.devices) or rt.processes > 1:
+            raise
+        if kept:
+            restore(model, kept)
+        return None
 
 
 def photo_cache(cfg: Config, frame: pd.DataFrame, place: inputs.Place, stage: Stage) -> pipeline.PhotoCache:

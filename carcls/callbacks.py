@@ -420,21 +420,26 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
 class Pace(keras.callbacks.Callback):
     """Ends ``fit`` after an epoch where the time left demands a shorter plan; ``plan`` is then the new one."""
 
-    def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float]) -> None:
-        """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback."""
+    def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float],
+                 agree: Callable[[float], float] = float) -> None:  # fmt: skip
+        """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback.
+
+        ``agree``: makes several processes see the same clock.
+        """
         super().__init__()
-        self.plan, self.stage, self.costs, self.deadline, self.also = plan, stage, costs, deadline, also
+        self.plan, self.stage, self.costs, self.deadline = plan, stage, costs, deadline
+        self.also, self.agree = also, agree
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        took, expected = time.monotonic() - self._begin + self.also(), self.costs.epoch[self.stage]
+        took, expected = self.agree(time.monotonic() - self._begin + self.also()), self.costs.epoch[self.stage]
         # What is still to come is as much slower or faster than measured as this epoch was.
         pace = took / max(expected, 1e-9)
         self.costs = replace(self.costs, step=self.costs.step * pace, epoch=tuple(e * pace for e in self.costs.epoch),
                              view=self.costs.view * pace)  # fmt: skip
-        left = self.deadline - time.monotonic()
+        left = self.agree(self.deadline - time.monotonic())
         before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
         if self.plan is not before:
             self.model.stop_training = True

@@ -9,9 +9,7 @@ import numpy as np
 
 from carcls import backbones, fused, schedule
 from carcls.config import Config
-from carcls.runtime import Runtime
-
-HEAD = "head"  # name of the output layer
+from carcls.runtime import HEAD, Runtime
 
 
 def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
@@ -150,15 +148,45 @@ def compile_model(cfg: Config, model: keras.Model, rt: Runtime) -> Rate | None:
     return rate
 
 
-def state(model: keras.Model) -> list[np.ndarray]:
+def state(model: keras.Model, optimizer: bool = True) -> list[np.ndarray]:
     """Every number that training goes on from: weights, statistics, the generators of dropout, the optimiser's variables.
 
-    Keras's own weights files lose the generators: they write them and do not read them (3.13.2).
+    Without ``optimizer``, what a prediction can touch. Keras's own weights files lose the generators: they write them and do
+    not read them (3.13.2).
     """
-    return [np.array(v) for v in (*model.variables, *model.optimizer.variables)]
+    # np.array copies: on the CPU JAX and TensorFlow would lend us the very memory that the next step writes to.
+    return [np.array(variable) for variable in _variables(model, optimizer)]
 
 
 def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:
-    """Put a state back. Raises ValueError if it is of another network."""
-    for variable, array in zip((*model.variables, *model.optimizer.variables), arrays, strict=True):
+    """Put a state back. Raises ValueError if it is of another network.
+
+    Also after a step that failed, out of memory say: Keras on JAX takes a network's arrays out of its variables while a
+    step runs, and leaves them empty then; TensorFlow may leave a step half done.
+    """
+    optimizer = len(arrays) != len(model.variables)
+    for variable, array in zip(_variables(model, optimizer), arrays, strict=True):
         variable.assign(array)
+
+
+def _variables(model: keras.Model, optimizer: bool) -> list[Any]:
+    return [*model.variables, *(model.optimizer.variables if optimizer else [])]
+
+
+class EqualReplicas(keras.callbacks.Callback):
+    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each validation.
+
+    In Keras 3.13 each replica moves its own, from its share of the batches. Validation would then use several networks,
+    and a file would hold the first one's. Moving averages are linear: their mean is the moving average of the means, so
+    once an epoch is enough. (What BN normalises with in training stays each replica's own share of the batch.)
+    """
+
+    def __init__(self, strategy: Any):
+        super().__init__()
+        self.strategy = strategy
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        for layer in batch_norms(self.model):
+            for variable in (layer.moving_mean, layer.moving_variance):
+                copies = self.strategy.experimental_local_results(variable.value)
+                variable.assign(np.mean([np.asarray(copy) for copy in copies], 0))

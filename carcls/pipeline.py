@@ -6,13 +6,15 @@ order and augmentation depend on the seed alone, however many threads there are.
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import shutil
 import tempfile
 import threading
 import weakref
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,8 @@ import pandas as pd
 import tensorflow as tf
 
 from carcls import augment, inputs, photos
-from carcls.config import Config
+from carcls.config import Config, Stage
+from carcls.runtime import Runtime
 
 # Photos are kept a little larger than the network sees them, so that a zoomed-in crop is not blurred.
 MARGIN = 1.15
@@ -31,8 +34,9 @@ MARGIN = 1.15
 class PhotoCache:
     """Decoded photos at one size, each decoded when first asked for: row → uint8 (h, w, 3).
 
-    Every photo keeps its shape and is at least MARGIN × its fitted size, unless the file is
-    smaller. In memory while all of them fit into ``share`` of what is free, else in a file in scratch.
+    Every photo keeps its shape and is at least MARGIN × its fitted size, unless the file is smaller. Where they are
+    kept, ``kept_where`` decides: in memory, in a file in scratch, or as many as memory has room for; the others are then
+    decoded each time that they are asked for.
     """
 
     def __init__(self, frame: pd.DataFrame, height: int, width: int, fit: str, share: float, scratch: Path):
@@ -40,46 +44,45 @@ class PhotoCache:
         # What a test-time view of a photo is depends on its id, not on its place among the photos.
         self.keys = [zlib.crc32(str(ident).encode()) for ident in frame["id"]]
         self.readable = frame["readable"].to_numpy(bool)
-        full = frame[["height", "width"]].to_numpy(float)  # (N, 2)
-        full[~self.readable] = (height, width)
-        ratio = np.array([height, width]) / full
-        scale = (ratio.min(1) if fit == "pad" else ratio.max(1)) * MARGIN
-        self.full = full.astype(int)
-        self.shapes = np.maximum(1, np.ceil(full * np.minimum(scale, 1.0)[:, None])).astype(int)  # (N, 2)
-        sizes = self.shapes.prod(1) * 3
-        self.offsets = np.concatenate([[0], np.cumsum(sizes)])
+        self.full, self.shapes = shapes(frame, height, width, fit)  # (N, 2), (N, 2)
+        self.offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)])
         self.bytes = int(self.offsets[-1])
         self.free = free_memory()
-        self.on_disk = self.bytes > share * self.free
-        if self.on_disk:
-            scratch.mkdir(parents=True, exist_ok=True)
-            room = shutil.disk_usage(scratch).free
-            if self.bytes > 0.95 * room:  # a full disk would kill the process without a word
-                raise inputs.InputError(
-                    f"{scratch}: {room / 1e9:.1f} GB free, the decoded photos need {self.bytes / 1e9:.1f} GB at "
-                    f"{height}x{width}; free some, take smaller stages, or raise cache_share to use memory"
-                )
-            with tempfile.NamedTemporaryFile(dir=scratch, prefix="photos-") as file:
-                file.truncate(self.bytes)
-                # The mapping keeps the space; the name is gone when the block ends, so nothing is left behind.
-                self.store: np.ndarray = np.memmap(file.name, np.uint8, "r+", shape=(self.bytes,))
-        else:
-            self.store = np.empty(self.bytes, np.uint8)
+        self.where = kept_where(self.bytes, share * self.free, disk_room(scratch))
+        store = _on_disk(self.bytes, scratch) if self.where == DISK else None
+        if self.where == DISK and store is None:
+            self.where = PART
+        self.kept = (
+            len(frame) if self.where != PART else int(np.searchsorted(self.offsets, share * self.free, "right")) - 1
+        )
+        self.store = _in_memory(int(self.offsets[self.kept])) if store is None else store
         self.done = np.zeros(len(frame), bool)
+        self.locks = [threading.Lock() for _ in range(64)]  # a photo that two threads ask for is decoded once
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __str__(self) -> str:
-        where = "on disk" if self.on_disk else "in memory"
-        return f"{len(self)} photos decoded {where}: {self.bytes / 1e9:.2f} GB of {self.free / 1e9:.1f} GB free"
+        size = f"{self.bytes / 1e9:.2f} GB, {self.free / 1e9:.1f} GB of memory free"
+        if self.where != PART:
+            return f"{len(self)} photos decoded {self.where}: {size}"
+        return (
+            f"{len(self)} photos decoded: {size}, not enough, nor has the disk; {self.kept} are kept, the others are decoded "
+            "again each time"
+        )
 
     def __getitem__(self, row: int) -> np.ndarray:
         h, w = self.shapes[row]
+        if row >= self.kept:
+            photo = np.empty((h, w, 3), np.uint8)
+            photo[:] = self._decode(row, h, w)
+            return photo
         slot = self.store[self.offsets[row] : self.offsets[row + 1]].reshape(h, w, 3)
         if not self.done[row]:
-            slot[:] = self._decode(row, h, w)
-            self.done[row] = True  # after the pixels: another thread may look at any moment
+            with self.locks[row % len(self.locks)]:
+                if not self.done[row]:
+                    slot[:] = self._decode(row, h, w)
+                    self.done[row] = True  # after the pixels: another thread may look at any moment
         return slot
 
     def _decode(self, row: int, h: int, w: int) -> np.ndarray | int:
@@ -96,19 +99,156 @@ class PhotoCache:
         return photo if photo.shape[:2] == (h, w) else cv2.resize(photo, (w, h), interpolation=cv2.INTER_LINEAR)
 
 
+MEMORY, DISK, PART = "in memory", "on disk", "in part"
+
+
+def kept_where(size: int, memory: float, disk: int) -> str:
+    """Where so many bytes of photos are kept: MEMORY if they fit into its bytes, else DISK, else PART of them in memory.
+
+    A whole cache on disk comes before a part in memory: a photo from the disk's page cache costs a copy, one that is
+    decoded again far more. But a run never ends for want of room.
+    """
+    if size <= memory:
+        return MEMORY
+    return DISK if size <= 0.95 * disk else PART
+
+
+def shapes(frame: pd.DataFrame, height: int, width: int, fit: str) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 2) height and width of each file and (N, 2) of what is kept of it, for photos of that size."""
+    readable = frame["readable"].to_numpy(bool)
+    full = frame[["height", "width"]].to_numpy(float)
+    full[~readable] = (height, width)
+    ratio = np.array([height, width]) / full
+    scale = (ratio.min(1) if fit == "pad" else ratio.max(1)) * MARGIN
+    return full.astype(int), np.maximum(1, np.ceil(full * np.minimum(scale, 1.0)[:, None])).astype(int)
+
+
+def _in_memory(size: int) -> np.ndarray:
+    """(size,) uint8, empty. A mapping of its own goes back to the system when the cache does, whatever malloc keeps."""
+    if not size:
+        return np.empty(0, np.uint8)
+    return np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+
+
+def _on_disk(size: int, scratch: Path) -> np.ndarray | None:
+    """(size,) uint8 in a file without a name, which leaves nothing behind; None if the disk has no room after all."""
+    with tempfile.NamedTemporaryFile(dir=scratch, prefix="photos-") as file:
+        try:
+            # Room that is only promised (ftruncate) would kill the process without a word once the disk is full.
+            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            return None
+        return np.memmap(file.name, np.uint8, "r+", shape=(size,))  # keeps the space when the name is gone
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The decoded photos of one cache."""
+
+    size: int  # bytes of all of them
+    where: str  # MEMORY, DISK or PART
+    memory: int  # bytes that are kept in memory
+
+    def __str__(self) -> str:
+        gb = f"{self.size / 1e9:.2f} GB"
+        return f"{gb} {self.where}" if self.where != PART else (
+            f"{gb}, {self.memory / 1e9:.2f} of them in memory and the others, for which the disk has no room, decoded each time"
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decoded photos of a stage: how much there is of them, where they are kept, and what memory that takes."""
+
+    stage: Stage
+    training: Kept  # train and validation photos
+    test: Kept
+    beside: bool  # the test photos are predicted while the training photos are kept, not after
+    in_flight: int  # bytes of batches being made or waiting
+    free: int  # bytes of memory
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that are taken at most, beside the network's own."""
+        held = (self.training.memory, self.test.memory)
+        return (sum(held) if self.beside else max(held)) + self.in_flight
+
+    def __str__(self) -> str:
+        share = f" ({100 * self.memory / self.free:.0f} %)" if self.free else ""
+        return (
+            f"photos     {self.stage}: to train and validate {self.training}; {'beside them' if self.beside else 'then'} to "
+            f"predict {self.test}; with {self.in_flight / 1e9:.2f} GB of batches {self.memory / 1e9:.1f} of "
+            f"{self.free / 1e9:.1f} GB of free memory{share}"
+        )
+
+
+def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: int = -1) -> list[Plan]:
+    """What each stage will keep of the table's photos. free, disk: bytes; measured if negative.
+
+    Test photos are predicted beside the training photos after the first epoch and after each stage but the last, at the
+    stage's size; the last stage has given its photos back by then.
+    """
+    free = free_memory() if free < 0 else free
+    disk = disk_room(scratch) if disk < 0 else disk
+    is_test = (frame["fold"] == photos.TEST).to_numpy()
+
+    def kept(size: int, memory: int, room: int) -> Kept:
+        share = cfg.cache_share * memory
+        where = kept_where(size, share, room)
+        return Kept(size, where, {MEMORY: size, DISK: 0, PART: int(share)}[where])
+
+    plans = []
+    for number, stage in enumerate(cfg.stages):
+        sizes = shapes(frame, stage.height, stage.width, cfg.fit)[1].prod(1) * 3
+        beside = number == 0 or number + 1 < len(cfg.stages)
+        training = kept(int(sizes[~is_test].sum()), free, disk)
+        on_disk = training.size if training.where == DISK else 0
+        test = kept(int(sizes[is_test].sum()), free - beside * training.memory, disk - beside * on_disk)
+        batch = cfg.batch * stage.height * stage.width * 3 * (4 if cfg.mixup or cfg.cutmix else 1)
+        # Each thread makes one, as an array and as a tensor; two wait, one is in use.
+        plans.append(Plan(stage, training, test, beside, (2 * threads() + 3) * batch, free))
+    return plans
+
+
+def disk_room(scratch: Path) -> int:
+    """Bytes free where decoded photos are kept on disk; makes the folder."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(scratch).free
+
+
 def free_memory() -> int:
     """Bytes that this process may still take: of the machine, or of its control group if that is less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        rows = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        free = int(rows["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        rows = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines())
-        cached = int(rows.get("inactive_file", 0))  # pages of files that the system gives back when asked
-        free = min(free, int(limit.read_text()) - int(used.read_text()) + cached)
-    return max(0, free)
+        free = _table(meminfo, ":")["MemAvailable"] * 1024
+    else:  # not Linux, whose systems do not say what they would give back: half of what there is
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return max(0, min([free, *_group_memory(Path("/sys/fs/cgroup"))]))
+
+
+def _group_memory(root: Path) -> list[int]:
+    """Bytes free in the control group (a container's), by version 2 or 1 of its files; empty without a limit."""
+    found = []
+    for folder, limit, used, prefix in (
+        (root, "memory.max", "memory.current", ""),
+        (root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ):
+        if not all((folder / name).exists() for name in (limit, used, "memory.stat")):
+            continue
+        if (text := (folder / limit).read_text().strip()) == "max":
+            continue
+        pages = _table(folder / "memory.stat", " ")
+        # Pages of files are given back when asked for, also those of a cache on disk.
+        cached = sum(pages.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+        found.append(int(text) - int((folder / used).read_text()) + cached)
+    return found
+
+
+def _table(path: Path, separator: str) -> dict[str, int]:
+    rows = (line.split(separator) for line in path.read_text().splitlines())
+    return {name: int(value.split()[0]) for name, value in rows}
 
 
 @dataclass(frozen=True)
@@ -124,6 +264,7 @@ class Batches:
     maker: _Maker  # must live as long as the dataset is used
     steps: int  # an epoch of training, or one pass
     rows: int  # photos in it
+    batch: int  # photos per step, of all processes together
     views: int = 1
 
     def collect(self, outputs: np.ndarray) -> np.ndarray:
@@ -143,19 +284,23 @@ def make_batches(
     epochs: range = range(1),
     stage: int = 0,
     views: range = range(1),
-    static: bool = False,
+    rt: Runtime | None = None,
 ) -> Batches:
     """Batches of the given cache rows.
 
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
-    only whole batches are made, of the given epochs (numbers within the stage). Without it every row comes exactly once per view, in order, the
+    only whole batches are made, of the given epochs (numbers within the stage) and of at most as many rows as there are;
+    with fewer rows than devices the one batch is padded and masked. Without it every row comes exactly once per view, in order, the
     last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
     then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
-    static: fix H and W in the dataset's shapes (XLA wants that; without it one trace serves all sizes).
+    rt: what computes; None: one device. Its devices share a batch, so B is a multiple of their number (``batch_size``); of
+    several processes each makes its own share of every batch. With XLA the dataset's shapes are fixed; without it one
+    trace serves all sizes.
     """
+    rt = rt or _ONE_DEVICE
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
-    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views)
+    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views, rt)
     # TensorFlow keeps a numpy_function's function for as long as the process lives. It holds only a weak reference, so
     # that the photos go with the Batches.
     made_by = weakref.ref(maker)
@@ -167,12 +312,13 @@ def make_batches(
 
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, label, weights = tf.numpy_function(make, [i], (tf.uint8, tf.int64, tf.float32), stateful=False)
-        images.set_shape((batch, *size, 3) if static else (None, None, None, 3))
-        label.set_shape((batch if static else None,))
-        weights.set_shape((batch if static else None,))
+        images.set_shape((share, *size, 3) if rt.xla else (share, None, None, 3))
+        label.set_shape((share,))
+        weights.set_shape((share,))
         return images, tf.one_hot(label, classes), weights
 
-    batch = maker.batch
+    # A strategy splits batches whose size it knows; otherwise batches of all sizes share a trace.
+    share = maker.batch // rt.processes if rt.xla or rt.strategy else None
     first, end = (epochs.start * maker.steps, epochs.stop * maker.steps) if train else (0, maker.steps)
     mixed = train and (cfg.mixup or cfg.cutmix)
     # keras-cv draws from one generator: what earlier epochs have drawn is drawn again, on blank photos, to go on from there.
@@ -181,7 +327,10 @@ def make_batches(
     )
     if mixed:
         dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True).skip(first)
-    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), len(views))
+    return Batches(dataset.prefetch(2), maker, maker.steps, len(rows), maker.batch, len(views))
+
+
+_ONE_DEVICE = Runtime("tensorflow", ("any",), "float32", xla=False, fused_bn=False)
 
 
 class _Maker:
@@ -197,11 +346,15 @@ class _Maker:
         strength: Callable[[int], float] | None,
         stage: int,
         views: range,
+        rt: Runtime,
     ):
         self.cfg, self.cache, self.rows, self.labels = cfg, cache, rows, labels.astype(np.int64)
-        self.strength, self.stage, self.views = strength, stage, views
-        self.batch = min(cfg.batch, len(rows)) if strength else cfg.batch
-        self.steps = len(rows) // self.batch if strength else -(-len(rows) * len(views) // self.batch)
+        self.strength, self.stage, self.views, self.size = strength, stage, views, size
+        self.batch = rt.batch_size(cfg.batch, len(rows) if strength else None)
+        looks = len(rows) * len(views)
+        self.steps = max(1, len(rows) // self.batch) if strength else -(-looks // self.batch)
+        own = self.batch // rt.processes
+        self.own = slice(rt.process * own, (rt.process + 1) * own)  # this process's share of a batch
         self.policies = _Policies(cfg, size)
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -209,28 +362,41 @@ class _Maker:
 
     def blank(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A batch that nobody will see."""
-        shape = (self.batch, *self.policies.size, 3)
-        return np.zeros(shape, np.uint8), np.zeros(self.batch, np.int64), np.ones(self.batch, np.float32)
+        count = self.own.stop - self.own.start
+        shape = (count, *self.policies.size, 3)
+        return np.zeros(shape, np.uint8), np.zeros(count, np.int64), np.ones(count, np.float32)
 
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)
         policy = self.policies.get(self.cfg.augment, strength(epoch))
         order = np.random.default_rng((self.cfg.seed, self.stage, epoch)).permutation(len(self.rows))
-        chosen = order[step * self.batch : (step + 1) * self.batch]
-        images = [policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]]
-        return np.stack(images), self.labels[chosen], np.ones(self.batch, np.float32)
+        # Fewer rows than devices come again to fill the only batch, with weight 0.
+        places = np.arange(step * self.batch, (step + 1) * self.batch)[self.own]
+        chosen = order[places % len(order)]
+        images = self._stack(
+            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]
+        )
+        scale = max(1.0, self.batch / len(order))
+        return images, self.labels[chosen], (places < len(order)) * np.float32(scale)
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         looks = len(self.rows) * len(self.views)
-        places = np.arange(i * self.batch, (i + 1) * self.batch)
+        places = np.arange(i * self.batch, (i + 1) * self.batch)[self.own]
         numbers, chosen = np.divmod(np.minimum(places, looks - 1), len(self.rows))
-        images = [
+        images = self._stack(
             self.policies.look(self.cache[row], self.views[number], self.cache.keys[row])
             for number, row in zip(numbers, self.rows[chosen], strict=True)
-        ]
+        )
         # Keras divides a batch's loss by its size, padding included; this makes up for it over the whole pass.
         scale = self.steps * self.batch / looks
-        return np.stack(images), self.labels[chosen], (places < looks) * np.float32(scale)
+        return images, self.labels[chosen], (places < looks) * np.float32(scale)
+
+    def _stack(self, images: Iterable[np.ndarray]) -> np.ndarray:
+        """(B, H, W, 3) uint8, each photo written to its place as it comes: np.stack would hold all of them twice."""
+        batch = np.empty((self.own.stop - self.own.start, *self.size, 3), np.uint8)
+        for place, image in zip(batch, images, strict=True):
+            place[:] = image
+        return batch
 
 
 def threads() -> int:

@@ -28,7 +28,7 @@ def run(cfg: Config) -> Path:
     """
     start = time.monotonic()
     check(cfg)
-    place = inputs.locate(cfg)
+    place = runtime.apart(inputs.locate(cfg))
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
     _take_over(cfg, place)
@@ -40,14 +40,17 @@ def run(cfg: Config) -> Path:
     if len(cfg.members) > 1 and counted < blend.LEAST:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
-    budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
-    _say("machine", *rt.reasons, *([f"time       {budget.line}"] if budget else []))
-
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, figures, members, tta
+    from carcls import callbacks, decide, figures, members, pipeline, tta
+
+    plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
+    budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
+    _say("machine", *rt.reasons, *dict.fromkeys(str(plan) for each in plans for plan in each),
+         *([f"time       {budget.line}"] if budget else []))  # fmt: skip
+    runtime.same_files(rt, place)
 
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
-    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url else None
+    monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
     try:

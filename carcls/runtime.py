@@ -1,17 +1,27 @@
-"""Backend, devices, precision and threads: each choice is made here, once, and has its reason."""
+"""Backend, devices, processes, precision and threads: each choice is made here, once, and has its reason."""
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
+import io
 import os
 import platform
+import shutil
 import sys
-from dataclasses import dataclass, field
+import tempfile
+import zipfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from carcls import inputs
 from carcls.config import Config, ConfigError
+
+HEAD = "head"  # name of the network's output layer; with several processes each gets all of its logits
 
 
 @dataclass(frozen=True)
@@ -19,13 +29,27 @@ class Runtime:
     """What the run computes on."""
 
     backend: str  # "tensorflow" or "jax"
-    devices: tuple[str, ...]
+    devices: tuple[str, ...]  # of all processes
     precision: str  # a Keras dtype policy
     xla: bool
     fused_bn: bool  # TensorFlow's own kernel for batch normalisation
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
-    kind: str = "cpu"  # or "gpu", "tpu"
+    kind: str = "cpu"  # of the devices; or "gpu", "tpu"
+    process: int = 0  # number of this one of several that train together; only process 0 writes and prints
+    processes: int = 1
+
+    def batch_size(self, wanted: int, rows: int | None = None) -> int:
+        """Photos per step, all devices together: each device gets as many, so a multiple of their number.
+
+        It is the multiple nearest to ``wanted``; with ``rows``, for training, at most as many as whole devices' shares
+        of them make. Never less than one photo a device.
+        """
+        devices = len(self.devices)
+        batch = (wanted + devices // 2) // devices * devices
+        if rows is not None:
+            batch = min(batch, rows // devices * devices)
+        return max(devices, batch)
 
 
 def setup(cfg: Config) -> Runtime:
@@ -36,7 +60,8 @@ def setup(cfg: Config) -> Runtime:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # a Kaggle script's output is block-buffered
-    backend, why_backend = _backend(cfg)
+    process, processes = process_of()
+    backend, why_backend = _backend(cfg, processes)
     if "keras" in sys.modules and sys.modules["keras"].backend.backend() != backend:
         found = sys.modules["keras"].backend.backend()
         raise ConfigError(
@@ -50,13 +75,20 @@ def setup(cfg: Config) -> Runtime:
     # `make bench` measures them together with fused batch normalisation.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
+    if processes > 1:
+        _join(process, processes)  # before anything asks JAX for its devices
 
     import keras
     import tensorflow as tf
 
     if backend == "jax":
-        devices, kind, bfloat16 = _jax_devices(keras)
-        tf.config.set_visible_devices([], "GPU")  # tf.data only
+        tf.config.set_visible_devices([], "GPU")  # tf.data only; before anything of TensorFlow looks at the GPU
+        devices, kind, bfloat16 = _jax_devices(keras, processes)
+        if cfg.backend == "auto" and processes == 1 and kind == "cpu":
+            raise ConfigError(
+                "backend=auto: a TPU is attached, but jax finds none; restart the machine, install jax[tpu], or set "
+                "backend=tensorflow to train on the CPU"
+            )
     else:
         devices, kind, bfloat16 = _tf_devices(tf)
         if kind == "cpu":
@@ -65,20 +97,20 @@ def setup(cfg: Config) -> Runtime:
     precision, why_precision = _precision(cfg, kind, bfloat16)
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
-    odd = [mine.batch for mine in cfg.of_members() if mine.batch % len(devices)]
-    if backend == "jax" and odd:
-        raise ConfigError(
-            f"batch={odd[0]}: {len(devices)} devices share a batch; expected a multiple of {len(devices)}"
-        )
     xla, why_xla = _xla(cfg, kind, backend, len(devices))
     fused = backend == "tensorflow" and not xla
     strategy = (
         tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
     )
+    rt = Runtime(
+        backend, tuple(devices), precision, xla, fused, strategy, kind=kind, process=process, processes=processes
+    )
     reasons = (
         f"backend    {backend}: {why_backend}",
         f"device     {len(devices)} × {kind} ({devices[0]}): "
         + ("no accelerator found" if kind == "cpu" else "the fastest one here"),
+        *([f"processes  {processes}: JAX_NUM_PROCESSES says so; process 0 writes and prints"] if processes > 1 else []),
+        *_shares(cfg, rt),
         f"precision  {precision}: {why_precision}",
         f"XLA        {'on' if xla else 'off'}: {why_xla}",
         *([f"CPU maths  {_cpu_maths()}"] if kind == "cpu" and backend == "tensorflow" else []),
@@ -86,7 +118,19 @@ def setup(cfg: Config) -> Runtime:
             "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
             "the compiler fuses it"),
     )  # fmt: skip
-    return Runtime(backend, tuple(devices), precision, xla, fused, strategy, reasons, kind)
+    return replace(rt, reasons=reasons)
+
+
+def _shares(cfg: Config, rt: Runtime) -> list[str]:
+    """How several devices share the members' batches."""
+    devices = len(rt.devices)
+    wanted = sorted({mine.batch for mine in cfg.of_members()}) if devices > 1 else []
+    return [
+        f"batch      {batch}: {batch // devices} a device"
+        + (f"; batch={asked} is no multiple of {devices}, this is the nearest" if batch != asked else "")
+        for asked in wanted
+        for batch in [rt.batch_size(asked)]
+    ]
 
 
 def _cpu_maths() -> str:
@@ -95,14 +139,147 @@ def _cpu_maths() -> str:
     return "oneDNN: faster than TensorFlow's own kernels, which it prefers on processors without AVX-512"
 
 
-def _backend(cfg: Config) -> tuple[str, str]:
-    if cfg.backend == "jax" and importlib.util.find_spec("jax") is None:
+def _backend(cfg: Config, processes: int) -> tuple[str, str]:
+    if cfg.backend == "tensorflow" and processes > 1:
+        raise ConfigError(
+            f"backend=tensorflow: JAX_NUM_PROCESSES={processes}, and only jax trains in several processes; "
+            "expected auto or jax, or that variable unset"
+        )
+    if importlib.util.find_spec("jax") is None and (cfg.backend == "jax" or processes > 1):
         raise ConfigError("backend=jax: jax is not installed; expected auto or tensorflow, or pip install jax")
     if cfg.backend != "auto":
         return cfg.backend, "as set"
-    if os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or Path("/dev/accel0").exists():
+    if processes > 1:
+        return "jax", "it trains in several processes"
+    if has_tpu():
         return "jax", "a TPU is attached, which this TensorFlow cannot drive"
     return "tensorflow", "no TPU is attached"
+
+
+# As jax/_src/hardware_utils.py of jax 0.7.2 has them. Google's network cards have the same vendor and other numbers.
+_GOOGLE, _TPUS = "0x1ae0", {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
+
+
+def has_tpu(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
+    """Whether the environment or the PCI bus shows a TPU. Without importing jax, which would then hold it."""
+    if os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE") or Path("/dev/accel0").exists():
+        return True
+    cards = [(vendor.read_text().strip(), vendor.with_name("device")) for vendor in pci.glob("*/vendor")]
+    return any(device.read_text().strip() in _TPUS for vendor, device in cards if vendor == _GOOGLE)
+
+
+def process_of() -> tuple[int, int]:
+    """(number of this process, how many train together), from the variables that jax.distributed is started with.
+
+    JAX_COORDINATOR_ADDRESS is host:port of process 0, JAX_NUM_PROCESSES how many there are, JAX_PROCESS_ID which one
+    this is. (0, 1) where JAX_NUM_PROCESSES is unset or 1. Raises ConfigError if they do not go together.
+    """
+    found = {name: os.environ.get(name, "") for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")}
+    if found["JAX_NUM_PROCESSES"] in ("", "1"):
+        return 0, 1
+    for name, value in found.items():
+        if not value.isdecimal():
+            raise ConfigError(f"{name}={value!r}: expected a whole number, as JAX_NUM_PROCESSES is set")
+    process, processes = int(found["JAX_PROCESS_ID"]), int(found["JAX_NUM_PROCESSES"])
+    if not process < processes:
+        raise ConfigError(f"JAX_PROCESS_ID={process}: expected 0 to {processes - 1}, as JAX_NUM_PROCESSES={processes}")
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    if not address.rpartition(":")[2].isdecimal():
+        raise ConfigError(f"JAX_COORDINATOR_ADDRESS={address!r}: expected host:port of process 0")
+    return process, processes
+
+
+def _join(process: int, processes: int) -> None:
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have none of their own; others ignore it
+    jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], processes, process)
+
+
+def apart(place: inputs.Place) -> inputs.Place:
+    """The same place, for process 0 and for the only process.
+
+    Any other one gets a run folder of its own that vanishes with it, and no output: its run is the same as that of
+    process 0, whose files are the run's. Errors still reach stderr.
+    """
+    if process_of()[0] == 0:
+        return place
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as the process lives
+    place.scratch.mkdir(parents=True, exist_ok=True)
+    out = tempfile.mkdtemp(dir=place.scratch, prefix="process-")
+    atexit.register(shutil.rmtree, out, ignore_errors=True)
+    return replace(place, out=Path(out))
+
+
+def same_files(rt: Runtime, place: inputs.Place) -> None:
+    """Copy the files that process 0 has in its run folder, but for scratch, into the other processes' run folders.
+
+    A run that goes on from its files must find the same ones in every process. Every process has to call it.
+    """
+    if rt.processes == 1:
+        return
+    packed = io.BytesIO()
+    if rt.process == 0:
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in sorted(place.out.rglob("*")):
+                if path.is_file() and place.scratch not in path.parents:
+                    archive.write(path, path.relative_to(place.out))
+    mine = packed.getvalue()
+    size = int(_from_first(np.uint32(len(mine))))
+    sent = _from_first(np.frombuffer(mine, np.uint8) if rt.process == 0 else np.zeros(size, np.uint8))
+    if rt.process:
+        with zipfile.ZipFile(io.BytesIO(sent.tobytes())) as archive:
+            archive.extractall(place.out)
+
+
+def agree(rt: Runtime, value: float) -> float:
+    """Process 0's value, in every process: what depends on a clock must not differ between them.
+
+    Every process has to call it, equally often, or they wait for each other for ever. In float32.
+    """
+    return float(_from_first(np.float32(value))) if rt.processes > 1 else value
+
+
+def _from_first(value: Any) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+def memory_errors() -> tuple[type[BaseException], ...]:
+    """What to catch and then ask ``is_out_of_memory`` about: errors of the machine, not of our code."""
+    found: list[type[BaseException]] = [MemoryError]
+    if "tensorflow" in sys.modules:
+        errors = sys.modules["tensorflow"].errors
+        # cuDNN's and XLA's failures to get memory arrive as InternalError or UnknownError.
+        found += [errors.ResourceExhaustedError, errors.InternalError, errors.UnknownError]
+    if "jax" in sys.modules:
+        found.append(sys.modules["jax"].errors.JaxRuntimeError)  # XlaRuntimeError is the same class
+    return tuple(found)
+
+
+_NO_MEMORY = (
+    "RESOURCE_EXHAUSTED",
+    "out of memory",
+    "OUT_OF_MEMORY",
+    "OOM when allocating",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MemoryError",  # of Python code inside tf.data, which is where batches are made
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host's or the device's memory did not suffice, so that a smaller batch may do.
+
+    True for MemoryError, TensorFlow's ResourceExhaustedError, and TensorFlow's and JAX's errors that say so in their
+    message (JAX has no class of its own for it).
+    """
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, memory_errors()):
+        return False
+    exhausted = "tensorflow" in sys.modules and sys.modules["tensorflow"].errors.ResourceExhaustedError
+    return bool(exhausted and isinstance(error, exhausted)) or any(word in str(error) for word in _NO_MEMORY)
 
 
 def _tf_devices(tf: Any) -> tuple[list[str], str, bool]:
@@ -116,14 +293,35 @@ def _tf_devices(tf: Any) -> tuple[list[str], str, bool]:
     return names, "gpu", all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
 
 
-def _jax_devices(keras: Any) -> tuple[list[str], str, bool]:
+def _jax_devices(keras: Any, processes: int) -> tuple[list[str], str, bool]:
     import jax
 
     devices = jax.devices()
+    each = [sum(d.process_index == process for d in devices) for process in range(processes)]
+    if len(set(each)) > 1:
+        raise ConfigError(f"JAX_NUM_PROCESSES={processes}: the processes have {each} devices; expected as many in each")
     if len(devices) > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
+        keras.distribution.set_distribution(_data_parallel(keras, processes))
     kind = devices[0].platform
-    return [d.device_kind for d in devices], "gpu" if kind in ("cuda", "rocm") else kind, kind == "tpu"
+    if kind in ("gpu", "cuda", "rocm"):
+        # A string such as "7.5" (T4), "8.0" (A100); ROCm's are not numbers, and its cards have bfloat16.
+        capable = [str(getattr(d, "compute_capability", "")) for d in devices]
+        native = all(not c.replace(".", "").isdecimal() or float(c) >= 8 for c in capable)
+        return [d.device_kind for d in devices], "gpu", native
+    return [d.device_kind for d in devices], kind, kind == "tpu"
+
+
+def _data_parallel(keras: Any, processes: int) -> Any:
+    """Each device holds the network and a share of every batch; a process makes the batches' share of its own devices."""
+
+    class Replicas(keras.distribution.DataParallel):  # which keras it is, is known at run time only
+        def get_tensor_layout(self, path: str) -> Any:
+            # Else a process would hold the logits of its own photos only, and predict could not return the others.
+            if processes > 1 and path.split("/")[-2:] == [HEAD, "output"]:
+                return keras.distribution.TensorLayout([None, None], self.device_mesh)
+            return super().get_tensor_layout(path)
+
+    return Replicas(auto_shard_dataset=False)
 
 
 def _precision(cfg: Config, kind: str, bfloat16: bool) -> tuple[str, str]:
@@ -150,12 +348,6 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
         # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
         return False, "does not go together with several GPUs and mixed precision"
     return True, "fuses the small operations"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    import tensorflow as tf
-
-    return isinstance(error, (tf.errors.ResourceExhaustedError, MemoryError)) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def keep_memory() -> None:

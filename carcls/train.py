@@ -108,14 +108,16 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
         try:
             trained = training.go(note, start)
             break
-        except Exception as error:  # anything but a lack of memory goes on up
-            if not runtime.is_out_of_memory(error) or batch // 2 < len(rt.devices):
+        except runtime.memory_errors() as error:
+            # One of several processes alone cannot change the batch.
+            if not runtime.is_out_of_memory(error) or batch <= len(rt.devices) or rt.processes > 1:
                 raise
-            batch //= 2
-            print(f"memory     out of it with batches of {batch * 2}: going on with {batch}, learning rate "
-                  f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
-        del training  # with its network, before the next one is made
+        # Out of the except block, whose traceback keeps tensors alive, and without the old network.
+        del training
         gc.collect()
+        before, batch = batch, rt.batch_size(batch // 2)
+        print(f"memory     out of it with batches of {before}: going on with {batch}, learning rate "
+              f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
         note = states.load(made_from)
         if note:
             states.amend(batch=batch)
@@ -166,7 +168,7 @@ class _Training:
         self.labels = self.frame["label"].to_numpy()
         self.train_rows, self.val_rows = np.split(np.arange(len(self.frame)), [len(self.table.train)])
         self.classes = len(self.table.classes)
-        self.batch = min(cfg.batch, len(self.train_rows))
+        self.batch = self.rt.batch_size(cfg.batch, len(self.train_rows))
         self.began = time.monotonic()
 
         keras.utils.set_random_seed(cfg.seed)  # a member is the same whichever came before it
@@ -252,7 +254,7 @@ class _Training:
         size = (shape.height, shape.width)
         epoch = note["epoch"] if note else 0
         first = sum(plan.epochs[:number])  # epoch of the run that the stage begins with
-        steps_per_epoch = plan.steps or len(self.train_rows) // self.batch
+        steps_per_epoch = plan.steps or max(1, len(self.train_rows) // self.batch)
         at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
         if note and note["course"]:
             course = schedule.Course(**note["course"])
@@ -261,10 +263,10 @@ class _Training:
         rate = self._follow(course, at - epoch * steps_per_epoch)
         train = pipeline.make_batches(
             cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes, stage=number,
-            train=lambda e: plan.strength_at(cfg, first + e), epochs=range(epoch, plan.epochs[number]), static=self.rt.xla,
+            train=lambda e: plan.strength_at(cfg, first + e), epochs=range(epoch, plan.epochs[number]), rt=self.rt,
         )  # fmt: skip
         val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
-                                    static=self.rt.xla)  # fmt: skip
+                                    rt=self.rt)  # fmt: skip
 
         early = callbacks.EarlyStop(cfg, self.events)
         watchers: dict[str, Any] = {
@@ -288,7 +290,7 @@ class _Training:
         watchers["checkpoint"] = checkpoint = callbacks.Checkpoint(
             self.states, self.facts, state, len(self.rows) - epoch
         )
-        pace = (callbacks.Pace(plan, number, self.costs, self.time_left.deadline, lambda: checkpoint.seconds)
+        pace = (callbacks.Pace(plan, number, self.costs, self.time_left.deadline, lambda: checkpoint.seconds, partial(runtime.agree, self.rt))
                 if self.costs and self.time_left else None)  # fmt: skip
         for name, watcher in watchers.items():
             watcher.go_on(note["watchers"].get(name, {}) if note else {})
@@ -299,6 +301,7 @@ class _Training:
             watchers["progress"], early,
             *([keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / f"stage{number + 1}"), write_graph=False)]
               if cfg.tensorboard else []),
+            *([model.EqualReplicas(self.rt.strategy)] if self.rt.strategy else []),
             *([pace] if pace else []),
             checkpoint,  # after all whose fields it keeps
             *([self._first_epoch(shape)] if self.ready and not self.rows else []),
@@ -343,25 +346,25 @@ class _Training:
             size = (shape.height, shape.width)
             cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
             train = pipeline.make_batches(cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes,
-                                          stage=number, train=lambda e: cfg.strength, epochs=range(1), static=rt.xla)  # fmt: skip
+                                          stage=number, train=lambda e: cfg.strength, epochs=range(1), rt=rt)  # fmt: skip
             val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
-                                        static=rt.xla)  # fmt: skip
+                                        rt=rt)  # fmt: skip
             timed = _Timed()
             self.net.fit(train.dataset, steps_per_epoch=min(train.steps, _TIMED), callbacks=[timed], verbose=0)
-            step.append(timed.seconds())
+            step.append(runtime.agree(rt, timed.seconds()))
             if not number:
                 self.net.evaluate(val.dataset, steps=1, verbose=0)  # its tracing is no epoch's
             timed = _Timed()
             self.net.predict(val.dataset, steps=min(val.steps, _TIMED), callbacks=[timed], verbose=0)
-            photo.append(timed.seconds() / cfg.batch)
+            photo.append(runtime.agree(rt, timed.seconds() / val.batch))
             del cache, train, val
         model.restore(self.net, before)
         kept = time.monotonic()
         np.savez(self.folder / ".timed.part.npz", *before)
-        kept = time.monotonic() - kept
+        kept = runtime.agree(rt, time.monotonic() - kept)
         (self.folder / ".timed.part.npz").unlink()
 
-        n_train, n_val, n_test = len(self.train_rows) // self.batch, len(self.val_rows), len(self.table.test)
+        n_train, n_val, n_test = max(1, len(self.train_rows) // self.batch), len(self.val_rows), len(self.table.test)
         epoch = [s * n_train + p * n_val + kept for s, p in zip(step, photo, strict=True)]
         early = sum(p * n_test for p in photo[:1] + photo[:-1]) if self.ready else 0.0
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
@@ -387,7 +390,7 @@ class _Training:
 
     def _left(self) -> float:
         assert self.time_left
-        return self.time_left.deadline - time.monotonic()
+        return runtime.agree(self.rt, self.time_left.deadline - time.monotonic())
 
     def _seconds(self) -> float:
         """Of training in all sessions, without ``ready``."""

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, pipeline, votes
+from carcls import inputs, pipeline, runtime, votes
 from carcls.config import Config, ConfigError, Stage
+from carcls.model import restore, state
 from carcls.runtime import Runtime
 from carcls.votes import Votes
 
@@ -29,10 +30,18 @@ def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: input
     labels = frame["label"].to_numpy()
     classes = model.output_shape[-1]
 
+    batch = cfg.batch
+
     def passes(rows: np.ndarray, numbers: range) -> np.ndarray:
-        made = pipeline.make_batches(cfg, cache, rows, labels[rows], size, classes, views=numbers, static=rt.xla)
-        logits = made.collect(model.predict(made.dataset, steps=made.steps, verbose=0))
-        return softmax(logits)  # (views, rows, classes)
+        nonlocal batch
+        while True:
+            mine = cfg.replace(batch=batch)
+            made = pipeline.make_batches(mine, cache, rows, labels[rows], size, classes, views=numbers, rt=rt)
+            logits = predict(rt, model, made)
+            if logits is not None:
+                return softmax(made.collect(logits))  # (views, rows, classes)
+            batch = rt.batch_size(made.batch // 2)
+            print(f"out of memory while predicting {made.batch} photos at a time; going on with {batch}", flush=True)
 
     start = time.perf_counter()
     cap = max(views, cap)
@@ -49,6 +58,22 @@ def vote(cfg: Config, rt: Runtime, model: Any, frame: pd.DataFrame, place: input
         cast[on] = views = after
     made = Votes(frame["id"].tolist(), probs[: cast.max()], labels.astype(np.int64), cast)
     return made, time.perf_counter() - start
+
+
+def predict(rt: Runtime, model: Any, made: pipeline.Batches) -> np.ndarray | None:
+    """(steps × B, classes) logits; None if memory did not suffice and a smaller batch is possible, else that error.
+
+    The weights are the same after it in any case. With several processes it raises: one alone cannot change the batch.
+    """
+    kept = state(model, optimizer=False) if rt.backend == "jax" else None
+    try:
+        return model.predict(made.dataset, steps=made.steps, verbose=0)
+    except runtime.memory_errors() as error:
+        if not runtime.is_out_of_memory(error) or made.batch <= len(rt.devices) or rt.processes > 1:
+            raise
+        if kept:
+            restore(model, kept)
+        return None
 
 
 def photo_cache(cfg: Config, frame: pd.DataFrame, place: inputs.Place, stage: Stage) -> pipeline.PhotoCache:

@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     # Warnings are errors in our tests; those that other packages raise while they are imported are not ours:
     # matplotlib calls deprecated names of pyparsing, keras-cv's tensorflow-datasets those of pkg_resources.
     warnings.simplefilter("ignore")
-    import keras
+    import keras  # noqa: F401  # likewise
     import keras_cv  # noqa: F401  # imported for its warnings, once, here
     import matplotlib.pyplot  # noqa: F401  # likewise
 
@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import small
 
 CARS10 = Path(__file__).parents[2] / "shared" / "data" / "cars10"
 
@@ -54,24 +55,24 @@ def says(tops, sure: float = 0.8, classes: int = 3) -> np.ndarray:
     return probs
 
 
-def competition_in(root: Path) -> Path:
-    """Three easy classes, 36 train and 10 test photos, unpacked, in the competition's layout."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for n in range(36):
-        write_photo(root / "train" / str(n % 3) / f"{100 + n}.png", easy_photo(n % 3, rng))
-        rows.append((f"{100 + n}.png", n % 3))
-    for n in range(10):
-        write_photo(root / "test_upload" / f"{900 + n}.png", easy_photo(n % 3, rng))
-    pd.DataFrame(rows, columns=["Id", "Category"]).to_csv(root / "train.csv", index=False)
-    sample = pd.DataFrame({"Id": [f"{900 + n}.png" for n in reversed(range(10))], "Category": 0})
-    sample.to_csv(root / "sample-submission.csv", index=False)
-    return root
-
-
 @pytest.fixture
 def competition(tmp_path: Path) -> Path:
-    return competition_in(tmp_path / "competition")
+    return easy_competition(tmp_path / "competition", 36, 10)
+
+
+def easy_competition(root: Path, train: int, test: int) -> Path:
+    """Three easy classes, so many train and test photos, unpacked, in the competition's layout."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for n in range(train):
+        write_photo(root / "train" / str(n % 3) / f"{100 + n}.png", easy_photo(n % 3, rng))
+        rows.append((f"{100 + n}.png", n % 3))
+    for n in range(test):
+        write_photo(root / "test_upload" / f"{900 + n}.png", easy_photo(n % 3, rng))
+    pd.DataFrame(rows, columns=["Id", "Category"]).to_csv(root / "train.csv", index=False)
+    sample = pd.DataFrame({"Id": [f"{900 + n}.png" for n in reversed(range(test))], "Category": 0})
+    sample.to_csv(root / "sample-submission.csv", index=False)
+    return root
 
 
 @pytest.fixture
@@ -79,15 +80,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """A backbone of two small convolutions with BN, so that a whole run takes seconds."""
     from carcls import backbones
 
-    def make(shape):
-        layers = keras.layers
-        images = keras.Input(shape)
-        x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(images)
-        x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
-        x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x)
-        x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
-        return keras.Model(images, x)
-
-    entry = backbones.Backbone("tiny", "keras", make, "x / 127.5 - 1", None, "tests")
+    entry = backbones.Backbone("tiny", "keras", small.tiny, "x / 127.5 - 1", None, "tests")
     monkeypatch.setitem(backbones.REGISTRY, "tiny", entry)
     return "tiny"

@@ -1,7 +1,10 @@
 """make_batches: every row once, the seed alone decides, shapes and labels right, views as data."""
 
+import errno
 import gc
+import os
 import weakref
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +14,7 @@ from conftest import write_photo
 
 from carcls import photos, pipeline
 from carcls.config import Config
+from carcls.runtime import Runtime
 
 SIZE = (24, 32)
 
@@ -155,7 +159,7 @@ def test_photos_keep_their_shape_and_are_as_large_as_needed(frame, tmp_path, fit
 
 def test_a_cache_on_disk_gives_the_same_photos_and_leaves_nothing(frame, tmp_path):
     memory, disk = cache(frame, tmp_path / "m"), cache(frame, tmp_path / "d", share=0.0)
-    assert (memory.on_disk, disk.on_disk) == (False, True)
+    assert (memory.where, disk.where) == (pipeline.MEMORY, pipeline.DISK)
     assert all((memory[row] == disk[row]).all() for row in range(len(frame)))
     assert "on disk" in str(disk)
     assert list((tmp_path / "d").iterdir()) == []
@@ -185,3 +189,160 @@ def test_mixing_by_keras_cv_mixes_labels_alike(frame, tmp_path, mix):
     assert labels.sum(1) == pytest.approx(1.0)
     assert ((labels > 0).sum(1) == 2).any()
     assert not (batches(cfg, frame, tmp_path)[1][0][1] % 1).any()  # never in validation
+
+
+def devices(count: int, processes: int = 1, process: int = 0, xla: bool = True) -> Runtime:
+    return Runtime("jax", ("d",) * count, "float32", xla, False, process=process, processes=processes)
+
+
+def test_batches_are_shared_evenly_by_devices_and_every_row_comes_once(frame, tmp_path):
+    made, seen = batches(CFG, frame, tmp_path, rt=devices(6))
+    assert made.batch == 6  # the nearest multiple of 6 to 8
+    assert [len(images) for images, _, _ in seen] == [6] * 4
+    assert made.dataset.element_spec[0].shape == (6, *SIZE, 3)
+    weights = np.concatenate([weights for _, _, weights in seen])
+    assert weights == pytest.approx(np.array([24 / 21] * 21 + [0.0] * 3))
+
+
+def test_fewer_photos_than_devices_fill_one_masked_batch_of_training(frame, tmp_path):
+    rows = np.arange(5)
+    made, seen = batches(CFG, frame, tmp_path, rows=rows, train=lambda epoch: 1.0, epochs=range(2), rt=devices(8))
+    assert (made.steps, len(seen)) == (1, 2)
+    for images, _, weights in seen:
+        assert len(images) == 8
+        assert weights == pytest.approx(np.array([8 / 5] * 5 + [0.0] * 3))
+
+
+@pytest.mark.parametrize("train", [None, lambda epoch: 1.0])
+def test_processes_make_the_parts_of_the_same_batches(frame, tmp_path, train):
+    def run(rt):
+        return batches(CFG, frame, tmp_path, train=train, views=range(1 if train else 2), rt=rt)[1]
+
+    whole, parts = run(devices(4)), [run(devices(4, 2, process)) for process in (0, 1)]
+    assert len(whole) == len(parts[0]) == len(parts[1])
+    for step, batch in enumerate(whole):
+        for kind, tensor in enumerate(batch):
+            assert len(parts[0][step][kind]) == 4
+            assert (np.concatenate([part[step][kind] for part in parts]) == tensor).all()
+
+
+def test_what_neither_memory_nor_disk_can_hold_is_decoded_each_time(frame, tmp_path, monkeypatch):
+    read, calls = photos.read_photo, []
+    monkeypatch.setattr(photos, "read_photo", lambda *a: calls.append(a[0]) or read(*a))
+    whole = cache(frame, tmp_path)
+    monkeypatch.setattr(pipeline, "disk_room", lambda scratch: 1000)
+    monkeypatch.setattr(pipeline, "free_memory", lambda: whole.bytes)
+    part = cache(frame, tmp_path, share=0.5)
+    assert part.where == pipeline.PART
+    assert 0 < part.kept < 21
+    assert part.store.nbytes <= whole.bytes / 2
+    assert f"not enough, nor has the disk; {part.kept} are kept, the others are decoded again each time" in str(part)
+    assert all((part[row] == whole[row]).all() for row in range(21))
+    calls.clear()
+    assert all((part[row] == whole[row]).all() for row in range(21))
+    assert calls == whole.paths[part.kept :]
+    none = cache(frame, tmp_path, share=0.0)
+    assert none.kept == 0
+    assert (none[20] == whole[20]).all()
+
+
+def test_a_disk_that_fills_up_meanwhile_is_no_error(frame, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert cache(frame, tmp_path, share=0.0).where == pipeline.PART
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (("memory.max", "memory.current", "memory.stat"), ""),
+        (("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"), "total_"),
+    ],
+)
+def test_the_limit_of_a_container_counts_without_its_pages_of_files(tmp_path, names, prefix):
+    assert pipeline._group_memory(tmp_path) == []
+    for name, text in zip(
+        names, ("29000\n", "20000\n", f"{prefix}active_file 3000\n{prefix}inactive_file 4000\n"), strict=True
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert pipeline._group_memory(tmp_path) == [16000]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert pipeline._group_memory(tmp_path) == ([] if not prefix else [16000])
+    assert 0 < pipeline.free_memory() < 1 << 50
+
+
+def competition_frame() -> pd.DataFrame:
+    """The competition's photos: 15,561 to train and 6,675 to predict, 640×480."""
+    fold = np.repeat([photos.TRAIN, photos.TEST], [15_561, 6_675])
+    return pd.DataFrame({"fold": fold, "height": 480, "width": 640, "readable": True})
+
+
+def test_the_plan_for_the_competition_at_its_largest_size(tmp_path):
+    cfg = Config(stages="288x384x1,384x512x1", batch=64)
+    free = 27 * 10**9  # of Kaggle's 29 GB, before TensorFlow has taken its own
+    early, last = pipeline.plan(cfg, competition_frame(), tmp_path, free, 100 * 10**9)
+    assert early.beside
+    size = 15_561 * 332 * 442 * 3
+    assert early.training == pipeline.Kept(size, pipeline.MEMORY, size)
+    assert not last.beside
+    size = 15_561 * 442 * 589 * 3  # 12.15 GB, and 0.4 of 27 GB is 10.8
+    assert last.training == pipeline.Kept(size, pipeline.DISK, 0)
+    assert last.test.where == pipeline.MEMORY
+    assert str(last).startswith(
+        "photos     384x512x1: to train and validate 12.15 GB on disk; then to predict 5.21 GB in memory; with "
+    )
+    for plan in (early, last):
+        assert plan.memory < 0.45 * free
+    full = pipeline.plan(cfg, competition_frame(), tmp_path, free, 10**9)[1]
+    assert full.training == pipeline.Kept(size, pipeline.PART, int(0.4 * free))
+    assert "12.15 GB, 10.80 of them in memory and the others, for which the disk has no room, decoded each time" in str(
+        full
+    )
+    roomy = pipeline.plan(cfg.replace(cache_share=0.5), competition_frame(), tmp_path, free, 10**9)[1]
+    assert roomy.training.where == pipeline.MEMORY
+
+
+def resident() -> dict[str, int]:
+    """Bytes of this process in memory: RssAnon its own, RssFile of files, which the system takes back when it must."""
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return {name: int(rows[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc")
+@pytest.mark.parametrize("where", [pipeline.MEMORY, pipeline.DISK])
+def test_memory_grows_as_planned(tmp_path, where):
+    """200 photos at 384×512, 156 MB: measured against the plan, batches and all; given back at the end."""
+    path = write_photo(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
+    frame = pd.DataFrame({"id": map(str, range(200)), "path": str(path), "label": 0, "height": 480, "width": 640,
+                          "readable": True, "fold": photos.TRAIN})  # fmt: skip
+    cfg = Config(
+        stages="384x512x1", batch=8, cache_share=0.5 if where == pipeline.MEMORY else 0.0, augment="none", tta_views=1
+    )
+    (plan,) = pipeline.plan(cfg, frame, tmp_path)
+    size = 200 * 442 * 589 * 3
+    assert plan.training == pipeline.Kept(size, where, size if where == pipeline.MEMORY else 0)
+
+    def epoch(rows):
+        held = cache(frame.iloc[:rows], tmp_path, share=cfg.cache_share, size=(384, 512))
+        made = pipeline.make_batches(
+            cfg, held, np.arange(rows), np.zeros(rows, int), (384, 512), 2, train=lambda e: 1.0
+        )
+        for _ in made.dataset:
+            pass
+        return held, made
+
+    epoch(16)  # threads and buffers that stay
+    before = resident()
+    held = epoch(200)
+    grown = {name: size - before[name] for name, size in resident().items()}
+    kept = "RssAnon" if where == pipeline.MEMORY else "RssFile"
+    assert grown[kept] > 0.95 * size
+    # Photos 156 MB (none of them where they are on disk) and batches 33 MB; a fifth of the photos is the tolerance.
+    assert grown["RssAnon"] < plan.memory + 0.2 * size
+    del held
+    gc.collect()
+    assert resident()[kept] < before[kept] + plan.in_flight + 0.2 * size  # malloc keeps the batches' memory

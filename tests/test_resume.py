@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import competition_in
+from conftest import easy_competition
 
 SETTINGS = {
     "weights": "none", "backbone": "tiny", "stages": "32x48x2,48x64x2", "batch": 8, "lr": 0.02, "tta_views": 4,
@@ -43,7 +43,7 @@ class Killer:
 @pytest.fixture(scope="module")
 def killer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
-    competition_in(folder / "competition")
+    easy_competition(folder / "competition", 36, 10)
     killer = Killer(folder)
     yield killer
     killer.process.stdin.close()

@@ -1,8 +1,11 @@
 """Views through a network: identical ones refused, probabilities, disputed photos asked again."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from carcls import augment, config, inputs, model, photos, tta, votes
 from carcls.config import Config, ConfigError
@@ -35,6 +38,32 @@ def test_neither_batch_size_nor_order_of_photos_changes_probabilities(ready):  #
     assert np.abs(other.probs - cast.probs).max() < 1e-5  # float32 sums in another order
     turned, _ = tta.vote(cfg, rt, net, frame.iloc[::-1].reset_index(drop=True), place, 4)
     assert np.abs(turned.probs[:, ::-1] - cast.probs).max() < 1e-5
+
+
+def test_a_prediction_that_runs_out_of_memory_goes_on_with_half_the_photos(ready, monkeypatch, capsys):
+    cfg, rt, net, frame, place = ready
+    whole, _ = tta.vote(cfg, rt, net, frame, place, 4)
+    predict, seen = net.predict, []
+
+    def exhausted(dataset, **options):
+        seen.append(len(next(iter(dataset))[0]))
+        if seen[-1] > 2:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return predict(dataset, **options)
+
+    monkeypatch.setattr(net, "predict", exhausted)
+    cast, _ = tta.vote(cfg, rt, net, frame, place, 4)
+    assert np.abs(cast.probs - whole.probs).max() < 1e-5
+    assert seen == [8, 4, 2]
+    assert capsys.readouterr().out == (
+        "out of memory while predicting 8 photos at a time; going on with 4\n"
+        "out of memory while predicting 4 photos at a time; going on with 2\n"
+    )
+    with pytest.raises(tf.errors.ResourceExhaustedError):  # four devices need four photos
+        tta.vote(cfg, replace(rt, devices=("cpu",) * 4), net, frame, place, 4)
+    monkeypatch.setattr(net, "predict", lambda *a, **k: np.zeros(3)[5])
+    with pytest.raises(IndexError):
+        tta.vote(cfg, rt, net, frame, place, 4)
 
 
 def test_adaptive_votes_are_the_fixed_ones_where_they_were_cast(ready, monkeypatch):

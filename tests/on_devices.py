@@ -1,0 +1,165 @@
+"""What test_devices.py runs in processes of its own, since devices are counted once: on_devices.py WHAT COMPETITION OUT.
+
+Leaves OUT/<name>.npz, which the tests look at.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import small
+
+from carcls import config, inputs, photos, runtime
+from carcls.config import Config
+
+
+def settings(data: str, out: str, **changes: Any) -> Config:
+    """12 is no multiple of 8 devices; the competition has 61 train and 13 test photos, 15 of the first for validation."""
+    return config.parse({"data": data, "out": out, "weights": "none", "backbone": small.add_tiny(), "batch": 12,
+                         "stages": "32x32x2", "lr": 0.01, "schedule": "constant", "tta_views": 3, "val_fraction": 0.25, **changes})  # fmt: skip
+
+
+def train(cfg: Config, rt: runtime.Runtime, name: str) -> SimpleNamespace:
+    """Through the package's own code: fit, the first epoch's prediction within it, votes after it; OUT/<name>.npz."""
+    from carcls import callbacks, train, tta
+
+    place = runtime.apart(inputs.locate(cfg))
+    table = photos.load(cfg, place)
+    folder = place.out / name
+    folder.mkdir()
+    early = []
+
+    def ready(net: Any, stage: Any, what: str, accuracy: float) -> None:
+        early.append((what, accuracy, tta.vote(cfg, rt, net, table.val, place, 1, stage=stage)[0].probs[0]))
+
+    trained = train.fit(cfg, rt, table, place, folder, callbacks.Events(folder / "events.jsonl"), ready)
+    val, _ = tta.vote(cfg, rt, trained.model, table.val, place, 3)
+    test, _ = tta.vote(cfg, rt, trained.model, table.test, place, 3)
+    print(f"{name} trained and predicted")
+    history = pd.read_csv(folder / "history.csv")
+    last = history[history["stage"] == history["stage"].max()]
+    best = last.sort_values(["val_accuracy", "val_loss"], ascending=[False, True]).iloc[0]
+    np.savez(
+        place.out / f"{name}.npz",
+        val=val.probs, test=test.probs, labels=val.labels, ids=test.ids, best_loss=best["val_loss"], early=early[0][2],
+        best_accuracy=best["val_accuracy"], early_accuracy=early[0][1], early_loss=history["val_loss"][0],
+        losses=history["loss"], val_losses=history["val_loss"], reasons=rt.reasons,
+        first_weights=trained.model.get_weights()[0],
+    )  # fmt: skip
+    return SimpleNamespace(cfg=cfg, place=place, table=table, net=trained.model, val=val)
+
+
+def jax8(data: str, out: str) -> None:
+    """Eight devices, then one, in the same process; averaged weights; a step that runs out of memory; half precision."""
+    cfg = settings(data, out, backend="jax")
+    rt = runtime.setup(cfg)
+    import jax
+    import keras
+
+    from carcls import tta
+
+    done = train(cfg, rt, "eight")
+    real, calls = done.net.predict_function, []
+
+    def exhausted(state: Any, iterator: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:  # as XLA does: what was donated to the step is gone
+            for array in (*state[0], *state[1]):
+                array.delete()
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.")
+        return real(state, iterator)
+
+    done.net.predict_function = exhausted
+    again, _ = tta.vote(done.cfg, rt, done.net, done.table.val, done.place, 3)
+    done.net.predict_function = real
+    np.savez(Path(out) / "exhausted.npz", val=again.probs, calls=len(calls), **exhausted_training(done, rt))
+    keras.config.set_dtype_policy("mixed_float16")
+    half = train(cfg.replace(ema=0.5, stages="32x32x1,32x32x1"), rt, "half")
+    assert half.net.output.dtype == "float32"
+    keras.config.set_dtype_policy("float32")
+    keras.distribution.set_distribution(None)
+    train(cfg.replace(batch=16), replace(rt, devices=rt.devices[:1]), "one")
+
+
+def exhausted_training(done: SimpleNamespace, rt: runtime.Runtime) -> dict[str, Any]:
+    """Weights before a training step that runs out of memory, after its state is restored, and after going on from there."""
+    import jax
+
+    from carcls import model, pipeline, tta
+
+    net, frame, stage = done.net, done.table.train, done.cfg.stages[0]
+    cache = tta.photo_cache(done.cfg, frame, done.place, stage)
+    made = pipeline.make_batches(done.cfg, cache, np.arange(len(frame)), frame["label"].to_numpy(),
+                                 (stage.height, stage.width), 3, train=lambda epoch: 1.0, rt=rt)  # fmt: skip
+    real, calls, found = net.train_function, [], {}
+    kept = model.state(net)
+
+    def exhausted(state: Any, iterator: Any) -> Any:
+        calls.append(1)
+        if len(calls) < 2:
+            return real(state, iterator)
+        for array in jax.tree.leaves(state):
+            array.delete()
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes.")
+
+    net.train_function = exhausted
+    found["before"], found["steps_before"] = net.get_weights()[0], int(net.optimizer.iterations)
+    try:
+        net.fit(made.dataset, steps_per_epoch=made.steps, verbose=0)
+    except runtime.memory_errors() as error:
+        found["exhausted"] = runtime.is_out_of_memory(error)
+        print("fit:", repr(error), repr(error.__context__))
+    net.train_function = real
+    model.restore(net, kept)
+    found["restored"], found["steps_restored"] = net.get_weights()[0], int(net.optimizer.iterations)
+    net.fit(made.dataset, steps_per_epoch=made.steps, verbose=0)
+    return found | {"after": net.get_weights()[0], "steps": made.steps, "steps_after": int(net.optimizer.iterations)}
+
+
+def hosts(data: str, out: str) -> None:
+    """One of two processes with two devices each."""
+    cfg = settings(data, out, backend="auto", batch=16)
+    rt = runtime.setup(cfg)
+    place = runtime.apart(inputs.locate(cfg))
+    if rt.process == 0:
+        (place.out / "earlier").mkdir()
+        (place.out / "earlier" / "weights").write_bytes(b"of process 0")
+    runtime.same_files(rt, place)
+    assert {path.name for path in place.out.iterdir()} - {".scratch"} == {"earlier"}
+    assert (place.out / "earlier" / "weights").read_bytes() == b"of process 0"
+    assert runtime.agree(rt, 1.5 + rt.process) == 1.5
+    train(cfg, rt, "hosts")
+    sys.stdout = sys.__stdout__
+    print("process", rt.process, "of", rt.processes, "sees", len(rt.devices), "devices")
+
+
+def mirrored(data: str, out: str) -> None:
+    """TensorFlow on two logical CPUs: train, then the same weights on one."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    cfg = settings(data, out, backend="tensorflow", batch=15)
+    rt = runtime.setup(cfg)
+    import keras
+
+    from carcls import model, tta
+
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    two = replace(rt, devices=("cpu", "cpu"), strategy=strategy)
+    done = train(cfg, two, "two")
+    alone, _ = model.build(done.cfg, rt, 3)
+    alone.load_weights(done.place.out / "two" / "best.weights.h5")
+    val, _ = tta.vote(done.cfg, rt, alone, done.table.val, done.place, 3)
+    keras.config.set_dtype_policy("mixed_float16")
+    half = train(cfg.replace(ema=0.5), two, "half2")
+    assert half.net.output.dtype == "float32"
+    np.savez(Path(out) / "alone.npz", val=val.probs)
+
+
+if __name__ == "__main__":
+    {"jax8": jax8, "hosts": hosts, "mirrored": mirrored}[sys.argv[1]](*sys.argv[2:])
