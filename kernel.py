@@ -30,7 +30,7 @@ SETTINGS = {
     # "pseudo": True,  # go on training with test photos that all views agree on, if validation gets no worse
     # "augment": "medium",  # light, medium or none
     # "budget_minutes": 300,  # training is planned to end with everything in this time; else in the session's 12 (TPU 9) hours
-    # "resume": False,  # True: an earlier version's output, attached as input, is gone on from
+    # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs internet on
 }
 
@@ -1249,7 +1249,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -1564,7 +1563,7 @@ class AveragedWeights(keras.callbacks.Callback):
     """Validates with the optimizer's moving average of the weights (use_ema=True), trains with the raw ones.
 
     The average replaces the trainable weights from on_test_begin to on_test_end, and inside ``swapped()``,
-    where ``Best`` saves: on_epoch_end comes after on_test_end, so without it the raw weights would be saved.
+    where ``train`` lets the first epoch predict: on_epoch_end comes after on_test_end, so without it the raw weights would be saved.
     BN statistics are not averaged; they follow the raw weights (as in Keras). ``predict`` is left alone
     (Keras's SwapEMAWeights leaves the swapped weights in the model there): at the end of ``fit`` Keras itself
     puts the average into the model for good.
@@ -1669,8 +1668,7 @@ class Pace(keras.callbacks.Callback):
         took, expected = self.agree(time.monotonic() - self._begin + self.also()), self.costs.epoch[self.stage]
         # What is still to come is as much slower or faster than measured as this epoch was.
         pace = took / max(expected, 1e-9)
-        self.costs = replace(self.costs, step=self.costs.step * pace, epoch=tuple(e * pace for e in self.costs.epoch),
-                             view=self.costs.view * pace)  # fmt: skip
+        self.costs = self.costs.at_pace(pace)
         left = self.agree(self.deadline - time.monotonic())
         before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
         if self.plan is not before:
@@ -1730,12 +1728,24 @@ class StopOnNaN(keras.callbacks.Callback):
         super().__init__()
         self.cfg, self.stage, self.steps, self.learning_rate = cfg, stage, steps_per_epoch, learning_rate
         self._epoch = 0
+        self._pending: tuple[int, Any] | None = None  # a step and its loss, not looked at yet
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        loss = float((logs or {}).get("loss", 0.0))
+        # The step before: waiting for this one's number would keep JAX from computing ahead.
+        before, self._pending = self._pending, (batch, (logs or {}).get("loss", 0.0))
+        self._check(before)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        before, self._pending = self._pending, None
+        self._check(before)
+
+    def _check(self, step: tuple[int, Any] | None) -> None:
+        if step is None:
+            return
+        batch, loss = step[0], float(step[1])
         if math.isfinite(loss):
             return
         cfg, shape = self.cfg, self.cfg.stages[self.stage]
@@ -1925,7 +1935,9 @@ class Config(_Frozen):
     backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field("auto", description="of maths")
     xla: Literal["auto", "on", "off"] = Field("auto", description="compile steps with XLA; auto: never on a CPU")
-    cache_share: float = Field(0.4, ge=0, lt=1, description="of free memory for decoded photos; beyond it, disk")
+    # The competition's 15,561 photos at 384x512 are 12.2 GB of the 27 that are free in 29: at 0.4 they would go on disk.
+    cache_share: float = Field(0.5, ge=0, lt=1, description="of free memory for decoded photos; beyond it, disk, then "
+                               "decoded anew in every epoch")  # fmt: skip
 
     # Progress
     monitor_url: str = Field("", description="where RemoteMonitor posts progress; empty: nowhere")
@@ -3147,14 +3159,23 @@ def _unpacked(source: Path, target: Path) -> Path:
                 raise InputError(
                     f"{source}: needs {needed / 1e6:,.0f} MB in {target.parent}, free: {free / 1e6:,.0f} MB"
                 )
-            part = target.with_name(f"{target.name}.part")
-            _remove(part)  # of a run that was killed
+            for old in target.parent.glob(f"{target.name}.*.part"):
+                if not _alive(old.name.split(".")[-2]):
+                    _remove(old)  # of a run that was killed
+            part = target.with_name(f"{target.name}.{os.getpid()}.part")  # several processes may unpack at a time
+            _remove(part)
             part.mkdir()
             for member in files:
                 archive.extract(member, part)  # checks the CRC
         write_atomic(part / _DONE, json.dumps(done))
-        _remove(target)
-        part.rename(target)
+        try:
+            part.rename(target)
+        except OSError:  # there is one already
+            if _is_done(target, done):  # another process was faster
+                _remove(part)
+                return target
+            _remove(target)
+            part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
@@ -3173,6 +3194,16 @@ def _refuse_unsafe(source: Path, members: list[zipfile.ZipInfo]) -> None:
             raise InputError(f"{source}: member {member.filename!r} leaves the folder; nothing was unpacked")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise InputError(f"{source}: member {member.filename!r} is a symbolic link; nothing was unpacked")
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _is_done(target: Path, done: dict[str, object]) -> bool:
@@ -3237,7 +3268,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
     """Train member ``number`` (from 0) and let it vote; what an earlier session has done of it is taken as it is.
 
     ``submit``, if given, gets test predictions as soon as there are some: after the first epoch, each stage, each fold.
-    None if the budget leaves no time to train it.
+    None if the budget leaves no time to train it; with folds, those that there was time for.
     """
     from carcls import train, tta  # keras, whose backend runtime.setup has chosen by now
 
@@ -3257,9 +3288,8 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         (folder / sub).mkdir(parents=True, exist_ok=True)
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
-        share = (len(cfg.members) - number) * len(
-            parts
-        ) - k  # networks that are still to share the time, this one included
+        # How many networks still share the time, this one included.
+        share = (len(cfg.members) - number) * len(parts) - k + _pseudo_share(cfg)
         trained = train.done(mine, part, folder / sub, limited=bool(budget))
         if trained:
             print(f"training   done before in {trained.seconds:.0f} s, taken from {folder / sub}")
@@ -3268,7 +3298,9 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None,
                                 time_left=budget.share(share) if budget else None, fewer_views=not fixed)  # fmt: skip
         if trained is None:
-            print(f"skipped    {'fold ' + str(k + 1) if k else 'member ' + str(number + 1)}: no time to train it")
+            print(f"skipped    {f'folds {k + 1} to {len(parts)}' if k else f'member {number + 1}'}: no time to train")
+            if k:
+                break
             return None
         mine = with_views(mine, trained.views) if trained.views else mine
         seconds["training"] += trained.seconds
@@ -3294,6 +3326,15 @@ NOTE = "member.json"
 _CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
 
+def _pseudo_share(cfg: Config) -> float:
+    """The time of going on with pseudo-labels, as a share of that of training all networks once."""
+    if not cfg.pseudo:
+        return 0.0
+    whole = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages)
+    last = cfg.stages[-1]
+    return len(cfg.members) * cfg.pseudo_epochs * last.height * last.width / whole
+
+
 def with_views(cfg: Config, views: int) -> Config:
     """The settings with as many test-time views as a plan leaves time for; without the adaptive rule if they are fewer."""
     if views >= max(cfg.tta_views, cfg.tta_cap):
@@ -3313,7 +3354,7 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
     stage, record = trained.stages[-1], steps.Steps(folder)
     made_from = {
         "size": [stage.height, stage.width], "fit": cfg.fit, "seed": cfg.seed, "tta_views": views, "tta_cap": cap,
-        "tta_strength": cfg.tta_strength if views > 2 else None, "the weights": record.digest(train.STEP, train.FILES[0]),
+        "tta_strength": cfg.tta_strength if max(views, cap) > 2 else None, "the weights": record.digest(train.STEP, train.FILES[0]),
         "the package's code": steps.code(*_CODE),
     }  # fmt: skip
     net = trained.model
@@ -3386,8 +3427,11 @@ def _folders(cfg: Config) -> list[str]:
 
 
 def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-          chosen: pseudo.Chosen, budget: Budget | None = None) -> pseudo.Kept:  # fmt: skip
-    """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse."""
+          chosen: pseudo.Chosen, budget: Budget | None = None, members: int = 1) -> pseudo.Kept:  # fmt: skip
+    """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse.
+
+    members: how many in all share the budget.
+    """
     from carcls import train
 
     mine = cfg.of_members()[number]
@@ -3403,7 +3447,7 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
     try:
         trained = train.done(mine, more, inside, start) or train.fit(
             mine, rt, more, place, inside, events, start=start, fewer_views=False,
-            time_left=budget.share(len(cfg.members) - number) if budget else None,
+            time_left=budget.share(members - number) if budget else None,
         )  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
@@ -3596,7 +3640,7 @@ def state(model: keras.Model, optimizer: bool = True) -> list[np.ndarray]:
     """Every number that training goes on from: weights, statistics, the generators of dropout, the optimiser's variables.
 
     Without ``optimizer``, what a prediction can touch. Keras's own weights files lose the generators: they write them and do
-    not read them (3.13.2).
+    not read them (3.13.2). The loss scale, which mixed_float16 alone has, comes last: a state is good for any precision.
     """
     # np.array copies: on the CPU JAX and TensorFlow would lend us the very memory that the next step writes to.
     return [np.array(variable) for variable in _variables(model, optimizer)]
@@ -3609,12 +3653,29 @@ def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:
     step runs, and leaves them empty then; TensorFlow may leave a step half done.
     """
     optimizer = len(arrays) != len(model.variables)
-    for variable, array in zip(_variables(model, optimizer), arrays, strict=True):
+    variables = _variables(model, optimizer)
+    scaled = len(_scale(model)) if optimizer else 0
+    if len(arrays) != len(variables):  # of another precision, or of another network
+        variables = variables[: len(variables) - scaled]
+        arrays = arrays[: len(variables)]
+    for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
 def _variables(model: keras.Model, optimizer: bool) -> list[Any]:
-    return [*model.variables, *(model.optimizer.variables if optimizer else [])]
+    if not optimizer:
+        return list(model.variables)
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return [*model.variables, *inner.variables, *_scale(model)]
+
+
+def _scale(model: keras.Model) -> list[Any]:
+    """The variables that an optimiser has for scaling the loss, around those of its inner one."""
+    inner = getattr(model.optimizer, "inner_optimizer", None)
+    if inner is None:
+        return []
+    within = {id(variable) for variable in inner.variables}
+    return [variable for variable in model.optimizer.variables if id(variable) not in within]
 
 
 class EqualReplicas(keras.callbacks.Callback):
@@ -4458,7 +4519,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """The decoded photos of a stage: how much there is of them, where they are kept, and what memory that takes."""
 
     stage: Stage
@@ -4483,7 +4544,7 @@ class Plan:
         )
 
 
-def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: int = -1) -> list[Plan]:
+def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: int = -1) -> list[MemoryPlan]:
     """What each stage will keep of the table's photos. free, disk: bytes; measured if negative.
 
     Test photos are predicted beside the training photos after the first epoch and after each stage but the last, at the
@@ -4507,7 +4568,7 @@ def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: 
         test = kept(int(sizes[is_test].sum()), free - beside * training.memory, disk - beside * on_disk)
         batch = cfg.batch * stage.height * stage.width * 3 * (4 if cfg.mixup or cfg.cutmix else 1)
         # Each thread makes one, as an array and as a tensor; two wait, one is in use.
-        plans.append(Plan(stage, training, test, beside, (2 * threads() + 3) * batch, free))
+        plans.append(MemoryPlan(stage, training, test, beside, (2 * threads() + 3) * batch, free))
     return plans
 
 
@@ -5270,7 +5331,7 @@ def run(cfg: Config) -> Path:
             for number in range(len(cfg.members)):
                 _say(f"train member {members.name(cfg, number)}")
                 member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
-                if member is None:  # out of time
+                if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
                     break
                 made.append(member)
                 cfg = members.with_views(cfg, max(member.tta))
@@ -5279,7 +5340,7 @@ def run(cfg: Config) -> Path:
                 if len(made) < len(cfg.members):
                     submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
             if not made:
-                return _without_training(cfg, table, place, submit, events)
+                return _without_training(cfg, table, place, submit, events, budget)
             inputs.write_atomic(
                 place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
             )  # with the views it has used
@@ -5339,19 +5400,22 @@ def _identity(cfg: Config) -> str:
     return hashlib.sha256((cfg.model_dump_json() + source_hash()).encode()).hexdigest()[:16]
 
 
-def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any) -> Path:
+def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,
+                      budget: schedule.Budget | None) -> Path:  # fmt: skip
     """A valid submission where the time is too short to train anything: the most frequent class for every photo."""
     share = np.bincount(table.train["label"], minlength=len(table.classes)) / len(table.train)
     ids = table.test["id"].tolist()
     accuracy = float((table.val["label"] == share.argmax()).mean())
     why = "the most frequent class: no time to train a network"
     submit(ids, np.tile(share, (len(ids), 1)), why, accuracy)
-    result = {"validation_accuracy": accuracy, "validation_photos": len(table.val), "made_by": why,
+    low, high = votes.wilson(round(accuracy * len(table.val)), len(table.val))
+    result = {"validation_accuracy": accuracy, "validation_interval_95": [low, high],
+              "validation_photos": len(table.val), "made_by": why,
               "settings": cfg.model_dump(mode="json"), "source": source_hash()}  # fmt: skip
     inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
     events.send("end", **result)
     _say("result", f"validation {accuracy:.4f} accuracy of {why}",
-         f"skipped    training, test-time augmentation and the report: budget_minutes={cfg.budget_minutes:g} is too little",
+         f"skipped    training, test-time augmentation and the report: {budget.line if budget else 'the time'}, is too little",
          f"submission {submit.path}, {len(ids)} rows")  # fmt: skip
     for warning in submit.warnings:
         print(f"\n*** WARNING: {warning} ***")
@@ -5388,7 +5452,7 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
     inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
     kept = []
     for number in range(len(made) if len(chosen.rows) else 0):
-        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget))
+        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget, len(made)))
         print(f"member {number + 1}: {kept[-1].reason}")
     return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
             "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
@@ -5400,13 +5464,23 @@ class _Submit:
     def __init__(self, path: Path, table: photos.Table, identity: str):
         self.path, self.table, self.identity = path, table, identity
         self.warnings: list[str] = []
+        self.wrote = False  # in this session
 
     def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
         self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity)
+        self.wrote = True
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
     def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        """While training goes on, which must not end because a submission cannot be written yet."""
+        """While training goes on, which must not end because a submission cannot be written yet.
+
+        A session that goes on does not replace what an earlier one has submitted and found better on validation.
+        """
+        there = None if self.wrote else submission.written(self.path)
+        if there and there["run"] == self.identity and there["validation_accuracy"] > accuracy:
+            print(f"submission {self.path.name}: still {there['made_by']}; validation {there['validation_accuracy']:.4f}, not "
+                  f"{accuracy:.4f} by {made_by}")  # fmt: skip
+            return
         try:
             self(ids, probs, made_by, accuracy)
         except (inputs.InputError, OSError) as error:
@@ -5951,11 +6025,19 @@ class Plan:
 class Costs:
     """Seconds, measured."""
 
-    step: float  # of training, at the smallest stage
+    step: float  # of training, in the first stage
     epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
-    view: float  # one view of every photo that is predicted after training, at the last stage's size
-    start: float = 0.0  # what else training does beside epochs: decoding, compiling, early predictions
+    view: tuple[float, ...]  # one view of every photo that is predicted after training, at each stage's size
+    early: tuple[
+        float, ...
+    ]  # the test photos predicted at each stage's size: after the first epoch, and between stages
+    check: float = 0.0  # of an epoch of the first stage, what is not training steps
     end: float = 0.0  # everything after the votes
+
+    def at_pace(self, pace: float) -> Costs:
+        """All of it so many times as slow, but for the end."""
+        slower: Any = {name: tuple(s * pace for s in getattr(self, name)) for name in ("epoch", "view", "early")}
+        return replace(self, step=self.step * pace, check=self.check * pace, **slower)
 
 
 @dataclass(frozen=True)
@@ -5966,8 +6048,10 @@ class TimeLeft:
     report: float = 0.0  # that share, seconds
 
 
-# The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each.
-REPORT, PER_NETWORK = 12.0, 6.0
+# The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each, with its
+# weights files. `make run DATA=cars10 SET="preset=quick budget_minutes=3"` and 6: 9 s from the last epoch to the end, votes
+# aside, on two cores.
+REPORT, PER_NETWORK = 5.0, 5.0
 # Kaggle ends a session after so many hours; this share of it is the margin, for what no plan foresees.
 SESSION_HOURS = {"tpu": 9.0}
 SESSION_HOURS_ELSE, MARGIN = 12.0, 0.05
@@ -5983,7 +6067,7 @@ class Budget:
     def left(self) -> float:
         return self.end - time.monotonic()
 
-    def share(self, networks: int) -> TimeLeft:
+    def share(self, networks: float) -> TimeLeft:
         """Of the next one of so many networks that are still to be trained."""
         return TimeLeft(time.monotonic() + self.left() / networks, REPORT / networks + PER_NETWORK)
 
@@ -6007,7 +6091,7 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
     by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
     Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
     """
-    while fewer_views and views > 1 and views * costs.view > left / 4 and _spent(configured, views, costs) > left:
+    while fewer_views and views > 1 and views * costs.view[-1] > left / 4 and _spent(configured, views, costs) > left:
         views = views // 2
     epochs = list(configured)
     while sum(epochs) > 1 and _spent(epochs, views, costs) > left:
@@ -6023,25 +6107,42 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
         return Plan(tuple(epochs), views)
     first = tuple(int(k == 0) for k in range(len(epochs)))
     views = 1 if fewer_views else views
-    room = left - _spent(first, views, costs) + costs.epoch[0]
+    room = left - _spent(first, views, costs) + costs.epoch[0] - costs.check
     return Plan(first, views, None if room >= costs.epoch[0] else max(0, int(room / max(costs.step, 1e-9))))
 
 
-def _spent(epochs: Sequence[int], views: int, costs: Costs) -> float:
-    return costs.start + sum(n * s for n, s in zip(epochs, costs.epoch, strict=True)) + views * costs.view + costs.end
+def costs(known: dict[str, Any]) -> Costs:
+    """What ``asdict`` and JSON have made of them."""
+    fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return Costs(**fields)
+
+
+def _spent(epochs: Sequence[int], views: int, costs: Costs, stage: int = 0, done: int = 0) -> float:
+    """Seconds from after ``done`` epochs of a stage to the end of these epochs in all, their predictions and the end."""
+    last = max((k for k, n in enumerate(epochs) if n), default=0)
+    to_come = sum(max(0, n - (done if k == stage else 0)) * costs.epoch[k] for k, n in enumerate(epochs) if k >= stage)
+    # The first epoch's prediction comes after what is measured of it.
+    early = costs.early[0] * (stage == 0 and done <= 1) + sum(costs.early[stage:last])
+    return to_come + early + views * costs.view[last] + costs.end
+
+
+def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
+    """How long the rest of the plan takes, after so many epochs of a stage."""
+    if plan.steps is not None:
+        return _spent(plan.epochs, plan.views, costs) - costs.epoch[0] + costs.check + plan.steps * costs.step
+    return _spent(plan.epochs, plan.views, costs, stage, done)
 
 
 def shorten(plan: Plan, stage: int, done: int, costs: Costs, left: float) -> Plan:
     """The plan after ``done`` epochs of a stage, with fewer to come where those planned no longer fit; else the same.
 
     The learning rate and the augmentation go on from where they are and reach their end in the last epoch that is left.
-    Views are kept: networks that vote together must have the same. costs.start is taken as spent.
+    Views are kept: networks that vote together must have the same.
     """
     epochs = list(plan.epochs)
 
     def fits() -> bool:
-        to_come = [max(0, n - done) if k == stage else n if k > stage else 0 for k, n in enumerate(epochs)]
-        return _spent(to_come, plan.views, replace(costs, start=0.0)) <= left
+        return _spent(epochs, plan.views, costs, stage, done) <= left
 
     open_ = [k for k in range(len(epochs)) if epochs[k] > (done if k == stage else 0) and k >= stage]
     while open_ and not fits():
@@ -6075,9 +6176,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
+import tokenize
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6088,6 +6191,7 @@ import numpy as np
 from carcls import inputs
 
 NOTE = "steps.json"
+_TAKEN = ".earlier.part"  # an earlier run's, while it is copied
 
 Facts = dict[str, Any]  # what a step is made from, by name: settings, photos, code; JSON values
 
@@ -6197,6 +6301,7 @@ class States:
 
 def sweep(out: Path) -> None:
     """Remove what a killed run was in the middle of writing: files that have not got their names yet."""
+    shutil.rmtree(out / _TAKEN, ignore_errors=True)
     for folder in (out, *out.glob("member*"), *out.glob("member*/*/")):
         for part in folder.glob(".*.part*") if folder.is_dir() else ():
             if part.is_file():
@@ -6209,31 +6314,41 @@ def differences(was: Facts, now: Facts) -> list[str]:
     for key in [*was, *(key for key in now if key not in was)]:
         before, after = (json.loads(json.dumps(facts.get(key))) for facts in (was, now))
         if before != after:
-            change = f"{key} {_show(before)} → {_show(after)}"
+            change = f"{key} {show(before)} → {show(after)}"
             found.append(change if len(change) < 100 and not key.startswith("the ") else f"{key} changed")
     return found
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A setting's value, stages as they are given."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "height" in value[0]:
         return ",".join("x".join(str(stage[key]) for key in ("height", "width", "epochs")) for stage in value)
     return str(value)
 
 
 def code(*modules: str) -> str:
-    """A digest of what these modules of the package do: their text without comments, docstrings and layout."""
+    """A digest of what these modules of the package do: their text without comments, docstrings and layout.
+
+    Of the text, not of its syntax tree, which differs from one Python to the next.
+    """
     digest = hashlib.sha256()
     for name in modules:
         spec = importlib.util.find_spec(f"carcls.{name}")
         assert spec and spec.origin, name
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        text = Path(spec.origin).read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column]
+        for node in ast.walk(ast.parse(text)):
             if (
                 isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
                 and ast.get_docstring(node, False) is not None
             ):
-                node.body = node.body[1:]
-        digest.update(f"{name} {ast.dump(tree)}".encode())
+                doc = node.body[0]
+                lines[doc.lineno - 1 : doc.end_lineno] = [""] * ((doc.end_lineno or doc.lineno) - doc.lineno + 1)
+        digest.update(f"{name} {''.join(''.join(lines).split())}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -6256,9 +6371,8 @@ def take_over(earlier: Path, out: Path) -> list[str]:
 
     What the run folder has already stays. The copies get their names once they are whole.
     """
-    part = out / ".earlier.part"
-    if part.exists():
-        shutil.rmtree(part)  # of a run that was killed
+    part = out / _TAKEN
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     taken = []
     for source in sorted(earlier.iterdir()):
         wanted = (source.is_dir() and source.name.startswith("member")) or source.name.startswith("submission.")
@@ -6266,15 +6380,21 @@ def take_over(earlier: Path, out: Path) -> list[str]:
             continue
         part.mkdir(exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, part / source.name, copy_function=shutil.copyfile)
+            shutil.copytree(source, part / source.name, copy_function=_copy)
         else:
-            shutil.copyfile(source, part / source.name)
+            _copy(source, part / source.name)
         _writable(part / source.name)  # copytree keeps the modes of a read-only folder
         (part / source.name).rename(out / source.name)
         taken.append(source.name)
     if part.exists():
         part.rmdir()
     return taken
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    with Path(source).open("rb") as old, Path(target).open("wb") as new:
+        shutil.copyfileobj(old, new)
+        inputs.flush(new)
 
 
 def _writable(top: Path) -> None:
@@ -6340,6 +6460,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -6384,7 +6505,8 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     found = warnings(table, labels)
     about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
-    if path.exists() and _written_by(path) != run:
+    there = written(path)
+    if path.exists() and (there is None or there["run"] != run):
         number = next(
             n for n in itertools.count(1) if not path.with_name(f"{path.stem}.earlier{n}{path.suffix}").exists()
         )
@@ -6398,15 +6520,13 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     return found
 
 
-def _written_by(path: Path) -> str | None:
+def written(path: Path) -> dict[str, Any] | None:
+    """What submission.json says of the submission there; None if it is not of a run, or was changed since."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        known = hashlib.sha256(path.read_bytes()).hexdigest() in (
-            about["sha256"],
-            about["before"],
-        )  # else it was changed
-        return about["run"] if known else None
-    except (OSError, ValueError, KeyError, TypeError):  # not of a run: somebody's own file
+        known = hashlib.sha256(path.read_bytes()).hexdigest() in (about["sha256"], about["before"])
+        return about if known and {"run", "made_by", "validation_accuracy"} <= set(about) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -6450,7 +6570,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -6459,15 +6579,16 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import callbacks, inputs, model, photos, pipeline, runtime, schedule, steps
+from carcls import augment, backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps
 from carcls.config import OF_MEMBER, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
 
 STEP = "training"  # in the folder's steps.json
 FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
-# What changes the numbers of a training; the settings that are not here may differ when it goes on.
-_SETTINGS = sorted(OF_MEMBER | {"strength", "strength_end"})
+# Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
+# name are in ``facts`` with their content.
+_SETTINGS = sorted(OF_MEMBER - {"weights", "augment"} | {"strength", "strength_end", "precision"})
 _CODE = ("augment", "backbones", "callbacks", "fused", "model", "photos", "pipeline", "schedule", "train")
 
 
@@ -6489,8 +6610,11 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
     """What a training is made from: settings, photos, starting weights and the package's code."""
     whole = cfg.model_dump(mode="json")
     train, val = table.train, table.val
+    start = start or backbones.find_weights(cfg.backbone, cfg)
+    policy = Path(cfg.augment)
     return {
         **{name: whole[name] for name in _SETTINGS},
+        "augment": cfg.augment if cfg.augment in augment.POLICIES else f"policy {steps.digest_of(policy)[:16]}",
         "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
         "the starting weights": steps.digest_of(start) if start else "",
         "the package's code": steps.code(*_CODE),
@@ -6507,7 +6631,14 @@ def done(
     about = steps.Steps(folder).about(STEP, facts(cfg, table, start)) if cfg.resume else None
     if about is None:
         return None
+    if not all((folder / name).is_file() for name in FILES):
+        print(f"{folder.name}: {STEP} is made anew: {', '.join(FILES)} are not all there")
+        return None
     steps.States(folder / "state").remove()  # a kill may have come before it
+    configured = [stage.model_dump() for stage in cfg.stages]
+    if about["stages"] != configured and not limited:
+        print(f"{folder.name}: trained for {steps.show(about['stages'])} of {steps.show(configured)}, as an earlier budget "
+              "planned it; resume=false trains anew")  # fmt: skip
     return Trained(
         tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
     )
@@ -6539,9 +6670,10 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     if note is None:
         states.remove()
         steps.Steps(folder).forget()
-    batch = note["batch"] if note else cfg.batch
+    whole = rt.batch_size(cfg.batch)  # photos a step, before memory runs out
+    batch = note["smaller"] if note else whole
     while True:
-        smaller = cfg if batch == cfg.batch else cfg.replace(batch=batch, lr=cfg.lr * batch / cfg.batch)
+        smaller = cfg if batch == whole else cfg.replace(batch=batch, lr=cfg.lr * batch / whole)
         training = _Training(
             smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views
         )
@@ -6557,10 +6689,11 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
         gc.collect()
         before, batch = batch, rt.batch_size(batch // 2)
         print(f"memory     out of it with batches of {before}: going on with {batch}, learning rate "
-              f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
+              f"{cfg.lr * batch / whole:.2e}")  # fmt: skip
         note = states.load(made_from)
         if note:
-            states.amend(batch=batch)
+            states.amend(smaller=batch)
+            note["smaller"] = batch
     if trained is None:
         return None
     for which, name in zip(("last", "best"), reversed(FILES[:2]), strict=True):  # the best one stays in the network
@@ -6572,7 +6705,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             inputs.flush(file)
         part.replace(folder / name)
     stages = [stage.model_dump() for stage in trained.stages]
-    steps.Steps(folder).finish(STEP, made_from, FILES, stages=stages, views=trained.views, seconds=trained.seconds)
+    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, views=trained.views, seconds=trained.seconds)
     states.remove()
     return trained
 
@@ -6596,6 +6729,7 @@ class _Training:
     before: float = 0.0  # seconds of training in earlier sessions
     paused: float = 0.0  # seconds in ready
     saving: float = 0.0  # seconds of this session in which states were kept
+    reported: bool = False  # ready has been called
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -6623,7 +6757,7 @@ class _Training:
         if note:
             note = self._resume(note)
         else:
-            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), max(cfg.tta_views, cfg.tta_cap))
+            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), self._views())
             if self.time_left:
                 self.costs = self._measure()
                 self.plan = schedule.make_plan(
@@ -6642,7 +6776,7 @@ class _Training:
         print(
             f"training   {took:.0f} s, {self.saving:.1f} s of it ({self.saving / took:.1%}) to keep the state of every epoch"
         )
-        views = self.plan.views if self.plan.views < max(cfg.tta_views, cfg.tta_cap) else None
+        views = self.plan.views if self.plan.views < self._views() else None
         return Trained(tuple(stages), views, self._seconds(), self.net)
 
     def restore(self, which: str) -> None:
@@ -6651,22 +6785,42 @@ class _Training:
         if self.averaged:
             self.averaged.settle()
 
+    def _views(self) -> int:
+        """The most that a photo is asked for, as set."""
+        return 1 if self.cfg.tta == "never" else max(self.cfg.tta_views, self.cfg.tta_cap)
+
+    def _machine(self) -> list[Any]:
+        """What measured seconds hold for."""
+        return [self.rt.backend, *self.rt.devices, self.rt.precision, self.cfg.batch]
+
     def _resume(self, note: dict[str, Any]) -> dict[str, Any]:
+        """Take up the state that the note is of, and its plan unless the time left demands a shorter one."""
         number, epoch = note["stage"], note["epoch"]
         self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
         self.rows, self.before = note["rows"], note["seconds"]
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
-            known = note["costs"]
-            self.costs = schedule.Costs(**{**known, "epoch": tuple(known["epoch"])}) if known else self._measure()
+            known = note["costs"] if note["machine"] == self._machine() else None
+            self.costs = schedule.costs(known) if known else self._measure()
+        else:
+            self.plan = replace(self.plan, views=self._views())
         self._compile(number)
         model.restore(self.net, self.states.arrays("last"))
+        if self.rate is None and note["batch"] != self.cfg.batch:  # a plateau's rate is part of the state
+            rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
+            self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
             shorter = schedule.shorten(self.plan, number, epoch, self.costs, self._left())
             if shorter is not self.plan:
                 self.plan = shorter
                 note = {**note, "course": None, "over": note["over"] or epoch >= shorter.epochs[number]}
             self._say_plan(number, epoch)
+        if self.ready and not note["reported"]:  # a kill came before there was a submission
+            last = self.rows[-1]
+            self._report(
+                self.net, self.cfg.stages[number], f"epoch {last['epoch']} of stage {number + 1}", last["val_accuracy"]
+            )
+            self.states.amend(reported=True)
         return note
 
     def _stage(self, number: int, note: dict[str, Any] | None) -> None:
@@ -6694,9 +6848,9 @@ class _Training:
         size = (shape.height, shape.width)
         epoch = note["epoch"] if note else 0
         first = sum(plan.epochs[:number])  # epoch of the run that the stage begins with
-        steps_per_epoch = plan.steps or max(1, len(self.train_rows) // self.batch)
+        steps_per_epoch = plan.steps or max(1, len(self.train_rows) // self.batch)  # more of them where memory ran out
         at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
-        if note and note["course"]:
+        if note and note["course"] and note["steps_per_epoch"] == steps_per_epoch:
             course = schedule.Course(**note["course"])
         else:
             course = schedule.Course(at, plan.progress_at(first + epoch), plan.per_epoch() / steps_per_epoch)
@@ -6722,6 +6876,8 @@ class _Training:
             known = pace.plan if pace else plan
             return {
                 "stage": number, "epoch": done, "over": early.stopped or done >= known.epochs[number], "batch": cfg.batch,
+                "smaller": self.rt.batch_size(cfg.batch), "steps_per_epoch": steps_per_epoch, "machine": self._machine(),
+                "reported": self.reported,
                 "plan": asdict(known), "course": asdict(course) if known is plan else None,
                 "costs": asdict(pace.costs) if pace else None, "rows": self.rows, "seconds": self._seconds(),
                 "watchers": {name: watcher.kept() for name, watcher in watchers.items()},
@@ -6805,26 +6961,24 @@ class _Training:
         (self.folder / ".timed.part.npz").unlink()
 
         n_train, n_val, n_test = max(1, len(self.train_rows) // self.batch), len(self.val_rows), len(self.table.test)
-        epoch = [s * n_train + p * n_val + kept for s, p in zip(step, photo, strict=True)]
-        early = sum(p * n_test for p in photo[:1] + photo[:-1]) if self.ready else 0.0
+        check = [p * n_val + kept for p in photo]
+        epoch = tuple(s * n_train + c for s, c in zip(step, check, strict=True))
+        early = tuple(p * n_test if self.ready else 0.0 for p in photo)
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
-        looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap else n_val + n_test
+        looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
         print(f"timed      in {time.monotonic() - began:.0f} s: a step of {self.batch} photos "
               + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
               + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
         assert self.time_left
-        return schedule.Costs(step[0], tuple(epoch), photo[-1] * looks, early, self.time_left.report)
+        return schedule.Costs(step[0], epoch, tuple(p * looks for p in photo), early, check[0], self.time_left.report)
 
     def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
         costs, plan = self.costs, self.plan
         assert costs
-        to_come = [max(0, n - epoch) if k == number else n if k > number else 0 for k, n in enumerate(plan.epochs)]
-        needed = float(np.dot(to_come, costs.epoch)) + costs.view * plan.views + costs.end
-        needed += 0.0 if number + epoch else costs.start
+        needed = schedule.seconds(plan, costs, number, epoch)
         of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
         what = f"{'+'.join(map(str, plan.epochs))} epochs of {of}, {plan.views} views"
         if plan.steps is not None:
-            needed += plan.steps * costs.step - costs.epoch[0]
             what = f"{plan.steps} steps of {self.batch} photos instead of {of} epochs, {plan.views} views"
         print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
 
@@ -6841,6 +6995,7 @@ class _Training:
             if epoch == 0:
                 with self.averaged.swapped() if self.averaged else nullcontext():  # what validation has measured
                     self._report(self.net, stage, "first epoch", float(logs["val_accuracy"]))
+                self.states.amend(reported=True)
 
         return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
 
@@ -6848,6 +7003,7 @@ class _Training:
         began = time.monotonic()
         assert self.ready is not None
         self.ready(*args)
+        self.reported = True
         self.paused += time.monotonic() - began
 
 
@@ -7050,7 +7206,9 @@ class Votes:
     def save(self, path: Path) -> None:
         """As .npz with arrays ids, probs, labels and cast; atomic."""
         part = path.with_name("." + path.stem + ".part.npz")
-        np.savez(part, ids=np.array(self.ids), probs=self.probs, labels=self.labels, cast=self.cast)
+        with part.open("wb") as file:
+            np.savez(file, ids=np.array(self.ids), probs=self.probs, labels=self.labels, cast=self.cast)
+            inputs.flush(file)
         part.replace(path)
 
     def combined(self, how: str = "mean") -> np.ndarray:

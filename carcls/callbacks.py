@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -332,7 +331,7 @@ class AveragedWeights(keras.callbacks.Callback):
     """Validates with the optimizer's moving average of the weights (use_ema=True), trains with the raw ones.
 
     The average replaces the trainable weights from on_test_begin to on_test_end, and inside ``swapped()``,
-    where ``Best`` saves: on_epoch_end comes after on_test_end, so without it the raw weights would be saved.
+    where ``train`` lets the first epoch predict: on_epoch_end comes after on_test_end, so without it the raw weights would be saved.
     BN statistics are not averaged; they follow the raw weights (as in Keras). ``predict`` is left alone
     (Keras's SwapEMAWeights leaves the swapped weights in the model there): at the end of ``fit`` Keras itself
     puts the average into the model for good.
@@ -437,8 +436,7 @@ class Pace(keras.callbacks.Callback):
         took, expected = self.agree(time.monotonic() - self._begin + self.also()), self.costs.epoch[self.stage]
         # What is still to come is as much slower or faster than measured as this epoch was.
         pace = took / max(expected, 1e-9)
-        self.costs = replace(self.costs, step=self.costs.step * pace, epoch=tuple(e * pace for e in self.costs.epoch),
-                             view=self.costs.view * pace)  # fmt: skip
+        self.costs = self.costs.at_pace(pace)
         left = self.agree(self.deadline - time.monotonic())
         before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
         if self.plan is not before:
@@ -498,12 +496,24 @@ class StopOnNaN(keras.callbacks.Callback):
         super().__init__()
         self.cfg, self.stage, self.steps, self.learning_rate = cfg, stage, steps_per_epoch, learning_rate
         self._epoch = 0
+        self._pending: tuple[int, Any] | None = None  # a step and its loss, not looked at yet
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        loss = float((logs or {}).get("loss", 0.0))
+        # The step before: waiting for this one's number would keep JAX from computing ahead.
+        before, self._pending = self._pending, (batch, (logs or {}).get("loss", 0.0))
+        self._check(before)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        before, self._pending = self._pending, None
+        self._check(before)
+
+    def _check(self, step: tuple[int, Any] | None) -> None:
+        if step is None:
+            return
+        batch, loss = step[0], float(step[1])
         if math.isfinite(loss):
             return
         cfg, shape = self.cfg, self.cfg.stages[self.stage]

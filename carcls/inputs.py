@@ -302,14 +302,23 @@ def _unpacked(source: Path, target: Path) -> Path:
                 raise InputError(
                     f"{source}: needs {needed / 1e6:,.0f} MB in {target.parent}, free: {free / 1e6:,.0f} MB"
                 )
-            part = target.with_name(f"{target.name}.part")
-            _remove(part)  # of a run that was killed
+            for old in target.parent.glob(f"{target.name}.*.part"):
+                if not _alive(old.name.split(".")[-2]):
+                    _remove(old)  # of a run that was killed
+            part = target.with_name(f"{target.name}.{os.getpid()}.part")  # several processes may unpack at a time
+            _remove(part)
             part.mkdir()
             for member in files:
                 archive.extract(member, part)  # checks the CRC
         write_atomic(part / _DONE, json.dumps(done))
-        _remove(target)
-        part.rename(target)
+        try:
+            part.rename(target)
+        except OSError:  # there is one already
+            if _is_done(target, done):  # another process was faster
+                _remove(part)
+                return target
+            _remove(target)
+            part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
@@ -328,6 +337,16 @@ def _refuse_unsafe(source: Path, members: list[zipfile.ZipInfo]) -> None:
             raise InputError(f"{source}: member {member.filename!r} leaves the folder; nothing was unpacked")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise InputError(f"{source}: member {member.filename!r} is a symbolic link; nothing was unpacked")
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _is_done(target: Path, done: dict[str, object]) -> bool:

@@ -44,7 +44,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
     """Train member ``number`` (from 0) and let it vote; what an earlier session has done of it is taken as it is.
 
     ``submit``, if given, gets test predictions as soon as there are some: after the first epoch, each stage, each fold.
-    None if the budget leaves no time to train it.
+    None if the budget leaves no time to train it; with folds, those that there was time for.
     """
     from carcls import train, tta  # keras, whose backend runtime.setup has chosen by now
 
@@ -64,9 +64,8 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         (folder / sub).mkdir(parents=True, exist_ok=True)
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
-        share = (len(cfg.members) - number) * len(
-            parts
-        ) - k  # networks that are still to share the time, this one included
+        # How many networks still share the time, this one included.
+        share = (len(cfg.members) - number) * len(parts) - k + _pseudo_share(cfg)
         trained = train.done(mine, part, folder / sub, limited=bool(budget))
         if trained:
             print(f"training   done before in {trained.seconds:.0f} s, taken from {folder / sub}")
@@ -75,7 +74,9 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None,
                                 time_left=budget.share(share) if budget else None, fewer_views=not fixed)  # fmt: skip
         if trained is None:
-            print(f"skipped    {'fold ' + str(k + 1) if k else 'member ' + str(number + 1)}: no time to train it")
+            print(f"skipped    {f'folds {k + 1} to {len(parts)}' if k else f'member {number + 1}'}: no time to train")
+            if k:
+                break
             return None
         mine = with_views(mine, trained.views) if trained.views else mine
         seconds["training"] += trained.seconds
@@ -101,6 +102,15 @@ NOTE = "member.json"
 _CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
 
+def _pseudo_share(cfg: Config) -> float:
+    """The time of going on with pseudo-labels, as a share of that of training all networks once."""
+    if not cfg.pseudo:
+        return 0.0
+    whole = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages)
+    last = cfg.stages[-1]
+    return len(cfg.members) * cfg.pseudo_epochs * last.height * last.width / whole
+
+
 def with_views(cfg: Config, views: int) -> Config:
     """The settings with as many test-time views as a plan leaves time for; without the adaptive rule if they are fewer."""
     if views >= max(cfg.tta_views, cfg.tta_cap):
@@ -120,7 +130,7 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
     stage, record = trained.stages[-1], steps.Steps(folder)
     made_from = {
         "size": [stage.height, stage.width], "fit": cfg.fit, "seed": cfg.seed, "tta_views": views, "tta_cap": cap,
-        "tta_strength": cfg.tta_strength if views > 2 else None, "the weights": record.digest(train.STEP, train.FILES[0]),
+        "tta_strength": cfg.tta_strength if max(views, cap) > 2 else None, "the weights": record.digest(train.STEP, train.FILES[0]),
         "the package's code": steps.code(*_CODE),
     }  # fmt: skip
     net = trained.model
@@ -193,8 +203,11 @@ def _folders(cfg: Config) -> list[str]:
 
 
 def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
-          chosen: pseudo.Chosen, budget: Budget | None = None) -> pseudo.Kept:  # fmt: skip
-    """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse."""
+          chosen: pseudo.Chosen, budget: Budget | None = None, members: int = 1) -> pseudo.Kept:  # fmt: skip
+    """Continue a member's network on train photos and pseudo-labels; its new votes count if validation is not worse.
+
+    members: how many in all share the budget.
+    """
     from carcls import train
 
     mine = cfg.of_members()[number]
@@ -210,7 +223,7 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
     try:
         trained = train.done(mine, more, inside, start) or train.fit(
             mine, rt, more, place, inside, events, start=start, fewer_views=False,
-            time_left=budget.share(len(cfg.members) - number) if budget else None,
+            time_left=budget.share(members - number) if budget else None,
         )  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))

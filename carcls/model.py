@@ -152,7 +152,7 @@ def state(model: keras.Model, optimizer: bool = True) -> list[np.ndarray]:
     """Every number that training goes on from: weights, statistics, the generators of dropout, the optimiser's variables.
 
     Without ``optimizer``, what a prediction can touch. Keras's own weights files lose the generators: they write them and do
-    not read them (3.13.2).
+    not read them (3.13.2). The loss scale, which mixed_float16 alone has, comes last: a state is good for any precision.
     """
     # np.array copies: on the CPU JAX and TensorFlow would lend us the very memory that the next step writes to.
     return [np.array(variable) for variable in _variables(model, optimizer)]
@@ -165,12 +165,29 @@ def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:
     step runs, and leaves them empty then; TensorFlow may leave a step half done.
     """
     optimizer = len(arrays) != len(model.variables)
-    for variable, array in zip(_variables(model, optimizer), arrays, strict=True):
+    variables = _variables(model, optimizer)
+    scaled = len(_scale(model)) if optimizer else 0
+    if len(arrays) != len(variables):  # of another precision, or of another network
+        variables = variables[: len(variables) - scaled]
+        arrays = arrays[: len(variables)]
+    for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
 def _variables(model: keras.Model, optimizer: bool) -> list[Any]:
-    return [*model.variables, *(model.optimizer.variables if optimizer else [])]
+    if not optimizer:
+        return list(model.variables)
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return [*model.variables, *inner.variables, *_scale(model)]
+
+
+def _scale(model: keras.Model) -> list[Any]:
+    """The variables that an optimiser has for scaling the loss, around those of its inner one."""
+    inner = getattr(model.optimizer, "inner_optimizer", None)
+    if inner is None:
+        return []
+    within = {id(variable) for variable in inner.variables}
+    return [variable for variable in model.optimizer.variables if id(variable) not in within]
 
 
 class EqualReplicas(keras.callbacks.Callback):

@@ -159,7 +159,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """The decoded photos of a stage: how much there is of them, where they are kept, and what memory that takes."""
 
     stage: Stage
@@ -184,7 +184,7 @@ class Plan:
         )
 
 
-def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: int = -1) -> list[Plan]:
+def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: int = -1) -> list[MemoryPlan]:
     """What each stage will keep of the table's photos. free, disk: bytes; measured if negative.
 
     Test photos are predicted beside the training photos after the first epoch and after each stage but the last, at the
@@ -208,7 +208,7 @@ def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: 
         test = kept(int(sizes[is_test].sum()), free - beside * training.memory, disk - beside * on_disk)
         batch = cfg.batch * stage.height * stage.width * 3 * (4 if cfg.mixup or cfg.cutmix else 1)
         # Each thread makes one, as an array and as a tensor; two wait, one is in use.
-        plans.append(Plan(stage, training, test, beside, (2 * threads() + 3) * batch, free))
+        plans.append(MemoryPlan(stage, training, test, beside, (2 * threads() + 3) * batch, free))
     return plans
 
 

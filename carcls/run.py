@@ -64,7 +64,7 @@ def run(cfg: Config) -> Path:
             for number in range(len(cfg.members)):
                 _say(f"train member {members.name(cfg, number)}")
                 member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
-                if member is None:  # out of time
+                if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
                     break
                 made.append(member)
                 cfg = members.with_views(cfg, max(member.tta))
@@ -73,7 +73,7 @@ def run(cfg: Config) -> Path:
                 if len(made) < len(cfg.members):
                     submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
             if not made:
-                return _without_training(cfg, table, place, submit, events)
+                return _without_training(cfg, table, place, submit, events, budget)
             inputs.write_atomic(
                 place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
             )  # with the views it has used
@@ -133,19 +133,22 @@ def _identity(cfg: Config) -> str:
     return hashlib.sha256((cfg.model_dump_json() + source_hash()).encode()).hexdigest()[:16]
 
 
-def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any) -> Path:
+def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,
+                      budget: schedule.Budget | None) -> Path:  # fmt: skip
     """A valid submission where the time is too short to train anything: the most frequent class for every photo."""
     share = np.bincount(table.train["label"], minlength=len(table.classes)) / len(table.train)
     ids = table.test["id"].tolist()
     accuracy = float((table.val["label"] == share.argmax()).mean())
     why = "the most frequent class: no time to train a network"
     submit(ids, np.tile(share, (len(ids), 1)), why, accuracy)
-    result = {"validation_accuracy": accuracy, "validation_photos": len(table.val), "made_by": why,
+    low, high = votes.wilson(round(accuracy * len(table.val)), len(table.val))
+    result = {"validation_accuracy": accuracy, "validation_interval_95": [low, high],
+              "validation_photos": len(table.val), "made_by": why,
               "settings": cfg.model_dump(mode="json"), "source": source_hash()}  # fmt: skip
     inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
     events.send("end", **result)
     _say("result", f"validation {accuracy:.4f} accuracy of {why}",
-         f"skipped    training, test-time augmentation and the report: budget_minutes={cfg.budget_minutes:g} is too little",
+         f"skipped    training, test-time augmentation and the report: {budget.line if budget else 'the time'}, is too little",
          f"submission {submit.path}, {len(ids)} rows")  # fmt: skip
     for warning in submit.warnings:
         print(f"\n*** WARNING: {warning} ***")
@@ -182,7 +185,7 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
     inputs.write_atomic(place.out / "pseudo.csv", rows.to_csv(index=False))
     kept = []
     for number in range(len(made) if len(chosen.rows) else 0):
-        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget))
+        kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget, len(made)))
         print(f"member {number + 1}: {kept[-1].reason}")
     return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
             "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
@@ -194,13 +197,23 @@ class _Submit:
     def __init__(self, path: Path, table: photos.Table, identity: str):
         self.path, self.table, self.identity = path, table, identity
         self.warnings: list[str] = []
+        self.wrote = False  # in this session
 
     def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
         self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity)
+        self.wrote = True
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
     def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        """While training goes on, which must not end because a submission cannot be written yet."""
+        """While training goes on, which must not end because a submission cannot be written yet.
+
+        A session that goes on does not replace what an earlier one has submitted and found better on validation.
+        """
+        there = None if self.wrote else submission.written(self.path)
+        if there and there["run"] == self.identity and there["validation_accuracy"] > accuracy:
+            print(f"submission {self.path.name}: still {there['made_by']}; validation {there['validation_accuracy']:.4f}, not "
+                  f"{accuracy:.4f} by {made_by}")  # fmt: skip
+            return
         try:
             self(ids, probs, made_by, accuracy)
         except (inputs.InputError, OSError) as error:

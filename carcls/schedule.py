@@ -96,11 +96,19 @@ class Plan:
 class Costs:
     """Seconds, measured."""
 
-    step: float  # of training, at the smallest stage
+    step: float  # of training, in the first stage
     epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
-    view: float  # one view of every photo that is predicted after training, at the last stage's size
-    start: float = 0.0  # what else training does beside epochs: decoding, compiling, early predictions
+    view: tuple[float, ...]  # one view of every photo that is predicted after training, at each stage's size
+    early: tuple[
+        float, ...
+    ]  # the test photos predicted at each stage's size: after the first epoch, and between stages
+    check: float = 0.0  # of an epoch of the first stage, what is not training steps
     end: float = 0.0  # everything after the votes
+
+    def at_pace(self, pace: float) -> Costs:
+        """All of it so many times as slow, but for the end."""
+        slower: Any = {name: tuple(s * pace for s in getattr(self, name)) for name in ("epoch", "view", "early")}
+        return replace(self, step=self.step * pace, check=self.check * pace, **slower)
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,10 @@ class TimeLeft:
     report: float = 0.0  # that share, seconds
 
 
-# The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each.
-REPORT, PER_NETWORK = 12.0, 6.0
+# The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each, with its
+# weights files. `make run DATA=cars10 SET="preset=quick budget_minutes=3"` and 6: 9 s from the last epoch to the end, votes
+# aside, on two cores.
+REPORT, PER_NETWORK = 5.0, 5.0
 # Kaggle ends a session after so many hours; this share of it is the margin, for what no plan foresees.
 SESSION_HOURS = {"tpu": 9.0}
 SESSION_HOURS_ELSE, MARGIN = 12.0, 0.05
@@ -128,7 +138,7 @@ class Budget:
     def left(self) -> float:
         return self.end - time.monotonic()
 
-    def share(self, networks: int) -> TimeLeft:
+    def share(self, networks: float) -> TimeLeft:
         """Of the next one of so many networks that are still to be trained."""
         return TimeLeft(time.monotonic() + self.left() / networks, REPORT / networks + PER_NETWORK)
 
@@ -152,7 +162,7 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
     by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
     Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
     """
-    while fewer_views and views > 1 and views * costs.view > left / 4 and _spent(configured, views, costs) > left:
+    while fewer_views and views > 1 and views * costs.view[-1] > left / 4 and _spent(configured, views, costs) > left:
         views = views // 2
     epochs = list(configured)
     while sum(epochs) > 1 and _spent(epochs, views, costs) > left:
@@ -168,25 +178,42 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
         return Plan(tuple(epochs), views)
     first = tuple(int(k == 0) for k in range(len(epochs)))
     views = 1 if fewer_views else views
-    room = left - _spent(first, views, costs) + costs.epoch[0]
+    room = left - _spent(first, views, costs) + costs.epoch[0] - costs.check
     return Plan(first, views, None if room >= costs.epoch[0] else max(0, int(room / max(costs.step, 1e-9))))
 
 
-def _spent(epochs: Sequence[int], views: int, costs: Costs) -> float:
-    return costs.start + sum(n * s for n, s in zip(epochs, costs.epoch, strict=True)) + views * costs.view + costs.end
+def costs(known: dict[str, Any]) -> Costs:
+    """What ``asdict`` and JSON have made of them."""
+    fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return Costs(**fields)
+
+
+def _spent(epochs: Sequence[int], views: int, costs: Costs, stage: int = 0, done: int = 0) -> float:
+    """Seconds from after ``done`` epochs of a stage to the end of these epochs in all, their predictions and the end."""
+    last = max((k for k, n in enumerate(epochs) if n), default=0)
+    to_come = sum(max(0, n - (done if k == stage else 0)) * costs.epoch[k] for k, n in enumerate(epochs) if k >= stage)
+    # The first epoch's prediction comes after what is measured of it.
+    early = costs.early[0] * (stage == 0 and done <= 1) + sum(costs.early[stage:last])
+    return to_come + early + views * costs.view[last] + costs.end
+
+
+def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
+    """How long the rest of the plan takes, after so many epochs of a stage."""
+    if plan.steps is not None:
+        return _spent(plan.epochs, plan.views, costs) - costs.epoch[0] + costs.check + plan.steps * costs.step
+    return _spent(plan.epochs, plan.views, costs, stage, done)
 
 
 def shorten(plan: Plan, stage: int, done: int, costs: Costs, left: float) -> Plan:
     """The plan after ``done`` epochs of a stage, with fewer to come where those planned no longer fit; else the same.
 
     The learning rate and the augmentation go on from where they are and reach their end in the last epoch that is left.
-    Views are kept: networks that vote together must have the same. costs.start is taken as spent.
+    Views are kept: networks that vote together must have the same.
     """
     epochs = list(plan.epochs)
 
     def fits() -> bool:
-        to_come = [max(0, n - done) if k == stage else n if k > stage else 0 for k, n in enumerate(epochs)]
-        return _spent(to_come, plan.views, replace(costs, start=0.0)) <= left
+        return _spent(epochs, plan.views, costs, stage, done) <= left
 
     open_ = [k for k in range(len(epochs)) if epochs[k] > (done if k == stage else 0) and k >= stage]
     while open_ and not fits():

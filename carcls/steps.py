@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
+import tokenize
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 from carcls import inputs
 
 NOTE = "steps.json"
+_TAKEN = ".earlier.part"  # an earlier run's, while it is copied
 
 Facts = dict[str, Any]  # what a step is made from, by name: settings, photos, code; JSON values
 
@@ -131,6 +134,7 @@ class States:
 
 def sweep(out: Path) -> None:
     """Remove what a killed run was in the middle of writing: files that have not got their names yet."""
+    shutil.rmtree(out / _TAKEN, ignore_errors=True)
     for folder in (out, *out.glob("member*"), *out.glob("member*/*/")):
         for part in folder.glob(".*.part*") if folder.is_dir() else ():
             if part.is_file():
@@ -143,31 +147,41 @@ def differences(was: Facts, now: Facts) -> list[str]:
     for key in [*was, *(key for key in now if key not in was)]:
         before, after = (json.loads(json.dumps(facts.get(key))) for facts in (was, now))
         if before != after:
-            change = f"{key} {_show(before)} → {_show(after)}"
+            change = f"{key} {show(before)} → {show(after)}"
             found.append(change if len(change) < 100 and not key.startswith("the ") else f"{key} changed")
     return found
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A setting's value, stages as they are given."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "height" in value[0]:
         return ",".join("x".join(str(stage[key]) for key in ("height", "width", "epochs")) for stage in value)
     return str(value)
 
 
 def code(*modules: str) -> str:
-    """A digest of what these modules of the package do: their text without comments, docstrings and layout."""
+    """A digest of what these modules of the package do: their text without comments, docstrings and layout.
+
+    Of the text, not of its syntax tree, which differs from one Python to the next.
+    """
     digest = hashlib.sha256()
     for name in modules:
         spec = importlib.util.find_spec(f"carcls.{name}")
         assert spec and spec.origin, name
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        text = Path(spec.origin).read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column]
+        for node in ast.walk(ast.parse(text)):
             if (
                 isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
                 and ast.get_docstring(node, False) is not None
             ):
-                node.body = node.body[1:]
-        digest.update(f"{name} {ast.dump(tree)}".encode())
+                doc = node.body[0]
+                lines[doc.lineno - 1 : doc.end_lineno] = [""] * ((doc.end_lineno or doc.lineno) - doc.lineno + 1)
+        digest.update(f"{name} {''.join(''.join(lines).split())}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -190,9 +204,8 @@ def take_over(earlier: Path, out: Path) -> list[str]:
 
     What the run folder has already stays. The copies get their names once they are whole.
     """
-    part = out / ".earlier.part"
-    if part.exists():
-        shutil.rmtree(part)  # of a run that was killed
+    part = out / _TAKEN
+    shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     taken = []
     for source in sorted(earlier.iterdir()):
         wanted = (source.is_dir() and source.name.startswith("member")) or source.name.startswith("submission.")
@@ -200,15 +213,21 @@ def take_over(earlier: Path, out: Path) -> list[str]:
             continue
         part.mkdir(exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, part / source.name, copy_function=shutil.copyfile)
+            shutil.copytree(source, part / source.name, copy_function=_copy)
         else:
-            shutil.copyfile(source, part / source.name)
+            _copy(source, part / source.name)
         _writable(part / source.name)  # copytree keeps the modes of a read-only folder
         (part / source.name).rename(out / source.name)
         taken.append(source.name)
     if part.exists():
         part.rmdir()
     return taken
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    with Path(source).open("rb") as old, Path(target).open("wb") as new:
+        shutil.copyfileobj(old, new)
+        inputs.flush(new)
 
 
 def _writable(top: Path) -> None:

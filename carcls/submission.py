@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,8 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     found = warnings(table, labels)
     about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
-    if path.exists() and _written_by(path) != run:
+    there = written(path)
+    if path.exists() and (there is None or there["run"] != run):
         number = next(
             n for n in itertools.count(1) if not path.with_name(f"{path.stem}.earlier{n}{path.suffix}").exists()
         )
@@ -65,15 +67,13 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     return found
 
 
-def _written_by(path: Path) -> str | None:
+def written(path: Path) -> dict[str, Any] | None:
+    """What submission.json says of the submission there; None if it is not of a run, or was changed since."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
-        known = hashlib.sha256(path.read_bytes()).hexdigest() in (
-            about["sha256"],
-            about["before"],
-        )  # else it was changed
-        return about["run"] if known else None
-    except (OSError, ValueError, KeyError, TypeError):  # not of a run: somebody's own file
+        known = hashlib.sha256(path.read_bytes()).hexdigest() in (about["sha256"], about["before"])
+        return about if known and {"run", "made_by", "validation_accuracy"} <= set(about) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

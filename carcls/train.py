@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import callbacks, inputs, model, photos, pipeline, runtime, schedule, steps
+from carcls import augment, backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps
 from carcls.config import OF_MEMBER, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
 
 STEP = "training"  # in the folder's steps.json
 FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
-# What changes the numbers of a training; the settings that are not here may differ when it goes on.
-_SETTINGS = sorted(OF_MEMBER | {"strength", "strength_end"})
+# Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
+# name are in ``facts`` with their content.
+_SETTINGS = sorted(OF_MEMBER - {"weights", "augment"} | {"strength", "strength_end", "precision"})
 _CODE = ("augment", "backbones", "callbacks", "fused", "model", "photos", "pipeline", "schedule", "train")
 
 
@@ -49,8 +50,11 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
     """What a training is made from: settings, photos, starting weights and the package's code."""
     whole = cfg.model_dump(mode="json")
     train, val = table.train, table.val
+    start = start or backbones.find_weights(cfg.backbone, cfg)
+    policy = Path(cfg.augment)
     return {
         **{name: whole[name] for name in _SETTINGS},
+        "augment": cfg.augment if cfg.augment in augment.POLICIES else f"policy {steps.digest_of(policy)[:16]}",
         "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
         "the starting weights": steps.digest_of(start) if start else "",
         "the package's code": steps.code(*_CODE),
@@ -67,7 +71,14 @@ def done(
     about = steps.Steps(folder).about(STEP, facts(cfg, table, start)) if cfg.resume else None
     if about is None:
         return None
+    if not all((folder / name).is_file() for name in FILES):
+        print(f"{folder.name}: {STEP} is made anew: {', '.join(FILES)} are not all there")
+        return None
     steps.States(folder / "state").remove()  # a kill may have come before it
+    configured = [stage.model_dump() for stage in cfg.stages]
+    if about["stages"] != configured and not limited:
+        print(f"{folder.name}: trained for {steps.show(about['stages'])} of {steps.show(configured)}, as an earlier budget "
+              "planned it; resume=false trains anew")  # fmt: skip
     return Trained(
         tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
     )
@@ -99,9 +110,10 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     if note is None:
         states.remove()
         steps.Steps(folder).forget()
-    batch = note["batch"] if note else cfg.batch
+    whole = rt.batch_size(cfg.batch)  # photos a step, before memory runs out
+    batch = note["smaller"] if note else whole
     while True:
-        smaller = cfg if batch == cfg.batch else cfg.replace(batch=batch, lr=cfg.lr * batch / cfg.batch)
+        smaller = cfg if batch == whole else cfg.replace(batch=batch, lr=cfg.lr * batch / whole)
         training = _Training(
             smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views
         )
@@ -117,10 +129,11 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
         gc.collect()
         before, batch = batch, rt.batch_size(batch // 2)
         print(f"memory     out of it with batches of {before}: going on with {batch}, learning rate "
-              f"{cfg.lr * batch / cfg.batch:.2e}")  # fmt: skip
+              f"{cfg.lr * batch / whole:.2e}")  # fmt: skip
         note = states.load(made_from)
         if note:
-            states.amend(batch=batch)
+            states.amend(smaller=batch)
+            note["smaller"] = batch
     if trained is None:
         return None
     for which, name in zip(("last", "best"), reversed(FILES[:2]), strict=True):  # the best one stays in the network
@@ -132,7 +145,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             inputs.flush(file)
         part.replace(folder / name)
     stages = [stage.model_dump() for stage in trained.stages]
-    steps.Steps(folder).finish(STEP, made_from, FILES, stages=stages, views=trained.views, seconds=trained.seconds)
+    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, views=trained.views, seconds=trained.seconds)
     states.remove()
     return trained
 
@@ -156,6 +169,7 @@ class _Training:
     before: float = 0.0  # seconds of training in earlier sessions
     paused: float = 0.0  # seconds in ready
     saving: float = 0.0  # seconds of this session in which states were kept
+    reported: bool = False  # ready has been called
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -183,7 +197,7 @@ class _Training:
         if note:
             note = self._resume(note)
         else:
-            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), max(cfg.tta_views, cfg.tta_cap))
+            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), self._views())
             if self.time_left:
                 self.costs = self._measure()
                 self.plan = schedule.make_plan(
@@ -202,7 +216,7 @@ class _Training:
         print(
             f"training   {took:.0f} s, {self.saving:.1f} s of it ({self.saving / took:.1%}) to keep the state of every epoch"
         )
-        views = self.plan.views if self.plan.views < max(cfg.tta_views, cfg.tta_cap) else None
+        views = self.plan.views if self.plan.views < self._views() else None
         return Trained(tuple(stages), views, self._seconds(), self.net)
 
     def restore(self, which: str) -> None:
@@ -211,22 +225,42 @@ class _Training:
         if self.averaged:
             self.averaged.settle()
 
+    def _views(self) -> int:
+        """The most that a photo is asked for, as set."""
+        return 1 if self.cfg.tta == "never" else max(self.cfg.tta_views, self.cfg.tta_cap)
+
+    def _machine(self) -> list[Any]:
+        """What measured seconds hold for."""
+        return [self.rt.backend, *self.rt.devices, self.rt.precision, self.cfg.batch]
+
     def _resume(self, note: dict[str, Any]) -> dict[str, Any]:
+        """Take up the state that the note is of, and its plan unless the time left demands a shorter one."""
         number, epoch = note["stage"], note["epoch"]
         self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
         self.rows, self.before = note["rows"], note["seconds"]
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
-            known = note["costs"]
-            self.costs = schedule.Costs(**{**known, "epoch": tuple(known["epoch"])}) if known else self._measure()
+            known = note["costs"] if note["machine"] == self._machine() else None
+            self.costs = schedule.costs(known) if known else self._measure()
+        else:
+            self.plan = replace(self.plan, views=self._views())
         self._compile(number)
         model.restore(self.net, self.states.arrays("last"))
+        if self.rate is None and note["batch"] != self.cfg.batch:  # a plateau's rate is part of the state
+            rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
+            self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
             shorter = schedule.shorten(self.plan, number, epoch, self.costs, self._left())
             if shorter is not self.plan:
                 self.plan = shorter
                 note = {**note, "course": None, "over": note["over"] or epoch >= shorter.epochs[number]}
             self._say_plan(number, epoch)
+        if self.ready and not note["reported"]:  # a kill came before there was a submission
+            last = self.rows[-1]
+            self._report(
+                self.net, self.cfg.stages[number], f"epoch {last['epoch']} of stage {number + 1}", last["val_accuracy"]
+            )
+            self.states.amend(reported=True)
         return note
 
     def _stage(self, number: int, note: dict[str, Any] | None) -> None:
@@ -254,9 +288,9 @@ class _Training:
         size = (shape.height, shape.width)
         epoch = note["epoch"] if note else 0
         first = sum(plan.epochs[:number])  # epoch of the run that the stage begins with
-        steps_per_epoch = plan.steps or max(1, len(self.train_rows) // self.batch)
+        steps_per_epoch = plan.steps or max(1, len(self.train_rows) // self.batch)  # more of them where memory ran out
         at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
-        if note and note["course"]:
+        if note and note["course"] and note["steps_per_epoch"] == steps_per_epoch:
             course = schedule.Course(**note["course"])
         else:
             course = schedule.Course(at, plan.progress_at(first + epoch), plan.per_epoch() / steps_per_epoch)
@@ -282,6 +316,8 @@ class _Training:
             known = pace.plan if pace else plan
             return {
                 "stage": number, "epoch": done, "over": early.stopped or done >= known.epochs[number], "batch": cfg.batch,
+                "smaller": self.rt.batch_size(cfg.batch), "steps_per_epoch": steps_per_epoch, "machine": self._machine(),
+                "reported": self.reported,
                 "plan": asdict(known), "course": asdict(course) if known is plan else None,
                 "costs": asdict(pace.costs) if pace else None, "rows": self.rows, "seconds": self._seconds(),
                 "watchers": {name: watcher.kept() for name, watcher in watchers.items()},
@@ -365,26 +401,24 @@ class _Training:
         (self.folder / ".timed.part.npz").unlink()
 
         n_train, n_val, n_test = max(1, len(self.train_rows) // self.batch), len(self.val_rows), len(self.table.test)
-        epoch = [s * n_train + p * n_val + kept for s, p in zip(step, photo, strict=True)]
-        early = sum(p * n_test for p in photo[:1] + photo[:-1]) if self.ready else 0.0
+        check = [p * n_val + kept for p in photo]
+        epoch = tuple(s * n_train + c for s, c in zip(step, check, strict=True))
+        early = tuple(p * n_test if self.ready else 0.0 for p in photo)
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
-        looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap else n_val + n_test
+        looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
         print(f"timed      in {time.monotonic() - began:.0f} s: a step of {self.batch} photos "
               + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
               + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
         assert self.time_left
-        return schedule.Costs(step[0], tuple(epoch), photo[-1] * looks, early, self.time_left.report)
+        return schedule.Costs(step[0], epoch, tuple(p * looks for p in photo), early, check[0], self.time_left.report)
 
     def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
         costs, plan = self.costs, self.plan
         assert costs
-        to_come = [max(0, n - epoch) if k == number else n if k > number else 0 for k, n in enumerate(plan.epochs)]
-        needed = float(np.dot(to_come, costs.epoch)) + costs.view * plan.views + costs.end
-        needed += 0.0 if number + epoch else costs.start
+        needed = schedule.seconds(plan, costs, number, epoch)
         of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
         what = f"{'+'.join(map(str, plan.epochs))} epochs of {of}, {plan.views} views"
         if plan.steps is not None:
-            needed += plan.steps * costs.step - costs.epoch[0]
             what = f"{plan.steps} steps of {self.batch} photos instead of {of} epochs, {plan.views} views"
         print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
 
@@ -401,6 +435,7 @@ class _Training:
             if epoch == 0:
                 with self.averaged.swapped() if self.averaged else nullcontext():  # what validation has measured
                     self._report(self.net, stage, "first epoch", float(logs["val_accuracy"]))
+                self.states.amend(reported=True)
 
         return keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)
 
@@ -408,6 +443,7 @@ class _Training:
         began = time.monotonic()
         assert self.ready is not None
         self.ready(*args)
+        self.reported = True
         self.paused += time.monotonic() - began
 
 

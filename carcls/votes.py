@@ -39,7 +39,9 @@ class Votes:
     def save(self, path: Path) -> None:
         """As .npz with arrays ids, probs, labels and cast; atomic."""
         part = path.with_name("." + path.stem + ".part.npz")
-        np.savez(part, ids=np.array(self.ids), probs=self.probs, labels=self.labels, cast=self.cast)
+        with part.open("wb") as file:
+            np.savez(file, ids=np.array(self.ids), probs=self.probs, labels=self.labels, cast=self.cast)
+            inputs.flush(file)
         part.replace(path)
 
     def combined(self, how: str = "mean") -> np.ndarray:

@@ -16,22 +16,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 import conftest  # noqa: F401  # its settings of the environment
 import keras
 import numpy as np
+import small
 
-from carcls import backbones, callbacks, config, figures, inputs, report, steps  # noqa: F401  # imported before the fork
+from carcls import callbacks, config, figures, inputs, report, steps  # noqa: F401  # imported before the fork
 from carcls import train as training
 from carcls.run import run
 
 
-def tiny(shape):
-    layers = keras.layers
-    images = keras.Input(shape)
-    x = layers.Conv2D(8, 3, strides=4, padding="same", use_bias=False)(images)
-    return keras.Model(images, layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x)))
-
-
 def prepare(order: dict, count: list[int]) -> None:
     """Count the moments at which files come and go, and die at the one that is asked for."""
-    backbones.REGISTRY["tiny"] = backbones.Backbone("tiny", "keras", tiny, "x / 127.5 - 1", None, "tests")
+    small.add_tiny()
     figures.augmentation = lambda *_: None  # drawn anew by every session; not what is tested here
     report.write = lambda *_: []
 

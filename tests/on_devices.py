@@ -4,6 +4,7 @@ Leaves OUT/<name>.npz, which the tests look at.
 """
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import small
 
 from carcls import config, inputs, photos, runtime
 from carcls.config import Config
+from carcls.schedule import TimeLeft
 
 
 def settings(data: str, out: str, **changes: Any) -> Config:
@@ -23,20 +25,21 @@ def settings(data: str, out: str, **changes: Any) -> Config:
                          "stages": "32x32x2", "lr": 0.01, "schedule": "constant", "tta_views": 3, "val_fraction": 0.25, **changes})  # fmt: skip
 
 
-def train(cfg: Config, rt: runtime.Runtime, name: str) -> SimpleNamespace:
+def train(cfg: Config, rt: runtime.Runtime, name: str, time_left: TimeLeft | None = None) -> SimpleNamespace:
     """Through the package's own code: fit, the first epoch's prediction within it, votes after it; OUT/<name>.npz."""
     from carcls import callbacks, train, tta
 
     place = runtime.apart(inputs.locate(cfg))
     table = photos.load(cfg, place)
     folder = place.out / name
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     early = []
 
     def ready(net: Any, stage: Any, what: str, accuracy: float) -> None:
         early.append((what, accuracy, tta.vote(cfg, rt, net, table.val, place, 1, stage=stage)[0].probs[0]))
 
-    trained = train.fit(cfg, rt, table, place, folder, callbacks.Events(folder / "events.jsonl"), ready)
+    trained = train.fit(cfg, rt, table, place, folder, callbacks.Events(folder / "events.jsonl"), ready,
+                        time_left=time_left)  # fmt: skip
     val, _ = tta.vote(cfg, rt, trained.model, table.val, place, 3)
     test, _ = tta.vote(cfg, rt, trained.model, table.test, place, 3)
     print(f"{name} trained and predicted")
@@ -63,6 +66,7 @@ def jax8(data: str, out: str) -> None:
     from carcls import tta
 
     done = train(cfg, rt, "eight")
+    resumed(cfg, rt)
     real, calls = done.net.predict_function, []
 
     def exhausted(state: Any, iterator: Any) -> Any:
@@ -83,6 +87,25 @@ def jax8(data: str, out: str) -> None:
     keras.config.set_dtype_policy("float32")
     keras.distribution.set_distribution(None)
     train(cfg.replace(batch=16), replace(rt, devices=rt.devices[:1]), "one")
+
+
+def resumed(cfg: Config, rt: runtime.Runtime) -> None:
+    """Killed once the first epoch's state is kept, and gone on from there."""
+    from carcls import steps
+
+    save = steps.States.save
+
+    def killed(self: Any, *args: Any) -> None:
+        save(self, *args)
+        raise KeyboardInterrupt
+
+    steps.States.save = killed  # type: ignore[method-assign]
+    try:
+        train(cfg, rt, "resumed")
+    except KeyboardInterrupt:
+        print("killed")
+    steps.States.save = save  # type: ignore[method-assign]
+    train(cfg, rt, "resumed")
 
 
 def exhausted_training(done: SimpleNamespace, rt: runtime.Runtime) -> dict[str, Any]:
@@ -132,7 +155,7 @@ def hosts(data: str, out: str) -> None:
     assert {path.name for path in place.out.iterdir()} - {".scratch"} == {"earlier"}
     assert (place.out / "earlier" / "weights").read_bytes() == b"of process 0"
     assert runtime.agree(rt, 1.5 + rt.process) == 1.5
-    train(cfg, rt, "hosts")
+    train(cfg, rt, "hosts", TimeLeft(time.monotonic() + 3600 * (1 + rt.process)))  # clocks that differ
     sys.stdout = sys.__stdout__
     print("process", rt.process, "of", rt.processes, "sees", len(rt.devices), "devices")
 

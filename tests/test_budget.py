@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from carcls import callbacks, config, figures, members, report, schedule, train, votes
+from carcls import callbacks, config, figures, members, report, schedule, steps, train, votes
 from carcls.config import Config
+from carcls.desk import watch
 from carcls.run import run
 
 
@@ -23,7 +24,7 @@ def cfg(competition, tmp_path, tiny, monkeypatch) -> Config:
 
 def costs(monkeypatch, **changes) -> None:
     """What measuring finds: as if an epoch took seconds. What a session really takes is nothing against it."""
-    measured = schedule.Costs(**{"step": 2.0, "epoch": (6.0, 20.0), "view": 1.0, "start": 0.0, "end": 0.0, **changes})
+    measured = schedule.Costs(**{"step": 2.0, "epoch": (6.0, 20.0), "view": (0.5, 1.0), "early": (0.0, 0.0), **changes})
     monkeypatch.setattr(train._Training, "_measure", lambda self: (self._compile(0), measured)[1])
 
 
@@ -38,6 +39,8 @@ def test_an_absurd_budget_gives_a_valid_submission_and_says_what_it_skipped(cfg,
     assert "do not submit this" in said
     about = json.loads((target.parent / "submission.json").read_text())
     assert about["made_by"] == "the most frequent class: no time to train a network"
+    found, _ = watch.summary(target.parent)  # what `make watch` says of such a kernel
+    assert "most frequent class" in " ".join(found)
 
 
 def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, capsys):
@@ -50,7 +53,7 @@ def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, cap
     assert history["stage"].tolist() == [1, 1, 2, 2, 2]
     assert history["lr"].iloc[-1] < 0.02 * 0.05  # the schedule was shortened, not cut off
 
-    costs(monkeypatch, epoch=(6.0, 200.0), view=12.0)
+    costs(monkeypatch, epoch=(6.0, 200.0), view=(4.0, 12.0))
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "2", resume=False))
     said = capsys.readouterr().out
     assert "2+0 epochs of 2+4, 1 views" in said
@@ -93,9 +96,45 @@ def test_members_share_the_time_and_those_without_are_left_out(cfg, monkeypatch,
     monkeypatch.setattr(schedule.Budget, "share", share)
     target = run(cfg.replace(budget_minutes=7.0, members="seed=1+seed=2", val_fraction=0.4))
     assert shares == [2, 1]
-    assert "skipped    member 2: no time to train it" in capsys.readouterr().out
+    assert "skipped    member 2: no time to train" in capsys.readouterr().out
     result = json.loads((target.parent / "result.json").read_text())
     assert [m["name"] for m in result["members"]] == ["1 tiny seed=1"]
+
+
+def test_folds_without_time_are_left_out_and_the_others_count(cfg, monkeypatch, capsys):
+    costs(monkeypatch)
+    monkeypatch.setattr(schedule.Budget, "share", lambda self, networks: schedule.TimeLeft(
+        time.monotonic() + (200 if networks > 1 else -1)))  # fmt: skip
+    cfg = cfg.replace(budget_minutes=9.0, folds=3, stages="32x48x1", tta_views=2)
+    target = run(cfg)
+    said = capsys.readouterr().out
+    assert "skipped    folds 3 to 3: no time to train" in said
+    result = json.loads((target.parent / "result.json").read_text())
+    assert result["validation_photos"] == 24  # of the folds that there are
+    assert json.loads((target.parent / "submission.json").read_text())["made_by"].startswith("one member")
+    run(cfg.replace(budget_minutes=None))  # without a budget what is missing is trained, and what is there is kept
+    said = capsys.readouterr().out
+    assert said.count("\nnetwork  ") == 1
+    assert json.loads((target.parent / "result.json").read_text())["validation_photos"] == 36
+
+
+def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatch, capsys):
+    costs(monkeypatch, view=(12.0, 12.0))
+    save = steps.States.save
+
+    def killed(self, number, *rest):
+        save(self, number, *rest)
+        raise KeyboardInterrupt
+
+    cfg = cfg.replace(stages="32x48x2")
+    monkeypatch.setattr(steps.States, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg.replace(budget_minutes=1.0))
+    assert ", 2 views" in capsys.readouterr().out
+    monkeypatch.setattr(steps.States, "save", save)
+    target = run(cfg)
+    assert "resumed    after 1 epochs" in capsys.readouterr().out
+    assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
 
 
 def test_measuring_changes_nothing(cfg, monkeypatch, capsys):
@@ -137,6 +176,31 @@ def test_out_of_memory_halves_the_batch_and_training_goes_on(cfg, monkeypatch, c
     history = pd.read_csv(target.parent / "member1" / "history.csv")
     assert history["stage"].tolist() == [1, 1, 2, 2, 2, 2]
     assert history["lr"].tolist() == pytest.approx([0.02] * 2 + [0.01] * 4)  # the same for each photo
+
+    # In the middle of a stage the schedule goes on from where it was: the rest is half the rate, and twice the steps.
+    plain = pd.read_csv(run(cfg.replace(stages="32x48x6", out=cfg.out + "3")).parent / "member1" / "history.csv")
+    epochs = []
+
+    def less_and_less(self, dataset, **named):
+        epochs.append(named.get("initial_epoch", 0))
+        if len(epochs) == 1:
+            named["callbacks"] = [*named["callbacks"], Memory()]
+        return fit(self, dataset, **named)
+
+    class Memory(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", less_and_less)
+    target = run(cfg.replace(stages="32x48x6", out=cfg.out + "4"))
+    assert epochs == [0, 2]
+    rates = pd.read_csv(target.parent / "member1" / "history.csv")["lr"].tolist()
+    assert rates[:2] == plain["lr"].tolist()[:2]
+    assert rates[2:5] == pytest.approx(
+        [rate / 2 for rate in plain["lr"][2:5]], rel=0.25
+    )  # ends of epochs: half a step later
+    assert rates[-1] < 1e-4
 
     def no_memory(self, *_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")

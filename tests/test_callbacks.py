@@ -358,6 +358,22 @@ def test_a_state_is_all_that_training_goes_on_from(optimizer: str) -> None:
         restore(second, state(first)[:-1])
 
 
+def test_a_state_is_good_for_any_precision() -> None:
+    """From a T4, which scales its loss, to a TPU, and back."""
+    plain, scaled = model(), model()
+    scaled.compile(
+        keras.optimizers.LossScaleOptimizer(scaled.optimizer, initial_scale=4.0), scaled.loss, run_eagerly=True
+    )
+    for net in (plain, scaled):
+        net.optimizer.build(net.trainable_variables)
+        net.train_on_batch(X, Y)
+    kept = state(scaled)
+    restore(plain, kept)
+    assert all((a == b).all() for a, b in zip(state(plain), kept, strict=False))
+    restore(scaled, state(plain))
+    assert all((a == b).all() for a, b in zip(state(scaled), kept, strict=True))
+
+
 # Averaged weights
 
 

@@ -89,6 +89,13 @@ def test_eight_devices_and_one_train_to_the_same_predictions(ran):
 
 
 @NEEDS_JAX
+def test_jax_goes_on_after_a_kill_as_if_there_had_been_none(ran):
+    result, root = ran
+    assert "resumed    after 1 epochs" in (root / "jax8.log").read_text()
+    assert differ(result("jax8", "eight"), result("jax8", "resumed")) == 0
+
+
+@NEEDS_JAX
 def test_averaged_weights_and_half_precision_on_eight_devices(ran):
     check_reported(ran[0]("jax8", "half"), 1e-3)  # float16 has three digits; the logits are float32
 
@@ -121,6 +128,7 @@ def test_two_processes_train_as_one_and_only_the_first_writes_and_prints(ran):
     logs = [(root / f"hosts{number}.log").read_text() for number in "01"]
     assert "hosts trained and predicted" in logs[0]
     lines = [re.sub(r"^\[Gloo\] .*", "", line).strip() for line in logs[1].splitlines()]
+    assert "plan       2 epochs of 2, 8 views" in logs[0] or "plan       2 epochs of 2, 3 views" in logs[0]
     assert [line for line in lines if line] == ["process 1 of 2 sees 4 devices"]
 
 

@@ -1,6 +1,8 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -205,11 +207,11 @@ def test_unpacks_once_and_again_when_needed(tmp_path):
     first.unlink()
     inputs.locate(cfg)
     assert first.exists()  # an incomplete folder is
-    (tmp_path / "out" / ".scratch" / "train.part").mkdir()  # of a run that was killed
+    (tmp_path / "out" / ".scratch" / "train.999999999.part").mkdir()  # of a run that was killed
     with zipfile.ZipFile(data / "train.zip", "a") as archive:
         archive.write(photo(tmp_path / "new.jpg"), "train/1/new.jpg")
     assert names(inputs.locate(cfg).train_photos) == ["0/1.jpg", "1/2.jpg", "1/new.jpg"]  # so is another zip
-    assert not (tmp_path / "out" / ".scratch" / "train.part").exists()
+    assert not (tmp_path / "out" / ".scratch" / "train.999999999.part").exists()
 
 
 def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
@@ -245,3 +247,21 @@ def test_search_roots(tmp_path, monkeypatch):
     (tmp_path / "kaggle" / "input").mkdir(parents=True)
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
     assert inputs.search_roots(Config())[0] == tmp_path / "kaggle" / "input"
+
+
+def test_processes_that_unpack_at_the_same_time_get_whole_folders(tmp_path):
+    source = tmp_path / "train.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for n in range(400):
+            archive.writestr(f"train/{n}.jpg", bytes(2000))
+    code = (
+        "import sys; from pathlib import Path; from carcls import inputs; "
+        "print(sum(1 for _ in inputs.photo_files(inputs._unpacked(Path(sys.argv[1]), Path(sys.argv[2])))))"
+    )
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "train.999999999.part").mkdir()  # of a process that is no more
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "scratch" / "train")]
+    env = {**os.environ, "PYTHONPATH": str(Path(inputs.__file__).parents[1])}
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in both] == ["400", "400"]
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["train"]

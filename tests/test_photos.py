@@ -87,6 +87,7 @@ def test_plain_table(tmp_path):
         "width",
         "readable",
         "group",
+        "digest",
     ]
     assert (table.id_column, table.label_column, table.classes) == ("Id", "Category", [0, 1])
     assert (len(table.train), len(table.val), table.sample_ids) == (6, 2, ["900.jpg", "901.jpg"])

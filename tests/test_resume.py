@@ -123,7 +123,7 @@ def test_killed_at_random_and_by_sigterm_with_folds_and_votes(killer):
 
 
 def test_a_finished_run_repeats_without_training_and_a_changed_setting_redoes_only_what_it_changes(killer):
-    base = {"stages": "32x48x2", "members": "seed=1+seed=2", "val_fraction": 0.4}
+    base = {"stages": "32x48x2", "members": "seed=1+seed=2", "val_fraction": 0.4, "blend": "0.5/0.5"}
     out = killer.folder / "again"
 
     def session(**changes) -> list[str]:
@@ -154,6 +154,10 @@ def test_a_finished_run_repeats_without_training_and_a_changed_setting_redoes_on
     said = session(members="seed=1+seed=2/lr=0.01")
     assert trained(said) == 1  # the second member only
     assert "member2: training is made anew: lr 0.02 → 0.01" in said
+
+    (out / "member1" / "history.csv").write_text((out / "member1" / "history.csv").read_text() + "\n")  # harms nothing
+    said = session(members="seed=1+seed=2/lr=0.01")
+    assert trained(said) == 0
 
     (out / "member1" / "best.weights.h5").write_bytes(b"torn")
     said = session(members="seed=1+seed=2/lr=0.01")

@@ -78,29 +78,23 @@ def test_a_rate_is_that_of_the_middle_of_its_step() -> None:
 # Plans
 
 
-COSTS = schedule.Costs(step=0.5, epoch=(10.0, 30.0), view=5.0, start=4.0, end=6.0)
+# Early predictions: 1.5 s after the first epoch, 1.5 s between the stages, at the first one's size.
+COSTS = schedule.Costs(step=0.5, epoch=(10.0, 30.0), view=(2.0, 5.0), early=(1.5, 4.0), check=1.0, end=6.0)
 
 
 @pytest.mark.parametrize(
     ("left", "epochs", "views", "steps"),
     [
         (1000, (5, 6), 8, None),
-        (280, (5, 6), 8, None),  # 4 + 50 + 180 + 40 + 6
-        (279, (5, 5), 8, None),
-        (250, (5, 5), 8, None),
-        (
-            220,
-            (5, 4),
-            8,
-            None,
-        ),  # an epoch of the larger photos' stage and of the smaller one's in turn; the rest is filled
+        (279, (5, 6), 8, None),  # 1.5 + 1.5 + 50 + 180 + 40 + 6
+        (278, (5, 5), 8, None),
+        (219, (5, 4), 8, None),  # one epoch of each stage in turn goes, then small ones fill what is left
         (120, (3, 2), 4, None),  # 8 views would take a third of it
-        (60, (1, 1), 2, None),
-        (59, (3, 0), 2, None),
-        (30, (1, 0), 1, None),
-        (25, (1, 0), 1, None),  # 4 + 10 + 5 + 6
-        (24, (1, 0), 1, 18),  # half a second a step
-        (15, (1, 0), 1, 0),  # no time to train
+        (59, (1, 1), 2, None),
+        (58, (4, 0), 2, None),  # 1.5 + 40 + 4 + 6: predicted at the first stage's size
+        (25, (1, 0), 1, None),  # 1.5 + 10 + 2 + 6
+        (19, (1, 0), 1, 17),  # half a second a step, a second to validate
+        (10, (1, 0), 1, 0),  # no time to train
         (-5, (1, 0), 1, 0),
     ],
 )
@@ -114,12 +108,7 @@ def test_a_plan_never_takes_longer_than_there_is(left: float, configured: list, 
     plan = schedule.make_plan(tuple(configured), views, COSTS, left)
     assert all(0 <= n <= most for n, most in zip(plan.epochs, configured, strict=True))
     assert 1 <= plan.views <= views
-    train = (
-        plan.steps * COSTS.step
-        if plan.steps is not None
-        else sum(map(float.__mul__, map(float, plan.epochs), COSTS.epoch))
-    )
-    assert plan.steps == 0 or COSTS.start + train + plan.views * COSTS.view + COSTS.end <= left + 1e-6
+    assert plan.steps == 0 or schedule.seconds(plan, COSTS) <= left + 1e-6
     kept = schedule.make_plan(tuple(configured), views, COSTS, left, fewer_views=False)
     assert kept.views == views
 

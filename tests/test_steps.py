@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from carcls import inputs, steps
@@ -59,7 +61,9 @@ def test_states_keep_the_last_and_the_best(tmp_path, capsys):
 _SAVES = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
+import pandas as pd
 from carcls import steps
 count = 0
 def counted(function):
@@ -148,3 +152,27 @@ def test_taking_over_copies_what_is_missing_and_survives_a_kill(tmp_path):
     (out / "submission.csv").write_text("mine")
     assert steps.take_over(earlier, out) == []
     assert (out / "submission.csv").read_text() == "mine"
+
+
+def test_a_training_is_made_from_what_files_hold_and_not_from_where_they_are(tmp_path, tiny):
+    from carcls import augment, train
+
+    photos = pd.DataFrame({"id": ["a"], "label": [0], "digest": ["00"]})
+    table = SimpleNamespace(train=photos, val=photos)
+    cfg = Config(backbone=tiny, weights=str(tmp_path / "w.h5"), tta_views=1)
+    (tmp_path / "w.h5").write_bytes(b"one")
+    first = train.facts(cfg, table)
+    (tmp_path / "moved.h5").write_bytes(b"one")
+    assert train.facts(cfg.replace(weights=str(tmp_path / "moved.h5")), table) == first
+    (tmp_path / "w.h5").write_bytes(b"two")
+    assert steps.differences(first, train.facts(cfg, table)) == ["the starting weights changed"]
+    for change, said in (({"precision": "mixed_float16"}, "precision auto → mixed_float16"), ({"lr": 0.1}, "lr 0.002 → 0.1"),
+                         ({"tta": "never", "monitor_url": "http://x", "cache_share": 0.1}, None)):  # fmt: skip
+        now = train.facts(cfg.replace(weights=str(tmp_path / "moved.h5"), **change), table)
+        assert steps.differences(first, now) == ([said] if said else [])
+    policies = []
+    for limit in (0.2, 0.4):
+        policy = augment.A.Compose([augment.A.RandomBrightnessContrast((-limit, limit), p=1.0)])
+        augment.A.save(policy, tmp_path / "policy.json")
+        policies.append(train.facts(cfg.replace(augment=str(tmp_path / "policy.json")), table)["augment"])
+    assert policies[0] != policies[1]

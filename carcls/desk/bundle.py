@@ -43,7 +43,7 @@ SETTINGS = {
     # "pseudo": True,  # go on training with test photos that all views agree on, if validation gets no worse
     # "augment": "medium",  # light, medium or none
     # "budget_minutes": 300,  # training is planned to end with everything in this time; else in the session's 12 (TPU 9) hours
-    # "resume": False,  # True: an earlier version's output, attached as input, is gone on from
+    # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs internet on
 }
 
