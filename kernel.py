@@ -5325,7 +5325,6 @@ def run(cfg: Config) -> Path:
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
             for mine in cfg.of_members():
                 tta.check_views(mine, table.val, place)
-            figures.augmentation(cfg, table, place.out / "augmentation.png")
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
             for number in range(len(cfg.members)):
@@ -5346,6 +5345,7 @@ def run(cfg: Config) -> Path:
             )  # with the views it has used
             _say("decide")
             print(*decide.lines(decision), sep="\n")
+            figures.augmentation(cfg, table, place.out / "augmentation.png")
             result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
             if cfg.pseudo:
                 _say("pseudo-labels")
@@ -6091,6 +6091,7 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
     by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
     Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
     """
+    wanted = views
     while fewer_views and views > 1 and views * costs.view[-1] > left / 4 and _spent(configured, views, costs) > left:
         views = views // 2
     epochs = list(configured)
@@ -6103,6 +6104,8 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
             if _spent(epochs, views, costs) > left:
                 epochs[k] -= 1
                 break
+    while fewer_views and views * 2 <= wanted and _spent(epochs, views * 2, costs) <= left:
+        views *= 2  # at a smaller size they cost less
     if _spent(epochs, views, costs) <= left:
         return Plan(tuple(epochs), views)
     first = tuple(int(k == 0) for k in range(len(epochs)))
@@ -6556,6 +6559,69 @@ def accuracy(path: Path, answers: Path) -> float:
 '''
 
 # ==================================================================================================
+# carcls/timing.py
+# ==================================================================================================
+MODULES["timing.py"] = r'''"""Seconds of training and predicting, measured on a few real steps: what a plan under a time budget is made from."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from carcls import runtime
+from carcls.pipeline import Batches
+from carcls.runtime import Runtime
+
+WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
+LEAST, MOST = 5, 40  # steps that are, of each size
+SHARE = 0.02  # of the time left that counting them may take, between these
+
+
+def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, left: float) -> tuple[float, float]:
+    """Seconds of a training step and of a predicted photo, where ``left`` seconds are left. The network is another one then."""
+    warm = _Timed()
+    net.fit(train.dataset, steps_per_epoch=min(train.steps, WARM), callbacks=[warm], verbose=0)
+    count = int(np.clip(SHARE * left / max(runtime.agree(rt, warm.seconds()), 1e-9), LEAST, MOST))
+    timed = _Timed()
+    net.fit(train.dataset, steps_per_epoch=min(train.steps, count), callbacks=[timed], verbose=0)
+    net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
+    predicted = _Timed()
+    net.predict(val.dataset, steps=min(val.steps, LEAST + 1), callbacks=[predicted], verbose=0)
+    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, predicted.seconds() / val.batch)
+
+
+def of_state(arrays: list[np.ndarray], folder: Path, rt: Runtime) -> float:
+    """Seconds to keep a state of these arrays in that folder."""
+    file = folder / ".timed.part.npz"
+    began = time.monotonic()
+    np.savez(file, *arrays)
+    took = time.monotonic() - began
+    file.unlink()
+    return runtime.agree(rt, took)
+
+
+class _Timed(keras.callbacks.Callback):
+    """Seconds of a step: the mean, as an epoch has it, without the first one where there are more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = [time.monotonic()]
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.ends.append(time.monotonic())
+
+    on_predict_batch_end = on_train_batch_end
+
+    def seconds(self) -> float:
+        first = 1 if len(self.ends) > 2 else 0
+        return (self.ends[-1] - self.ends[first]) / max(1, len(self.ends) - 1 - first)
+'''
+
+# ==================================================================================================
 # carcls/train.py
 # ==================================================================================================
 MODULES["train.py"] = r'''"""Training one network: its stages, small photos to large, the best weights carried from each to the next.
@@ -6579,7 +6645,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import augment, backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps
+from carcls import augment, backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing
 from carcls.config import OF_MEMBER, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
@@ -6815,7 +6881,8 @@ class _Training:
                 self.plan = shorter
                 note = {**note, "course": None, "over": note["over"] or epoch >= shorter.epochs[number]}
             self._say_plan(number, epoch)
-        if self.ready and not note["reported"]:  # a kill came before there was a submission
+        self.reported = note["reported"]
+        if self.ready and not self.reported:  # a kill came before there was a submission
             last = self.rows[-1]
             self._report(
                 self.net, self.cfg.stages[number], f"epoch {last['epoch']} of stage {number + 1}", last["val_accuracy"]
@@ -6844,73 +6911,97 @@ class _Training:
 
     def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
         """Train until the stage ends or its plan gets shorter; returns the note of the last epoch."""
-        cfg, plan, shape = self.cfg, self.plan, self.cfg.stages[number]
-        size = (shape.height, shape.width)
-        epoch = note["epoch"] if note else 0
-        first = sum(plan.epochs[:number])  # epoch of the run that the stage begins with
-        steps_per_epoch = plan.steps or max(1, len(self.train_rows) // self.batch)  # more of them where memory ran out
-        at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
-        if note and note["course"] and note["steps_per_epoch"] == steps_per_epoch:
-            course = schedule.Course(**note["course"])
-        else:
-            course = schedule.Course(at, plan.progress_at(first + epoch), plan.per_epoch() / steps_per_epoch)
-        rate = self._follow(course, at - epoch * steps_per_epoch)
-        train = pipeline.make_batches(
-            cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes, stage=number,
-            train=lambda e: plan.strength_at(cfg, first + e), epochs=range(epoch, plan.epochs[number]), rt=self.rt,
-        )  # fmt: skip
-        val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
-                                    rt=self.rt)  # fmt: skip
-
-        early = callbacks.EarlyStop(cfg, self.events)
-        watchers: dict[str, Any] = {
-            "progress": callbacks.Progress(cfg, number, steps_per_epoch, self.batch, self.events, rate, self.rows,
-                                           self.folder / "history.csv", plan.epochs),
-            "early_stop": early,
-        }  # fmt: skip
-        if cfg.schedule == "plateau":
-            watchers["plateau"] = callbacks.Plateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
-
-        def state(done: int) -> dict[str, Any]:
-            """All that is not a number of the network, for JSON, after so many epochs of the stage."""
-            known = pace.plan if pace else plan
-            return {
-                "stage": number, "epoch": done, "over": early.stopped or done >= known.epochs[number], "batch": cfg.batch,
-                "smaller": self.rt.batch_size(cfg.batch), "steps_per_epoch": steps_per_epoch, "machine": self._machine(),
-                "reported": self.reported,
-                "plan": asdict(known), "course": asdict(course) if known is plan else None,
-                "costs": asdict(pace.costs) if pace else None, "rows": self.rows, "seconds": self._seconds(),
-                "watchers": {name: watcher.kept() for name, watcher in watchers.items()},
-            }  # fmt: skip
-
-        watchers["checkpoint"] = checkpoint = callbacks.Checkpoint(
-            self.states, self.facts, state, len(self.rows) - epoch
-        )
-        pace = (callbacks.Pace(plan, number, self.costs, self.time_left.deadline, lambda: checkpoint.seconds, partial(runtime.agree, self.rt))
-                if self.costs and self.time_left else None)  # fmt: skip
-        for name, watcher in watchers.items():
-            watcher.go_on(note["watchers"].get(name, {}) if note else {})
-        callbacks_in_order = [
-            callbacks.StopOnNaN(cfg, number, steps_per_epoch, rate),
-            *([self.averaged] if self.averaged else []),
-            *([watchers["plateau"]] if "plateau" in watchers else []),
-            watchers["progress"], early,
-            *([keras.callbacks.TensorBoard(str(self.folder / "tensorboard" / f"stage{number + 1}"), write_graph=False)]
-              if cfg.tensorboard else []),
-            *([model.EqualReplicas(self.rt.strategy)] if self.rt.strategy else []),
-            *([pace] if pace else []),
-            checkpoint,  # after all whose fields it keeps
-            *([self._first_epoch(shape)] if self.ready and not self.rows else []),
-        ]  # fmt: skip
-        self.net.fit(train.dataset, initial_epoch=epoch, epochs=plan.epochs[number], steps_per_epoch=steps_per_epoch,
-                     validation_data=val.dataset, validation_steps=val.steps, callbacks=callbacks_in_order, verbose=0)  # fmt: skip
-        if pace:
-            self.plan, self.costs = pace.plan, pace.costs
-        made = checkpoint.noted
-        self.saving += checkpoint.total
+        epoch, epochs = note["epoch"] if note else 0, self.plan.epochs[number]
+        train, val = self._batches(number, cache, range(epoch, epochs), self.plan)
+        course, rate = self._course(number, epoch, note)
+        watchers = self._watchers(number, epoch, note, course, rate)
+        self.net.fit(train.dataset, initial_epoch=epoch, epochs=epochs, steps_per_epoch=self._steps(),
+                     validation_data=val.dataset, validation_steps=val.steps, callbacks=list(watchers.values()), verbose=0)  # fmt: skip
+        if "pace" in watchers:
+            self.plan, self.costs = watchers["pace"].plan, watchers["pace"].costs
+        self.saving += watchers["checkpoint"].total
+        made = watchers["checkpoint"].noted
         if not made["over"]:  # with averaged weights the end of fit has put them into the network
             model.restore(self.net, self.states.arrays("last"))
         return made
+
+    def _steps(self) -> int:
+        """Of an epoch; more of them where memory ran out."""
+        return self.plan.steps or max(1, len(self.train_rows) // self.batch)
+
+    def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
+                 ) -> tuple[pipeline.Batches, pipeline.Batches]:  # fmt: skip
+        """To train these epochs of a stage, and to validate."""
+        cfg, shape = self.cfg, self.cfg.stages[number]
+        size, first = (shape.height, shape.width), sum(plan.epochs[:number])
+
+        def strength(epoch: int) -> float:
+            return plan.strength_at(cfg, first + epoch)
+
+        train, val = self.train_rows, self.val_rows
+        return (
+            pipeline.make_batches(cfg, cache, train, self.labels[train], size, self.classes, stage=number, train=strength,
+                                  epochs=epochs, rt=self.rt),
+            pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt),
+        )  # fmt: skip
+
+    def _course(self, number: int, epoch: int, note: dict[str, Any] | None) -> tuple[schedule.Course, callbacks.Rate]:
+        """What the optimiser follows from that epoch on, and the learning rate by steps of the stage."""
+        at = int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
+        if note and note["course"] and note["steps"] == self._steps():
+            course = schedule.Course(**note["course"])
+        else:
+            progress = self.plan.progress_at(sum(self.plan.epochs[:number]) + epoch)
+            course = schedule.Course(at, progress, self.plan.per_epoch() / self._steps())
+        if self.rate is None:
+            return course, lambda step: float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
+        self.rate.follow(course)
+        offset = at - epoch * self._steps()  # the optimiser's count when the stage began
+        return course, lambda step: course.rate(self.cfg, offset + step)
+
+    def _watchers(self, number: int, epoch: int, note: dict[str, Any] | None, course: schedule.Course,
+                  rate: callbacks.Rate) -> dict[str, Any]:  # fmt: skip
+        """The callbacks of ``fit`` by name, in their order; with the fields that the note has of them."""
+        cfg, plan, steps_per_epoch = self.cfg, self.plan, self._steps()
+        kept = ("plateau", "progress", "early_stop", "checkpoint")  # whose fields are part of the state
+
+        def state(done: int) -> dict[str, Any]:
+            """All that is not a number of the network, for JSON, after so many epochs of the stage."""
+            pace = watchers.get("pace")
+            known = pace.plan if pace else plan
+            return {
+                "stage": number, "epoch": done, "over": watchers["early_stop"].stopped or done >= known.epochs[number],
+                "batch": cfg.batch, "smaller": self.rt.batch_size(cfg.batch), "steps": steps_per_epoch,
+                "machine": self._machine(), "reported": self.reported, "plan": asdict(known),
+                "course": asdict(course) if known is plan else None, "costs": asdict(pace.costs) if pace else None,
+                "rows": self.rows, "seconds": self._seconds(),
+                "watchers": {name: watchers[name].kept() for name in kept if name in watchers},
+            }  # fmt: skip
+
+        watchers: dict[str, Any] = {"nan": callbacks.StopOnNaN(cfg, number, steps_per_epoch, rate)}
+        if self.averaged:
+            watchers["averaged"] = self.averaged
+        if self.rt.strategy:
+            watchers["replicas"] = model.EqualReplicas(self.rt.strategy)
+        if cfg.schedule == "plateau":
+            watchers["plateau"] = callbacks.Plateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
+        watchers["progress"] = callbacks.Progress(cfg, number, steps_per_epoch, self.batch, self.events, rate, self.rows,
+                                                  self.folder / FILES[2], plan.epochs)  # fmt: skip
+        watchers["early_stop"] = callbacks.EarlyStop(cfg, self.events)
+        if cfg.tensorboard:
+            folder = self.folder / "tensorboard" / f"stage{number + 1}"
+            watchers["tensorboard"] = keras.callbacks.TensorBoard(str(folder), write_graph=False)
+        checkpoint = callbacks.Checkpoint(self.states, self.facts, state, len(self.rows) - epoch)
+        if self.costs and self.time_left:
+            watchers["pace"] = callbacks.Pace(plan, number, self.costs, self.time_left.deadline,
+                                              lambda: checkpoint.seconds, partial(runtime.agree, self.rt))  # fmt: skip
+        watchers["checkpoint"] = checkpoint  # after all whose fields it keeps
+        if self.ready and not self.rows:
+            watchers["ready"] = self._first_epoch(cfg.stages[number])
+        for name in kept:
+            if name in watchers and note:
+                watchers[name].go_on(note["watchers"].get(name, {}))
+        return watchers
 
     def _compile(self, number: int) -> None:
         """For that stage. A learning rate that a plateau has lowered stays where it is."""
@@ -6922,13 +7013,6 @@ class _Training:
             self.net.optimizer.learning_rate = before
         self.compiled = number
 
-    def _follow(self, course: schedule.Course, offset: int) -> callbacks.Rate:
-        """Let the optimiser follow that course; returns the rate by steps of the stage, which begins at step ``offset``."""
-        if self.rate is None:
-            return lambda step: float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
-        self.rate.follow(course)
-        return lambda step: course.rate(self.cfg, offset + step)
-
     def _measure(self) -> schedule.Costs:
         """Time a few real steps of each size, on the real network, which has its old state afterwards."""
         cfg, rt = self.cfg, self.rt
@@ -6937,32 +7021,22 @@ class _Training:
         if self.rate:
             self.rate.follow(schedule.Course(0, 0.0, 0.0))
         before = model.state(self.net)
-        step, photo = [], []
+        step: list[float] = []
+        photo: list[float] = []
         for number, shape in enumerate(cfg.stages):
-            size = (shape.height, shape.width)
-            cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
-            train = pipeline.make_batches(cfg, cache, self.train_rows, self.labels[self.train_rows], size, self.classes,
-                                          stage=number, train=lambda e: cfg.strength, epochs=range(1), rt=rt)  # fmt: skip
-            val = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows], size, self.classes,
-                                        rt=rt)  # fmt: skip
-            timed = _Timed()
-            self.net.fit(train.dataset, steps_per_epoch=min(train.steps, _TIMED), callbacks=[timed], verbose=0)
-            step.append(runtime.agree(rt, timed.seconds()))
-            if not number:
-                self.net.evaluate(val.dataset, steps=1, verbose=0)  # its tracing is no epoch's
-            timed = _Timed()
-            self.net.predict(val.dataset, steps=min(val.steps, _TIMED), callbacks=[timed], verbose=0)
-            photo.append(runtime.agree(rt, timed.seconds() / val.batch))
+            cache = pipeline.PhotoCache(
+                self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
+            )
+            train, val = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
+            seconds = timing.of_size(self.net, rt, train, val, self._left())
+            step.append(seconds[0])
+            photo.append(seconds[1])
             del cache, train, val
         model.restore(self.net, before)
-        kept = time.monotonic()
-        np.savez(self.folder / ".timed.part.npz", *before)
-        kept = runtime.agree(rt, time.monotonic() - kept)
-        (self.folder / ".timed.part.npz").unlink()
 
-        n_train, n_val, n_test = max(1, len(self.train_rows) // self.batch), len(self.val_rows), len(self.table.test)
-        check = [p * n_val + kept for p in photo]
-        epoch = tuple(s * n_train + c for s, c in zip(step, check, strict=True))
+        n_val, n_test = len(self.val_rows), len(self.table.test)
+        check = [p * n_val + timing.of_state(before, self.folder, rt) for p in photo]
+        epoch = tuple(s * max(1, len(self.train_rows) // self.batch) + c for s, c in zip(step, check, strict=True))
         early = tuple(p * n_test if self.ready else 0.0 for p in photo)
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
         looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
@@ -7005,26 +7079,6 @@ class _Training:
         self.ready(*args)
         self.reported = True
         self.paused += time.monotonic() - began
-
-
-_TIMED = 6  # steps of each size; the first also traces
-
-
-class _Timed(keras.callbacks.Callback):
-    """Seconds of a step, without the first one where there are more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ends = [time.monotonic()]
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.ends.append(time.monotonic())
-
-    on_predict_batch_end = on_train_batch_end
-
-    def seconds(self) -> float:
-        gaps = np.diff(self.ends)
-        return float(np.median(gaps[1:] if len(gaps) > 1 else gaps))
 
 
 def _in_scope(rt: Runtime, make: Any) -> Any:

@@ -58,7 +58,6 @@ def run(cfg: Config) -> Path:
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
             for mine in cfg.of_members():
                 tta.check_views(mine, table.val, place)
-            figures.augmentation(cfg, table, place.out / "augmentation.png")
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
             for number in range(len(cfg.members)):
@@ -79,6 +78,7 @@ def run(cfg: Config) -> Path:
             )  # with the views it has used
             _say("decide")
             print(*decide.lines(decision), sep="\n")
+            figures.augmentation(cfg, table, place.out / "augmentation.png")
             result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
             if cfg.pseudo:
                 _say("pseudo-labels")

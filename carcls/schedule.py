@@ -162,6 +162,7 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
     by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
     Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
     """
+    wanted = views
     while fewer_views and views > 1 and views * costs.view[-1] > left / 4 and _spent(configured, views, costs) > left:
         views = views // 2
     epochs = list(configured)
@@ -174,6 +175,8 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
             if _spent(epochs, views, costs) > left:
                 epochs[k] -= 1
                 break
+    while fewer_views and views * 2 <= wanted and _spent(epochs, views * 2, costs) <= left:
+        views *= 2  # at a smaller size they cost less
     if _spent(epochs, views, costs) <= left:
         return Plan(tuple(epochs), views)
     first = tuple(int(k == 0) for k in range(len(epochs)))

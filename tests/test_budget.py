@@ -53,7 +53,7 @@ def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, cap
     assert history["stage"].tolist() == [1, 1, 2, 2, 2]
     assert history["lr"].iloc[-1] < 0.02 * 0.05  # the schedule was shortened, not cut off
 
-    costs(monkeypatch, epoch=(6.0, 200.0), view=(4.0, 12.0))
+    costs(monkeypatch, epoch=(6.0, 200.0), view=(30.0, 60.0))
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "2", resume=False))
     said = capsys.readouterr().out
     assert "2+0 epochs of 2+4, 1 views" in said

@@ -17,7 +17,7 @@ LEVELS = [
     {"attached"},
     {"runtime", "photos", "augment", "schedule", "backbones", "fused", "votes", "steps"},
     {"pipeline", "model", "blend", "pseudo", "figures"},
-    {"callbacks"},
+    {"callbacks", "timing"},
     {"train", "tta", "submission"},
     {"members"},
     {"decide"},

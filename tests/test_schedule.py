@@ -91,8 +91,8 @@ COSTS = schedule.Costs(step=0.5, epoch=(10.0, 30.0), view=(2.0, 5.0), early=(1.5
         (219, (5, 4), 8, None),  # one epoch of each stage in turn goes, then small ones fill what is left
         (120, (3, 2), 4, None),  # 8 views would take a third of it
         (59, (1, 1), 2, None),
-        (58, (4, 0), 2, None),  # 1.5 + 40 + 4 + 6: predicted at the first stage's size
-        (25, (1, 0), 1, None),  # 1.5 + 10 + 2 + 6
+        (58, (4, 0), 4, None),  # 1.5 + 40 + 8 + 6: predicted at the first stage's size, where views cost less
+        (25, (1, 0), 2, None),  # 1.5 + 10 + 4 + 6
         (19, (1, 0), 1, 17),  # half a second a step, a second to validate
         (10, (1, 0), 1, 0),  # no time to train
         (-5, (1, 0), 1, 0),
