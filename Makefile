@@ -19,7 +19,7 @@ preview: .venv/ready
 	@$(PY) -m carcls preview $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(SET)
 
 test: .venv/ready
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/ready
 	@.venv/bin/ruff format --check .

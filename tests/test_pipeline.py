@@ -282,7 +282,7 @@ def competition_frame() -> pd.DataFrame:
 
 
 def test_the_plan_for_the_competition_at_its_largest_size(tmp_path):
-    cfg = Config(stages="288x384x1,384x512x1", batch=64)
+    cfg = Config(stages="288x384x1,384x512x1", batch=64, cache_share=0.4)
     free = 27 * 10**9  # of Kaggle's 29 GB, before TensorFlow has taken its own
     early, last = pipeline.plan(cfg, competition_frame(), tmp_path, free, 100 * 10**9)
     assert early.beside
