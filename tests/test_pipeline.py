@@ -346,3 +346,8 @@ def test_memory_grows_as_planned(tmp_path, where):
     del held
     gc.collect()
     assert resident()[kept] < before[kept] + plan.in_flight + 0.2 * size  # malloc keeps the batches' memory
+
+
+def test_no_tuner_makes_the_end_of_an_iterator_wait(frame, tmp_path):
+    made, _ = batches(CFG, frame, tmp_path)
+    assert made.dataset.options().autotune.enabled is False
