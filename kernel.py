@@ -4687,8 +4687,8 @@ def make_batches(
     )
     if mixed:
         dataset = dataset.map(_mixer(cfg), num_parallel_calls=1, deterministic=True).skip(first)
-    # There is nothing to tune, and an iterator that ends waits for the tuner's thread to wake, idle, longer the longer it ran: 2 s
-    # after 12 steps of Lite0 at 96x160, 15 s after an epoch of cars10, 0 without it.
+    # There is nothing to tune, and an iterator that ends waits, idle, for the tuner's thread to wake, longer the longer it ran.
+    # Timed in a script around ``fit`` of Lite0 at 96x160 on two cores: 2 s after 12 steps, 0 s without the tuner.
     options = tf.data.Options()
     options.autotune.enabled = False
     dataset = dataset.prefetch(2).with_options(options)
@@ -5338,7 +5338,12 @@ def run(cfg: Config) -> Path:
                 if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
                     break
                 made.append(member)
-                cfg = members.with_views(cfg, max(member.tta))
+                fewer = members.with_views(cfg, max(member.tta))
+                if cfg.pseudo and not fewer.pseudo:
+                    print(
+                        f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little"
+                    )
+                cfg = fewer
                 groups = members.groups(table.frame, made[0].val.ids)
                 decision = decide.decide(cfg, made, groups)
                 if len(made) < len(cfg.members):
@@ -6033,9 +6038,7 @@ class Costs:
     step: float  # of training, in the first stage
     epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
     view: tuple[float, ...]  # one view of every photo that is predicted after training, at each stage's size
-    early: tuple[
-        float, ...
-    ]  # the test photos predicted at each stage's size: after the first epoch, and between stages
+    early: tuple[float, ...]  # the test photos predicted at each stage's size: after the first epoch, between stages
     check: float = 0.0  # of an epoch of the first stage, what is not training steps
     end: float = 0.0  # everything after the votes
 
@@ -6054,8 +6057,8 @@ class TimeLeft:
 
 
 # The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each, with its
-# weights files. `make run DATA=cars10 SET="preset=quick budget_minutes=3"` and 6: 9 s from the last epoch to the end, votes
-# aside, on two cores.
+# weights files. `make run DATA=../shared/data/cars10 SET="preset=quick budget_minutes=6"` on two cores: 9 s from the last epoch
+# to the end (progress.jsonl), the votes' seconds (member1/member.json) aside.
 REPORT, PER_NETWORK = 5.0, 5.0
 # Kaggle ends a session after so many hours; this share of it is the margin, for what no plan foresees.
 SESSION_HOURS = {"tpu": 9.0}
@@ -6888,10 +6891,9 @@ class _Training:
             self._say_plan(number, epoch)
         self.reported = note["reported"]
         if self.ready and not self.reported:  # a kill came before there was a submission
-            last = self.rows[-1]
-            self._report(
-                self.net, self.cfg.stages[number], f"epoch {last['epoch']} of stage {number + 1}", last["val_accuracy"]
-            )
+            last, stage = self.rows[-1], self.cfg.stages[number]
+            with self.averaged.swapped() if self.averaged else nullcontext():  # what validation has measured
+                self._report(self.net, stage, f"epoch {last['epoch']} of stage {number + 1}", last["val_accuracy"])
             self.states.amend(reported=True)
         return note
 

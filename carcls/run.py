@@ -66,7 +66,12 @@ def run(cfg: Config) -> Path:
                 if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
                     break
                 made.append(member)
-                cfg = members.with_views(cfg, max(member.tta))
+                fewer = members.with_views(cfg, max(member.tta))
+                if cfg.pseudo and not fewer.pseudo:
+                    print(
+                        f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little"
+                    )
+                cfg = fewer
                 groups = members.groups(table.frame, made[0].val.ids)
                 decision = decide.decide(cfg, made, groups)
                 if len(made) < len(cfg.members):

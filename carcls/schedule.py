@@ -99,9 +99,7 @@ class Costs:
     step: float  # of training, in the first stage
     epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
     view: tuple[float, ...]  # one view of every photo that is predicted after training, at each stage's size
-    early: tuple[
-        float, ...
-    ]  # the test photos predicted at each stage's size: after the first epoch, and between stages
+    early: tuple[float, ...]  # the test photos predicted at each stage's size: after the first epoch, between stages
     check: float = 0.0  # of an epoch of the first stage, what is not training steps
     end: float = 0.0  # everything after the votes
 
@@ -120,8 +118,8 @@ class TimeLeft:
 
 
 # The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each, with its
-# weights files. `make run DATA=cars10 SET="preset=quick budget_minutes=3"` and 6: 9 s from the last epoch to the end, votes
-# aside, on two cores.
+# weights files. `make run DATA=../shared/data/cars10 SET="preset=quick budget_minutes=6"` on two cores: 9 s from the last epoch
+# to the end (progress.jsonl), the votes' seconds (member1/member.json) aside.
 REPORT, PER_NETWORK = 5.0, 5.0
 # Kaggle ends a session after so many hours; this share of it is the margin, for what no plan foresees.
 SESSION_HOURS = {"tpu": 9.0}

@@ -257,10 +257,9 @@ class _Training:
             self._say_plan(number, epoch)
         self.reported = note["reported"]
         if self.ready and not self.reported:  # a kill came before there was a submission
-            last = self.rows[-1]
-            self._report(
-                self.net, self.cfg.stages[number], f"epoch {last['epoch']} of stage {number + 1}", last["val_accuracy"]
-            )
+            last, stage = self.rows[-1], self.cfg.stages[number]
+            with self.averaged.swapped() if self.averaged else nullcontext():  # what validation has measured
+                self._report(self.net, stage, f"epoch {last['epoch']} of stage {number + 1}", last["val_accuracy"])
             self.states.amend(reported=True)
         return note
 
