@@ -1261,7 +1261,7 @@ from urllib3.exceptions import HTTPError
 from carcls.config import Config, TrainingDiverged
 from carcls.inputs import write_atomic
 from carcls.model import state
-from carcls.schedule import Costs, Plan, shorten
+from carcls.schedule import Costs, Plan, replan
 from carcls.steps import Facts, States
 
 Rate = Callable[[int], float]  # training step of the stage, from 0 → learning rate
@@ -1649,32 +1649,32 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
 
 
 class Pace(keras.callbacks.Callback):
-    """Ends ``fit`` after an epoch where the time left demands a shorter plan; ``plan`` is then the new one."""
+    """Ends ``fit`` after an epoch where the time left makes another plan; ``plan`` is then the new one."""
 
     def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float],
-                 agree: Callable[[float], float] = float) -> None:  # fmt: skip
+                 agree: Callable[[float], float] = float, most: tuple[int, ...] | None = None) -> None:  # fmt: skip
         """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback.
 
-        ``agree``: makes several processes see the same clock.
+        ``agree``: makes several processes see the same clock. ``most``: epochs that the plan may have; None: it gets no longer.
         """
         super().__init__()
         self.plan, self.stage, self.costs, self.deadline = plan, stage, costs, deadline
-        self.also, self.agree = also, agree
+        self.also, self.agree, self.most = also, agree, most
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        took, expected = self.agree(time.monotonic() - self._begin + self.also()), self.costs.epoch[self.stage]
+        took = self.agree(time.monotonic() - self._begin + self.also())
+        expected = self.costs.epoch(self.stage, self.plan.steps)
         # What is still to come is as much slower or faster than measured as this epoch was.
-        pace = took / max(expected, 1e-9)
-        self.costs = self.costs.at_pace(pace)
+        self.costs = self.costs.at_pace(took / max(expected, 1e-9))
         left = self.agree(self.deadline - time.monotonic())
-        before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
+        before, self.plan = self.plan, replan(self.plan, self.stage, epoch + 1, self.costs, left, self.most)
         if self.plan is not before:
             self.model.stop_training = True
-            print(f"plan       {'+'.join(map(str, self.plan.epochs))} epochs instead of {'+'.join(map(str, before.epochs))}: "
-                  f"this one took {took:.1f} s, {expected:.1f} expected, and {clock(left)} are left", flush=True)  # fmt: skip
+            print(f"plan       {self.plan} instead of {before}: this one took {took:.1f} s, {expected:.1f} expected, "
+                  f"and {clock(left)} are left", flush=True)  # fmt: skip
 
 
 class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
@@ -4642,6 +4642,7 @@ def make_batches(
     *,
     train: Callable[[int], float] | None = None,
     epochs: range = range(1),
+    steps: int | None = None,
     stage: int = 0,
     views: range = range(1),
     rt: Runtime | None = None,
@@ -4651,7 +4652,8 @@ def make_batches(
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
     only whole batches are made, of the given epochs (numbers within the stage) and of at most as many rows as there are;
-    with fewer rows than devices the one batch is padded and masked. Without it every row comes exactly once per view, in order, the
+    with fewer rows than devices the one batch is padded and masked. steps: of each of these epochs, the first ones of its permutation;
+    None: all there are. Without ``train`` every row comes exactly once per view, in order, the
     last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
     then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
     rt: what computes; None: one device. Its devices share a batch, so B is a multiple of their number (``batch_size``); of
@@ -4660,7 +4662,7 @@ def make_batches(
     """
     rt = rt or _ONE_DEVICE
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
-    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views, rt)
+    maker = _Maker(cfg, cache, rows, labels, size, train, steps, stage, views, rt)
     # TensorFlow keeps a numpy_function's function for as long as the process lives. It holds only a weak reference, so
     # that the photos go with the Batches.
     made_by = weakref.ref(maker)
@@ -4709,6 +4711,7 @@ class _Maker:
         labels: np.ndarray,
         size: tuple[int, int],
         strength: Callable[[int], float] | None,
+        steps: int | None,
         stage: int,
         views: range,
         rt: Runtime,
@@ -4717,7 +4720,8 @@ class _Maker:
         self.strength, self.stage, self.views, self.size = strength, stage, views, size
         self.batch = rt.batch_size(cfg.batch, len(rows) if strength else None)
         looks = len(rows) * len(views)
-        self.steps = max(1, len(rows) // self.batch) if strength else -(-looks // self.batch)
+        whole = max(1, len(rows) // self.batch) if strength else -(-looks // self.batch)
+        self.steps = min(steps or whole, whole)
         own = self.batch // rt.processes
         self.own = slice(rt.process * own, (rt.process + 1) * own)  # this process's share of a batch
         self.policies = _Policies(cfg, size)
@@ -5394,13 +5398,20 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stopped: list[Stopped] = []
 
     def stop(number: int, frame: Any) -> None:
-        raise Stopped("SIGTERM; the same run again goes on from the last whole epoch")
+        stopped.append(Stopped("SIGTERM; the same run again goes on from the last whole epoch"))
+        raise stopped[0]
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except BaseException as error:
+        # Inside TensorFlow's C++ it may have become another one: a SystemError was seen.
+        if stopped and error is not stopped[0]:
+            raise stopped[0] from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -6013,7 +6024,7 @@ class Plan:
 
     epochs: tuple[int, ...]  # of each stage; 0: left out
     views: int  # of test-time augmentation, also the cap of the adaptive rule if there is one
-    steps: int | None = None  # of the only epoch, where not even one whole epoch fits
+    steps: int | None = None  # of each epoch to come, where there is no time for whole ones; None: whole ones
     # Where the plan was last changed: that many epochs were done, and the run was so far.
     since: int = 0
     progress: float = 0.0
@@ -6030,22 +6041,31 @@ class Plan:
         last = self.progress_at(max(self.since, sum(self.epochs) - 1))
         return strength(cfg, min(1.0, self.progress_at(epoch) / last) if last else 0.0)
 
+    def __str__(self) -> str:
+        return f"{'+'.join(map(str, self.epochs))} epochs" + ("" if self.steps is None else f" of {self.steps} steps")
+
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds, measured."""
+    """Seconds, measured; of each stage where there are several."""
 
-    step: float  # of training, in the first stage
-    epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
-    view: tuple[float, ...]  # one view of every photo that is predicted after training, at each stage's size
-    early: tuple[float, ...]  # the test photos predicted at each stage's size: after the first epoch, between stages
-    check: float = 0.0  # of an epoch of the first stage, what is not training steps
+    train: tuple[float, ...]  # the steps of a whole epoch
+    check: tuple[float, ...]  # the rest of an epoch: validation and keeping the state
+    view: tuple[float, ...]  # one view of every photo that is predicted after training
+    early: tuple[float, ...]  # the test photos predicted: after the first epoch, between stages
+    steps: int  # in a whole epoch
     end: float = 0.0  # everything after the votes
+
+    def epoch(self, stage: int, steps: int | None) -> float:
+        """An epoch of that stage with so many steps; None: a whole one."""
+        return self.train[stage] * (1.0 if steps is None else steps / self.steps) + self.check[stage]
 
     def at_pace(self, pace: float) -> Costs:
         """All of it so many times as slow, but for the end."""
-        slower: Any = {name: tuple(s * pace for s in getattr(self, name)) for name in ("epoch", "view", "early")}
-        return replace(self, step=self.step * pace, check=self.check * pace, **slower)
+        slower: Any = {
+            name: tuple(s * pace for s in getattr(self, name)) for name in ("train", "check", "view", "early")
+        }
+        return replace(self, **slower)
 
 
 @dataclass(frozen=True)
@@ -6092,34 +6112,54 @@ def budget(cfg: Config, on_kaggle: bool, kind: str, start: float) -> Budget | No
     )
 
 
+# A plan leaves that share of the time as a reserve, so that it need not be made anew for every second, ...
+RESERVE = 0.03
+# ... gets longer only if it gains that share of the time left, ...
+GAIN = 0.05
+# ... and rather gives up an epoch than train less than that share of each.
+LEAST = 0.25
+
+
 def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float, fewer_views: bool = True) -> Plan:
     """The longest training that ends in ``left`` seconds with its predictions. Pure arithmetic.
 
-    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits. Epochs are taken away one
-    by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
-    Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
+    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits.
+    ``Plan.steps`` 0: there is no time to train.
     """
-    wanted = views
-    while fewer_views and views > 1 and views * costs.view[-1] > left / 4 and _spent(configured, views, costs) > left:
-        views = views // 2
-    epochs = list(configured)
-    while sum(epochs) > 1 and _spent(epochs, views, costs) > left:
-        fewer = max((k for k in range(len(epochs)) if epochs[k]), key=lambda k: ((epochs[k] - 1) / configured[k], k))
-        epochs[fewer] -= 1
-    for k in reversed(range(len(epochs))):  # what a large epoch leaves over may hold small ones
-        while epochs[k] and epochs[k] < configured[k]:
-            epochs[k] += 1
-            if _spent(epochs, views, costs) > left:
-                epochs[k] -= 1
-                break
-    while fewer_views and views * 2 <= wanted and _spent(epochs, views * 2, costs) <= left:
-        views *= 2  # at a smaller size they cost less
-    if _spent(epochs, views, costs) <= left:
-        return Plan(tuple(epochs), views)
-    first = tuple(int(k == 0) for k in range(len(epochs)))
-    views = 1 if fewer_views else views
-    room = left - _spent(first, views, costs) + costs.epoch[0] - costs.check
-    return Plan(first, views, None if room >= costs.epoch[0] else max(0, int(room / max(costs.step, 1e-9))))
+    left *= 1 - RESERVE
+    while True:
+        epochs, steps = _fill(configured, views, costs, left)
+        whole = epochs == configured and steps is None
+        fair = steps != 0 and views * costs.view[_last(epochs)] <= left / 4
+        if whole or fair or views == 1 or not fewer_views:
+            return Plan(epochs, views, steps)
+        views //= 2
+
+
+def replan(plan: Plan, stage: int, done: int, costs: Costs, left: float, most: tuple[int, ...] | None = None) -> Plan:
+    """The plan after ``done`` epochs of a stage: shorter where it no longer fits, longer where there is time; else the same.
+
+    ``most``: epochs of each stage that it may have; None: it gets no longer. The learning rate and the augmentation go on
+    from where they are and reach their end in the last epoch that is left. Views are kept: networks that vote together must
+    have the same.
+    """
+    if not any(_coming(plan.epochs, stage, done)):
+        return plan
+    epochs = (*plan.epochs[:stage], max(done, most[stage]), *most[stage + 1 :]) if most else plan.epochs
+    epochs, steps = _fill(epochs, plan.views, costs, left * (1 - RESERVE), stage, done)
+    since = sum(plan.epochs[:stage]) + done
+    new = replace(plan, epochs=epochs, steps=steps, since=since, progress=plan.progress_at(since))
+    before, after = (seconds(each, costs, stage, done) for each in (plan, new))
+    if before <= left and (not most or after - before < GAIN * left):
+        return plan
+    return new
+
+
+def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
+    """How long the rest of the plan takes, after so many epochs of a stage."""
+    coming = _coming(plan.epochs, stage, done)
+    epochs = sum(n * costs.epoch(k, plan.steps) for k, n in enumerate(coming))
+    return epochs + _predictions(plan.epochs, plan.views, costs, stage, done)
 
 
 def costs(known: dict[str, Any]) -> Costs:
@@ -6128,42 +6168,60 @@ def costs(known: dict[str, Any]) -> Costs:
     return Costs(**fields)
 
 
-def _spent(epochs: Sequence[int], views: int, costs: Costs, stage: int = 0, done: int = 0) -> float:
-    """Seconds from after ``done`` epochs of a stage to the end of these epochs in all, their predictions and the end."""
-    last = max((k for k, n in enumerate(epochs) if n), default=0)
-    to_come = sum(max(0, n - (done if k == stage else 0)) * costs.epoch[k] for k, n in enumerate(epochs) if k >= stage)
+def _fill(planned: tuple[int, ...], views: int, costs: Costs, left: float, stage: int = 0, done: int = 0
+          ) -> tuple[tuple[int, ...], int | None]:  # fmt: skip
+    """The fewest epochs that fill the time, and how many steps of each; None: all of them.
+
+    Epochs are taken away one by one from the stage that has kept the largest share of its own, so that small and large sizes
+    keep their proportion.
+    """
+    epochs, of = list(planned), _coming(planned, stage, done)
+
+    def share(epochs: list[int]) -> float:
+        """Of the steps to come, what there is time for."""
+        coming = _coming(epochs, stage, done)
+        checks = sum(n * costs.check[k] for k, n in enumerate(coming))
+        room = left - checks - _predictions(epochs, views, costs, stage, done)
+        return room / max(1e-9, sum(n * costs.train[k] for k, n in enumerate(coming)))
+
+    def other(k: int, more: int) -> list[int]:
+        return [n + more * (i == k) for i, n in enumerate(epochs)]
+
+    while share(epochs) < 1 and sum(coming := _coming(epochs, stage, done)) > 1:
+        taken = max((k for k, n in enumerate(coming) if n), key=lambda k: ((coming[k] - 1) / of[k], k))
+        if share(epochs) >= LEAST and share(other(taken, -1)) > 1:
+            break
+        epochs = other(taken, -1)
+    while share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones
+        missing = (k for k in reversed(range(stage, len(epochs))) if epochs[k] < planned[k])
+        back = next((k for k in missing if share(other(k, 1)) >= LEAST), None)
+        if back is None:
+            break
+        epochs = other(back, 1)
+    now = share(epochs)
+    if now >= 1:
+        return tuple(epochs), None
+    steps = max(0, int(now * costs.steps + 1e-6))
+    if steps == 0 and stage + done > 0:  # not even a step of the only epoch left: what is trained is enough
+        return (*epochs[:stage], done, *(0 for _ in epochs[stage + 1 :])), None
+    return tuple(epochs), steps
+
+
+def _coming(epochs: Sequence[int], stage: int, done: int) -> list[int]:
+    """Epochs of each stage that are still to come after ``done`` of that one."""
+    return [max(0, n - done * (k == stage)) if k >= stage else 0 for k, n in enumerate(epochs)]
+
+
+def _last(epochs: Sequence[int]) -> int:
+    return max((k for k, n in enumerate(epochs) if n), default=0)
+
+
+def _predictions(epochs: Sequence[int], views: int, costs: Costs, stage: int, done: int) -> float:
+    """Seconds of all predictions to come, and of the end."""
+    last = _last(epochs)
     # The first epoch's prediction comes after what is measured of it.
     early = costs.early[0] * (stage == 0 and done <= 1) + sum(costs.early[stage:last])
-    return to_come + early + views * costs.view[last] + costs.end
-
-
-def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
-    """How long the rest of the plan takes, after so many epochs of a stage."""
-    if plan.steps is not None:
-        return _spent(plan.epochs, plan.views, costs) - costs.epoch[0] + costs.check + plan.steps * costs.step
-    return _spent(plan.epochs, plan.views, costs, stage, done)
-
-
-def shorten(plan: Plan, stage: int, done: int, costs: Costs, left: float) -> Plan:
-    """The plan after ``done`` epochs of a stage, with fewer to come where those planned no longer fit; else the same.
-
-    The learning rate and the augmentation go on from where they are and reach their end in the last epoch that is left.
-    Views are kept: networks that vote together must have the same.
-    """
-    epochs = list(plan.epochs)
-
-    def fits() -> bool:
-        return _spent(epochs, plan.views, costs, stage, done) <= left
-
-    open_ = [k for k in range(len(epochs)) if epochs[k] > (done if k == stage else 0) and k >= stage]
-    while open_ and not fits():
-        fewer = max(open_, key=lambda k: ((epochs[k] - (done if k == stage else 0) - 1) / epochs[k], k))
-        epochs[fewer] -= 1
-        open_ = [k for k in open_ if epochs[k] > (done if k == stage else 0)]
-    if tuple(epochs) == plan.epochs:
-        return plan
-    since = sum(plan.epochs[:stage]) + done
-    return replace(plan, epochs=tuple(epochs), since=since, progress=plan.progress_at(since))
+    return early + views * costs.view[last] + costs.end
 
 
 def strength(cfg: Config, progress: float) -> float:
@@ -6709,10 +6767,10 @@ def done(
         print(f"{folder.name}: {STEP} is made anew: {', '.join(FILES)} are not all there")
         return None
     steps.States(folder / "state").remove()  # a kill may have come before it
-    configured = [stage.model_dump() for stage in cfg.stages]
-    if about["stages"] != configured and not limited:
-        print(f"{folder.name}: trained for {steps.show(about['stages'])} of {steps.show(configured)}, as an earlier budget "
-              "planned it; resume=false trains anew")  # fmt: skip
+    whole = str(schedule.Plan(tuple(stage.epochs for stage in cfg.stages), 0))
+    if about["plan"] != whole and not limited:
+        print(f"{folder.name}: trained for {about['plan']} instead of {whole}, as an earlier budget planned it; "
+              "resume=false trains anew")  # fmt: skip
     return Trained(
         tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
     )
@@ -6779,7 +6837,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             inputs.flush(file)
         part.replace(folder / name)
     stages = [stage.model_dump() for stage in trained.stages]
-    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, views=trained.views, seconds=trained.seconds)
+    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, plan=str(training.plan), views=trained.views,
+                               seconds=trained.seconds)  # fmt: skip
     states.remove()
     return trained
 
@@ -6804,6 +6863,7 @@ class _Training:
     paused: float = 0.0  # seconds in ready
     saving: float = 0.0  # seconds of this session in which states were kept
     reported: bool = False  # ready has been called
+    resumed: bool = False  # from a state, whose plan is kept as long as it fits
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -6831,7 +6891,7 @@ class _Training:
         if note:
             note = self._resume(note)
         else:
-            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), self._views())
+            self.plan = schedule.Plan(self._configured(), self._views())
             if self.time_left:
                 self.costs = self._measure()
                 self.plan = schedule.make_plan(
@@ -6859,6 +6919,10 @@ class _Training:
         if self.averaged:
             self.averaged.settle()
 
+    def _configured(self) -> tuple[int, ...]:
+        """Epochs of each stage, as set."""
+        return tuple(stage.epochs for stage in self.cfg.stages)
+
     def _views(self) -> int:
         """The most that a photo is asked for, as set."""
         return 1 if self.cfg.tta == "never" else max(self.cfg.tta_views, self.cfg.tta_cap)
@@ -6868,26 +6932,29 @@ class _Training:
         return [self.rt.backend, *self.rt.devices, self.rt.precision, self.cfg.batch]
 
     def _resume(self, note: dict[str, Any]) -> dict[str, Any]:
-        """Take up the state that the note is of, and its plan unless the time left demands a shorter one."""
+        """Take up the state that the note is of, and its plan unless the time left demands another."""
         number, epoch = note["stage"], note["epoch"]
         self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
-        self.rows, self.before = note["rows"], note["seconds"]
+        self.rows, self.before, self.resumed = note["rows"], note["seconds"], True
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
             known = note["costs"] if note["machine"] == self._machine() else None
             self.costs = schedule.costs(known) if known else self._measure()
         else:
             self.plan = replace(self.plan, views=self._views())
+            if self.plan.steps is not None:  # whole epochs from here on
+                since = sum(self.plan.epochs[:number]) + epoch
+                self.plan = replace(self.plan, steps=None, since=since, progress=self.plan.progress_at(since))
         self._compile(number)
         model.restore(self.net, self.states.arrays("last"))
         if self.rate is None and note["batch"] != self.cfg.batch:  # a plateau's rate is part of the state
             rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
             self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
-            shorter = schedule.shorten(self.plan, number, epoch, self.costs, self._left())
-            if shorter is not self.plan:
-                self.plan = shorter
-                note = {**note, "course": None, "over": note["over"] or epoch >= shorter.epochs[number]}
+            new = schedule.replan(self.plan, number, epoch, self.costs, self._left())
+            if new is not self.plan:
+                self.plan = new
+                note = {**note, "course": None, "over": note["over"] or epoch >= new.epochs[number]}
             self._say_plan(number, epoch)
         self.reported = note["reported"]
         if self.ready and not self.reported:  # a kill came before there was a submission
@@ -6917,7 +6984,7 @@ class _Training:
             self._report(self.net, shape, f"best epoch of stage {number + 1}", best)
 
     def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
-        """Train until the stage ends or its plan gets shorter; returns the note of the last epoch."""
+        """Train until the stage ends or its plan changes; returns the note of the last epoch."""
         epoch, epochs = note["epoch"] if note else 0, self.plan.epochs[number]
         train, val = self._batches(number, cache, range(epoch, epochs), self.plan)
         course, rate = self._course(number, epoch, note)
@@ -6934,7 +7001,8 @@ class _Training:
 
     def _steps(self) -> int:
         """Of an epoch; more of them where memory ran out."""
-        return self.plan.steps or max(1, len(self.train_rows) // self.batch)
+        whole = max(1, len(self.train_rows) // self.batch)
+        return min(self.plan.steps or whole, whole)
 
     def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
                  ) -> tuple[pipeline.Batches, pipeline.Batches]:  # fmt: skip
@@ -6948,7 +7016,7 @@ class _Training:
         train, val = self.train_rows, self.val_rows
         return (
             pipeline.make_batches(cfg, cache, train, self.labels[train], size, self.classes, stage=number, train=strength,
-                                  epochs=epochs, rt=self.rt),
+                                  epochs=epochs, steps=plan.steps, rt=self.rt),
             pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt),
         )  # fmt: skip
 
@@ -7001,7 +7069,8 @@ class _Training:
         checkpoint = callbacks.Checkpoint(self.states, self.facts, state, len(self.rows) - epoch)
         if self.costs and self.time_left:
             watchers["pace"] = callbacks.Pace(plan, number, self.costs, self.time_left.deadline,
-                                              lambda: checkpoint.seconds, partial(runtime.agree, self.rt))  # fmt: skip
+                                              lambda: checkpoint.seconds, partial(runtime.agree, self.rt),
+                                              None if self.resumed else self._configured())  # fmt: skip
         watchers["checkpoint"] = checkpoint  # after all whose fields it keeps
         if self.ready and not self.rows:
             watchers["ready"] = self._first_epoch(cfg.stages[number])
@@ -7042,8 +7111,8 @@ class _Training:
         model.restore(self.net, before)
 
         n_val, n_test = len(self.val_rows), len(self.table.test)
-        check = [p * n_val + timing.of_state(before, self.folder, rt) for p in photo]
-        epoch = tuple(s * max(1, len(self.train_rows) // self.batch) + c for s, c in zip(step, check, strict=True))
+        whole = max(1, len(self.train_rows) // self.batch)
+        check = tuple(p * n_val + timing.of_state(before, self.folder, rt) for p in photo)
         early = tuple(p * n_test if self.ready else 0.0 for p in photo)
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
         looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
@@ -7051,16 +7120,15 @@ class _Training:
               + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
               + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
         assert self.time_left
-        return schedule.Costs(step[0], epoch, tuple(p * looks for p in photo), early, check[0], self.time_left.report)
+        view = tuple(p * looks for p in photo)
+        return schedule.Costs(tuple(s * whole for s in step), check, view, early, whole, self.time_left.report)
 
     def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
         costs, plan = self.costs, self.plan
         assert costs
         needed = schedule.seconds(plan, costs, number, epoch)
         of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
-        what = f"{'+'.join(map(str, plan.epochs))} epochs of {of}, {plan.views} views"
-        if plan.steps is not None:
-            what = f"{plan.steps} steps of {self.batch} photos instead of {of} epochs, {plan.views} views"
+        what = f"{plan} (set: {of} of {costs.steps}), {plan.views} views"
         print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
 
     def _left(self) -> float:

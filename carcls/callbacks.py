@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError
 from carcls.config import Config, TrainingDiverged
 from carcls.inputs import write_atomic
 from carcls.model import state
-from carcls.schedule import Costs, Plan, shorten
+from carcls.schedule import Costs, Plan, replan
 from carcls.steps import Facts, States
 
 Rate = Callable[[int], float]  # training step of the stage, from 0 → learning rate
@@ -417,32 +417,32 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
 
 
 class Pace(keras.callbacks.Callback):
-    """Ends ``fit`` after an epoch where the time left demands a shorter plan; ``plan`` is then the new one."""
+    """Ends ``fit`` after an epoch where the time left makes another plan; ``plan`` is then the new one."""
 
     def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float],
-                 agree: Callable[[float], float] = float) -> None:  # fmt: skip
+                 agree: Callable[[float], float] = float, most: tuple[int, ...] | None = None) -> None:  # fmt: skip
         """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback.
 
-        ``agree``: makes several processes see the same clock.
+        ``agree``: makes several processes see the same clock. ``most``: epochs that the plan may have; None: it gets no longer.
         """
         super().__init__()
         self.plan, self.stage, self.costs, self.deadline = plan, stage, costs, deadline
-        self.also, self.agree = also, agree
+        self.also, self.agree, self.most = also, agree, most
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._begin = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        took, expected = self.agree(time.monotonic() - self._begin + self.also()), self.costs.epoch[self.stage]
+        took = self.agree(time.monotonic() - self._begin + self.also())
+        expected = self.costs.epoch(self.stage, self.plan.steps)
         # What is still to come is as much slower or faster than measured as this epoch was.
-        pace = took / max(expected, 1e-9)
-        self.costs = self.costs.at_pace(pace)
+        self.costs = self.costs.at_pace(took / max(expected, 1e-9))
         left = self.agree(self.deadline - time.monotonic())
-        before, self.plan = self.plan, shorten(self.plan, self.stage, epoch + 1, self.costs, left)
+        before, self.plan = self.plan, replan(self.plan, self.stage, epoch + 1, self.costs, left, self.most)
         if self.plan is not before:
             self.model.stop_training = True
-            print(f"plan       {'+'.join(map(str, self.plan.epochs))} epochs instead of {'+'.join(map(str, before.epochs))}: "
-                  f"this one took {took:.1f} s, {expected:.1f} expected, and {clock(left)} are left", flush=True)  # fmt: skip
+            print(f"plan       {self.plan} instead of {before}: this one took {took:.1f} s, {expected:.1f} expected, "
+                  f"and {clock(left)} are left", flush=True)  # fmt: skip
 
 
 class EarlyStop(Resumable, keras.callbacks.EarlyStopping):

@@ -282,6 +282,7 @@ def make_batches(
     *,
     train: Callable[[int], float] | None = None,
     epochs: range = range(1),
+    steps: int | None = None,
     stage: int = 0,
     views: range = range(1),
     rt: Runtime | None = None,
@@ -291,7 +292,8 @@ def make_batches(
     rows (N,) int: rows of the cache. labels (N,) int, −1 where unknown. size: (height, width).
     train: epoch → strength of the policy. With it every epoch is a new permutation, augmented, and
     only whole batches are made, of the given epochs (numbers within the stage) and of at most as many rows as there are;
-    with fewer rows than devices the one batch is padded and masked. Without it every row comes exactly once per view, in order, the
+    with fewer rows than devices the one batch is padded and masked. steps: of each of these epochs, the first ones of its permutation;
+    None: all there are. Without ``train`` every row comes exactly once per view, in order, the
     last batch padded and masked. views: numbers of test-time views, 0 the photo itself, 1 its mirror image,
     then random ones; a batch may hold the end of one view and the start of the next, so that few photos fill batches too.
     rt: what computes; None: one device. Its devices share a batch, so B is a multiple of their number (``batch_size``); of
@@ -300,7 +302,7 @@ def make_batches(
     """
     rt = rt or _ONE_DEVICE
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
-    maker = _Maker(cfg, cache, rows, labels, size, train, stage, views, rt)
+    maker = _Maker(cfg, cache, rows, labels, size, train, steps, stage, views, rt)
     # TensorFlow keeps a numpy_function's function for as long as the process lives. It holds only a weak reference, so
     # that the photos go with the Batches.
     made_by = weakref.ref(maker)
@@ -349,6 +351,7 @@ class _Maker:
         labels: np.ndarray,
         size: tuple[int, int],
         strength: Callable[[int], float] | None,
+        steps: int | None,
         stage: int,
         views: range,
         rt: Runtime,
@@ -357,7 +360,8 @@ class _Maker:
         self.strength, self.stage, self.views, self.size = strength, stage, views, size
         self.batch = rt.batch_size(cfg.batch, len(rows) if strength else None)
         looks = len(rows) * len(views)
-        self.steps = max(1, len(rows) // self.batch) if strength else -(-looks // self.batch)
+        whole = max(1, len(rows) // self.batch) if strength else -(-looks // self.batch)
+        self.steps = min(steps or whole, whole)
         own = self.batch // rt.processes
         self.own = slice(rt.process * own, (rt.process + 1) * own)  # this process's share of a batch
         self.policies = _Policies(cfg, size)

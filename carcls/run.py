@@ -122,13 +122,20 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    stopped: list[Stopped] = []
 
     def stop(number: int, frame: Any) -> None:
-        raise Stopped("SIGTERM; the same run again goes on from the last whole epoch")
+        stopped.append(Stopped("SIGTERM; the same run again goes on from the last whole epoch"))
+        raise stopped[0]
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except BaseException as error:
+        # Inside TensorFlow's C++ it may have become another one: a SystemError was seen.
+        if stopped and error is not stopped[0]:
+            raise stopped[0] from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

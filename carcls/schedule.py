@@ -74,7 +74,7 @@ class Plan:
 
     epochs: tuple[int, ...]  # of each stage; 0: left out
     views: int  # of test-time augmentation, also the cap of the adaptive rule if there is one
-    steps: int | None = None  # of the only epoch, where not even one whole epoch fits
+    steps: int | None = None  # of each epoch to come, where there is no time for whole ones; None: whole ones
     # Where the plan was last changed: that many epochs were done, and the run was so far.
     since: int = 0
     progress: float = 0.0
@@ -91,22 +91,31 @@ class Plan:
         last = self.progress_at(max(self.since, sum(self.epochs) - 1))
         return strength(cfg, min(1.0, self.progress_at(epoch) / last) if last else 0.0)
 
+    def __str__(self) -> str:
+        return f"{'+'.join(map(str, self.epochs))} epochs" + ("" if self.steps is None else f" of {self.steps} steps")
+
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds, measured."""
+    """Seconds, measured; of each stage where there are several."""
 
-    step: float  # of training, in the first stage
-    epoch: tuple[float, ...]  # of each stage, validation and checkpoint included
-    view: tuple[float, ...]  # one view of every photo that is predicted after training, at each stage's size
-    early: tuple[float, ...]  # the test photos predicted at each stage's size: after the first epoch, between stages
-    check: float = 0.0  # of an epoch of the first stage, what is not training steps
+    train: tuple[float, ...]  # the steps of a whole epoch
+    check: tuple[float, ...]  # the rest of an epoch: validation and keeping the state
+    view: tuple[float, ...]  # one view of every photo that is predicted after training
+    early: tuple[float, ...]  # the test photos predicted: after the first epoch, between stages
+    steps: int  # in a whole epoch
     end: float = 0.0  # everything after the votes
+
+    def epoch(self, stage: int, steps: int | None) -> float:
+        """An epoch of that stage with so many steps; None: a whole one."""
+        return self.train[stage] * (1.0 if steps is None else steps / self.steps) + self.check[stage]
 
     def at_pace(self, pace: float) -> Costs:
         """All of it so many times as slow, but for the end."""
-        slower: Any = {name: tuple(s * pace for s in getattr(self, name)) for name in ("epoch", "view", "early")}
-        return replace(self, step=self.step * pace, check=self.check * pace, **slower)
+        slower: Any = {
+            name: tuple(s * pace for s in getattr(self, name)) for name in ("train", "check", "view", "early")
+        }
+        return replace(self, **slower)
 
 
 @dataclass(frozen=True)
@@ -153,34 +162,54 @@ def budget(cfg: Config, on_kaggle: bool, kind: str, start: float) -> Budget | No
     )
 
 
+# A plan leaves that share of the time as a reserve, so that it need not be made anew for every second, ...
+RESERVE = 0.03
+# ... gets longer only if it gains that share of the time left, ...
+GAIN = 0.05
+# ... and rather gives up an epoch than train less than that share of each.
+LEAST = 0.25
+
+
 def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float, fewer_views: bool = True) -> Plan:
     """The longest training that ends in ``left`` seconds with its predictions. Pure arithmetic.
 
-    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits. Epochs are taken away one
-    by one from the stage that has kept the largest share of its own, so that small and large sizes keep their proportion.
-    Where not even one epoch of the first stage fits, some steps of it; ``Plan.steps`` 0: there is no time to train.
+    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits.
+    ``Plan.steps`` 0: there is no time to train.
     """
-    wanted = views
-    while fewer_views and views > 1 and views * costs.view[-1] > left / 4 and _spent(configured, views, costs) > left:
-        views = views // 2
-    epochs = list(configured)
-    while sum(epochs) > 1 and _spent(epochs, views, costs) > left:
-        fewer = max((k for k in range(len(epochs)) if epochs[k]), key=lambda k: ((epochs[k] - 1) / configured[k], k))
-        epochs[fewer] -= 1
-    for k in reversed(range(len(epochs))):  # what a large epoch leaves over may hold small ones
-        while epochs[k] and epochs[k] < configured[k]:
-            epochs[k] += 1
-            if _spent(epochs, views, costs) > left:
-                epochs[k] -= 1
-                break
-    while fewer_views and views * 2 <= wanted and _spent(epochs, views * 2, costs) <= left:
-        views *= 2  # at a smaller size they cost less
-    if _spent(epochs, views, costs) <= left:
-        return Plan(tuple(epochs), views)
-    first = tuple(int(k == 0) for k in range(len(epochs)))
-    views = 1 if fewer_views else views
-    room = left - _spent(first, views, costs) + costs.epoch[0] - costs.check
-    return Plan(first, views, None if room >= costs.epoch[0] else max(0, int(room / max(costs.step, 1e-9))))
+    left *= 1 - RESERVE
+    while True:
+        epochs, steps = _fill(configured, views, costs, left)
+        whole = epochs == configured and steps is None
+        fair = steps != 0 and views * costs.view[_last(epochs)] <= left / 4
+        if whole or fair or views == 1 or not fewer_views:
+            return Plan(epochs, views, steps)
+        views //= 2
+
+
+def replan(plan: Plan, stage: int, done: int, costs: Costs, left: float, most: tuple[int, ...] | None = None) -> Plan:
+    """The plan after ``done`` epochs of a stage: shorter where it no longer fits, longer where there is time; else the same.
+
+    ``most``: epochs of each stage that it may have; None: it gets no longer. The learning rate and the augmentation go on
+    from where they are and reach their end in the last epoch that is left. Views are kept: networks that vote together must
+    have the same.
+    """
+    if not any(_coming(plan.epochs, stage, done)):
+        return plan
+    epochs = (*plan.epochs[:stage], max(done, most[stage]), *most[stage + 1 :]) if most else plan.epochs
+    epochs, steps = _fill(epochs, plan.views, costs, left * (1 - RESERVE), stage, done)
+    since = sum(plan.epochs[:stage]) + done
+    new = replace(plan, epochs=epochs, steps=steps, since=since, progress=plan.progress_at(since))
+    before, after = (seconds(each, costs, stage, done) for each in (plan, new))
+    if before <= left and (not most or after - before < GAIN * left):
+        return plan
+    return new
+
+
+def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
+    """How long the rest of the plan takes, after so many epochs of a stage."""
+    coming = _coming(plan.epochs, stage, done)
+    epochs = sum(n * costs.epoch(k, plan.steps) for k, n in enumerate(coming))
+    return epochs + _predictions(plan.epochs, plan.views, costs, stage, done)
 
 
 def costs(known: dict[str, Any]) -> Costs:
@@ -189,42 +218,60 @@ def costs(known: dict[str, Any]) -> Costs:
     return Costs(**fields)
 
 
-def _spent(epochs: Sequence[int], views: int, costs: Costs, stage: int = 0, done: int = 0) -> float:
-    """Seconds from after ``done`` epochs of a stage to the end of these epochs in all, their predictions and the end."""
-    last = max((k for k, n in enumerate(epochs) if n), default=0)
-    to_come = sum(max(0, n - (done if k == stage else 0)) * costs.epoch[k] for k, n in enumerate(epochs) if k >= stage)
+def _fill(planned: tuple[int, ...], views: int, costs: Costs, left: float, stage: int = 0, done: int = 0
+          ) -> tuple[tuple[int, ...], int | None]:  # fmt: skip
+    """The fewest epochs that fill the time, and how many steps of each; None: all of them.
+
+    Epochs are taken away one by one from the stage that has kept the largest share of its own, so that small and large sizes
+    keep their proportion.
+    """
+    epochs, of = list(planned), _coming(planned, stage, done)
+
+    def share(epochs: list[int]) -> float:
+        """Of the steps to come, what there is time for."""
+        coming = _coming(epochs, stage, done)
+        checks = sum(n * costs.check[k] for k, n in enumerate(coming))
+        room = left - checks - _predictions(epochs, views, costs, stage, done)
+        return room / max(1e-9, sum(n * costs.train[k] for k, n in enumerate(coming)))
+
+    def other(k: int, more: int) -> list[int]:
+        return [n + more * (i == k) for i, n in enumerate(epochs)]
+
+    while share(epochs) < 1 and sum(coming := _coming(epochs, stage, done)) > 1:
+        taken = max((k for k, n in enumerate(coming) if n), key=lambda k: ((coming[k] - 1) / of[k], k))
+        if share(epochs) >= LEAST and share(other(taken, -1)) > 1:
+            break
+        epochs = other(taken, -1)
+    while share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones
+        missing = (k for k in reversed(range(stage, len(epochs))) if epochs[k] < planned[k])
+        back = next((k for k in missing if share(other(k, 1)) >= LEAST), None)
+        if back is None:
+            break
+        epochs = other(back, 1)
+    now = share(epochs)
+    if now >= 1:
+        return tuple(epochs), None
+    steps = max(0, int(now * costs.steps + 1e-6))
+    if steps == 0 and stage + done > 0:  # not even a step of the only epoch left: what is trained is enough
+        return (*epochs[:stage], done, *(0 for _ in epochs[stage + 1 :])), None
+    return tuple(epochs), steps
+
+
+def _coming(epochs: Sequence[int], stage: int, done: int) -> list[int]:
+    """Epochs of each stage that are still to come after ``done`` of that one."""
+    return [max(0, n - done * (k == stage)) if k >= stage else 0 for k, n in enumerate(epochs)]
+
+
+def _last(epochs: Sequence[int]) -> int:
+    return max((k for k, n in enumerate(epochs) if n), default=0)
+
+
+def _predictions(epochs: Sequence[int], views: int, costs: Costs, stage: int, done: int) -> float:
+    """Seconds of all predictions to come, and of the end."""
+    last = _last(epochs)
     # The first epoch's prediction comes after what is measured of it.
     early = costs.early[0] * (stage == 0 and done <= 1) + sum(costs.early[stage:last])
-    return to_come + early + views * costs.view[last] + costs.end
-
-
-def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
-    """How long the rest of the plan takes, after so many epochs of a stage."""
-    if plan.steps is not None:
-        return _spent(plan.epochs, plan.views, costs) - costs.epoch[0] + costs.check + plan.steps * costs.step
-    return _spent(plan.epochs, plan.views, costs, stage, done)
-
-
-def shorten(plan: Plan, stage: int, done: int, costs: Costs, left: float) -> Plan:
-    """The plan after ``done`` epochs of a stage, with fewer to come where those planned no longer fit; else the same.
-
-    The learning rate and the augmentation go on from where they are and reach their end in the last epoch that is left.
-    Views are kept: networks that vote together must have the same.
-    """
-    epochs = list(plan.epochs)
-
-    def fits() -> bool:
-        return _spent(epochs, plan.views, costs, stage, done) <= left
-
-    open_ = [k for k in range(len(epochs)) if epochs[k] > (done if k == stage else 0) and k >= stage]
-    while open_ and not fits():
-        fewer = max(open_, key=lambda k: ((epochs[k] - (done if k == stage else 0) - 1) / epochs[k], k))
-        epochs[fewer] -= 1
-        open_ = [k for k in open_ if epochs[k] > (done if k == stage else 0)]
-    if tuple(epochs) == plan.epochs:
-        return plan
-    since = sum(plan.epochs[:stage]) + done
-    return replace(plan, epochs=tuple(epochs), since=since, progress=plan.progress_at(since))
+    return early + views * costs.view[last] + costs.end
 
 
 def strength(cfg: Config, progress: float) -> float:

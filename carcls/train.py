@@ -75,10 +75,10 @@ def done(
         print(f"{folder.name}: {STEP} is made anew: {', '.join(FILES)} are not all there")
         return None
     steps.States(folder / "state").remove()  # a kill may have come before it
-    configured = [stage.model_dump() for stage in cfg.stages]
-    if about["stages"] != configured and not limited:
-        print(f"{folder.name}: trained for {steps.show(about['stages'])} of {steps.show(configured)}, as an earlier budget "
-              "planned it; resume=false trains anew")  # fmt: skip
+    whole = str(schedule.Plan(tuple(stage.epochs for stage in cfg.stages), 0))
+    if about["plan"] != whole and not limited:
+        print(f"{folder.name}: trained for {about['plan']} instead of {whole}, as an earlier budget planned it; "
+              "resume=false trains anew")  # fmt: skip
     return Trained(
         tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
     )
@@ -145,7 +145,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             inputs.flush(file)
         part.replace(folder / name)
     stages = [stage.model_dump() for stage in trained.stages]
-    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, views=trained.views, seconds=trained.seconds)
+    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, plan=str(training.plan), views=trained.views,
+                               seconds=trained.seconds)  # fmt: skip
     states.remove()
     return trained
 
@@ -170,6 +171,7 @@ class _Training:
     paused: float = 0.0  # seconds in ready
     saving: float = 0.0  # seconds of this session in which states were kept
     reported: bool = False  # ready has been called
+    resumed: bool = False  # from a state, whose plan is kept as long as it fits
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -197,7 +199,7 @@ class _Training:
         if note:
             note = self._resume(note)
         else:
-            self.plan = schedule.Plan(tuple(stage.epochs for stage in cfg.stages), self._views())
+            self.plan = schedule.Plan(self._configured(), self._views())
             if self.time_left:
                 self.costs = self._measure()
                 self.plan = schedule.make_plan(
@@ -225,6 +227,10 @@ class _Training:
         if self.averaged:
             self.averaged.settle()
 
+    def _configured(self) -> tuple[int, ...]:
+        """Epochs of each stage, as set."""
+        return tuple(stage.epochs for stage in self.cfg.stages)
+
     def _views(self) -> int:
         """The most that a photo is asked for, as set."""
         return 1 if self.cfg.tta == "never" else max(self.cfg.tta_views, self.cfg.tta_cap)
@@ -234,26 +240,29 @@ class _Training:
         return [self.rt.backend, *self.rt.devices, self.rt.precision, self.cfg.batch]
 
     def _resume(self, note: dict[str, Any]) -> dict[str, Any]:
-        """Take up the state that the note is of, and its plan unless the time left demands a shorter one."""
+        """Take up the state that the note is of, and its plan unless the time left demands another."""
         number, epoch = note["stage"], note["epoch"]
         self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
-        self.rows, self.before = note["rows"], note["seconds"]
+        self.rows, self.before, self.resumed = note["rows"], note["seconds"], True
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
             known = note["costs"] if note["machine"] == self._machine() else None
             self.costs = schedule.costs(known) if known else self._measure()
         else:
             self.plan = replace(self.plan, views=self._views())
+            if self.plan.steps is not None:  # whole epochs from here on
+                since = sum(self.plan.epochs[:number]) + epoch
+                self.plan = replace(self.plan, steps=None, since=since, progress=self.plan.progress_at(since))
         self._compile(number)
         model.restore(self.net, self.states.arrays("last"))
         if self.rate is None and note["batch"] != self.cfg.batch:  # a plateau's rate is part of the state
             rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
             self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
-            shorter = schedule.shorten(self.plan, number, epoch, self.costs, self._left())
-            if shorter is not self.plan:
-                self.plan = shorter
-                note = {**note, "course": None, "over": note["over"] or epoch >= shorter.epochs[number]}
+            new = schedule.replan(self.plan, number, epoch, self.costs, self._left())
+            if new is not self.plan:
+                self.plan = new
+                note = {**note, "course": None, "over": note["over"] or epoch >= new.epochs[number]}
             self._say_plan(number, epoch)
         self.reported = note["reported"]
         if self.ready and not self.reported:  # a kill came before there was a submission
@@ -283,7 +292,7 @@ class _Training:
             self._report(self.net, shape, f"best epoch of stage {number + 1}", best)
 
     def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
-        """Train until the stage ends or its plan gets shorter; returns the note of the last epoch."""
+        """Train until the stage ends or its plan changes; returns the note of the last epoch."""
         epoch, epochs = note["epoch"] if note else 0, self.plan.epochs[number]
         train, val = self._batches(number, cache, range(epoch, epochs), self.plan)
         course, rate = self._course(number, epoch, note)
@@ -300,7 +309,8 @@ class _Training:
 
     def _steps(self) -> int:
         """Of an epoch; more of them where memory ran out."""
-        return self.plan.steps or max(1, len(self.train_rows) // self.batch)
+        whole = max(1, len(self.train_rows) // self.batch)
+        return min(self.plan.steps or whole, whole)
 
     def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
                  ) -> tuple[pipeline.Batches, pipeline.Batches]:  # fmt: skip
@@ -314,7 +324,7 @@ class _Training:
         train, val = self.train_rows, self.val_rows
         return (
             pipeline.make_batches(cfg, cache, train, self.labels[train], size, self.classes, stage=number, train=strength,
-                                  epochs=epochs, rt=self.rt),
+                                  epochs=epochs, steps=plan.steps, rt=self.rt),
             pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt),
         )  # fmt: skip
 
@@ -367,7 +377,8 @@ class _Training:
         checkpoint = callbacks.Checkpoint(self.states, self.facts, state, len(self.rows) - epoch)
         if self.costs and self.time_left:
             watchers["pace"] = callbacks.Pace(plan, number, self.costs, self.time_left.deadline,
-                                              lambda: checkpoint.seconds, partial(runtime.agree, self.rt))  # fmt: skip
+                                              lambda: checkpoint.seconds, partial(runtime.agree, self.rt),
+                                              None if self.resumed else self._configured())  # fmt: skip
         watchers["checkpoint"] = checkpoint  # after all whose fields it keeps
         if self.ready and not self.rows:
             watchers["ready"] = self._first_epoch(cfg.stages[number])
@@ -408,8 +419,8 @@ class _Training:
         model.restore(self.net, before)
 
         n_val, n_test = len(self.val_rows), len(self.table.test)
-        check = [p * n_val + timing.of_state(before, self.folder, rt) for p in photo]
-        epoch = tuple(s * max(1, len(self.train_rows) // self.batch) + c for s, c in zip(step, check, strict=True))
+        whole = max(1, len(self.train_rows) // self.batch)
+        check = tuple(p * n_val + timing.of_state(before, self.folder, rt) for p in photo)
         early = tuple(p * n_test if self.ready else 0.0 for p in photo)
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
         looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
@@ -417,16 +428,15 @@ class _Training:
               + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
               + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
         assert self.time_left
-        return schedule.Costs(step[0], epoch, tuple(p * looks for p in photo), early, check[0], self.time_left.report)
+        view = tuple(p * looks for p in photo)
+        return schedule.Costs(tuple(s * whole for s in step), check, view, early, whole, self.time_left.report)
 
     def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
         costs, plan = self.costs, self.plan
         assert costs
         needed = schedule.seconds(plan, costs, number, epoch)
         of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
-        what = f"{'+'.join(map(str, plan.epochs))} epochs of {of}, {plan.views} views"
-        if plan.steps is not None:
-            what = f"{plan.steps} steps of {self.batch} photos instead of {of} epochs, {plan.views} views"
+        what = f"{plan} (set: {of} of {costs.steps}), {plan.views} views"
         print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
 
     def _left(self) -> float:

@@ -24,7 +24,8 @@ def cfg(competition, tmp_path, tiny, monkeypatch) -> Config:
 
 def costs(monkeypatch, **changes) -> None:
     """What measuring finds: as if an epoch took seconds. What a session really takes is nothing against it."""
-    measured = schedule.Costs(**{"step": 2.0, "epoch": (6.0, 20.0), "view": (0.5, 1.0), "early": (0.0, 0.0), **changes})
+    usual = {"train": (6.0, 20.0), "check": (0.0, 0.0), "view": (0.5, 1.0), "early": (0.0, 0.0), "steps": 3}
+    measured = schedule.Costs(**{**usual, **changes})
     monkeypatch.setattr(train._Training, "_measure", lambda self: (self._compile(0), measured)[1])
 
 
@@ -48,41 +49,78 @@ def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, cap
     costs(monkeypatch)
     target = run(cfg.replace(budget_minutes=1.6))
     said = capsys.readouterr().out
-    assert "plan       2+3 epochs of 2+4, 4 views: " in said
+    assert "plan       2+4 epochs of 2 steps (set: 2+4 of 3), 4 views: " in said
     history = pd.read_csv(target.parent / "member1" / "history.csv")
-    assert history["stage"].tolist() == [1, 1, 2, 2, 2]
+    assert history["stage"].tolist() == [1, 1, 2, 2, 2, 2]
     assert history["lr"].iloc[-1] < 0.02 * 0.05  # the schedule was shortened, not cut off
 
-    costs(monkeypatch, epoch=(6.0, 200.0), view=(30.0, 60.0))
+    costs(monkeypatch, train=(6.0, 200.0), view=(30.0, 60.0))
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "2", resume=False))
     said = capsys.readouterr().out
-    assert "2+0 epochs of 2+4, 1 views" in said
+    assert "2+0 epochs (set: 2+4 of 3), 1 views" in said
     folder = target.parent.parent / "out2"
     assert pd.read_csv(folder / "member1" / "history.csv")[["height", "width"]].to_numpy().tolist() == [[32, 48]] * 2
     assert len(votes.load(folder / "member1" / "votes_test.npz").probs) == 1
     assert config.load(folder / "config.json").tta_views == 1
     assert json.loads((folder / "member1" / "member.json").read_text())["stage"]["height"] == 32
 
-    costs(monkeypatch, epoch=(600.0, 2000.0), step=20.0)
+    costs(monkeypatch, train=(600.0, 2000.0), steps=30)
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "3"))
-    assert "plan       2 steps of 8 photos instead of 2+4 epochs" in capsys.readouterr().out
+    assert "plan       1+0 epochs of 2 steps (set: 2+4 of 30), 4 views" in capsys.readouterr().out
 
 
 def test_a_slow_epoch_shortens_the_plan_and_time_is_kept_for_predictions(cfg, monkeypatch, capsys):
-    costs(monkeypatch, epoch=(6.0, 0.3))
+    costs(monkeypatch, train=(6.0, 0.3))
     begin = callbacks.Pace.on_epoch_begin
     monkeypatch.setattr(callbacks.Pace, "on_epoch_begin", lambda self, epoch, logs=None: (
         begin(self, epoch, logs), setattr(self, "_begin", self._begin - 10 * (self.stage == 1))))  # fmt: skip
     target = run(cfg.replace(budget_minutes=1.0))
     said = capsys.readouterr().out
-    assert "plan       2+4 epochs of 2+4, 4 views" in said
-    assert "epochs instead of 2+4: this one took 10" in said
+    assert "plan       2+4 epochs (set: 2+4 of 3), 4 views" in said
+    assert " instead of 2+4 epochs: this one took 10" in said
     history = pd.read_csv(target.parent / "member1" / "history.csv")
     trained = len(history) - 2
     assert 1 <= trained < 4
-    assert f"plan       2+{trained} epochs instead of" in said
+    assert f"plan       2+{trained} epochs" in said
     assert history["epoch"].tolist() == [1, 2, *range(1, trained + 1)]
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
+
+
+def test_shortened_epochs_are_gone_on_with_as_they_were_planned(cfg, monkeypatch, capsys):
+    costs(monkeypatch)
+    monkeypatch.setattr(callbacks.Pace, "on_epoch_end", lambda *_: None)
+    cfg = cfg.replace(budget_minutes=1.6, mixup=0.2)
+    whole = run(cfg)
+    save, calls = steps.States.save, []
+
+    def killed(self, number, *rest):
+        save(self, number, *rest)
+        calls.append(number)
+        if len(calls) == 4:  # in the middle of the second stage
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps.States, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg.replace(out=cfg.out + "2"))
+    capsys.readouterr()
+    again = run(cfg.replace(out=cfg.out + "2"))
+    said = capsys.readouterr().out
+    assert "resumed    after 4 epochs, 2 of them in stage 2/2" in said
+    assert "plan       2+4 epochs of 2 steps (set: 2+4 of 3), 4 views: " in said
+    for name in ("votes_validation.npz", "votes_test.npz"):
+        assert (whole.parent / "member1" / name).read_bytes() == (again.parent / "member1" / name).read_bytes()
+
+
+def test_a_plan_made_from_a_slow_moment_gets_longer(cfg, monkeypatch, capsys):
+    costs(monkeypatch, train=(60.0, 60.0))
+    target = run(cfg.replace(budget_minutes=2.0))
+    said = capsys.readouterr().out
+    assert "plan       1+1 epochs of 2 steps (set: 2+4 of 3)" in said
+    assert "plan       2+4 epochs instead of 1+1 epochs of 2 steps" in said
+    history = pd.read_csv(target.parent / "member1" / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 1, 2, 3, 4]
+    assert history["lr"].iloc[1] > 0.4 * 0.02  # half-way before, and now over five epochs, not in one
+    assert history["lr"].iloc[-1] < 0.01 * 0.02
 
 
 def test_members_share_the_time_and_those_without_are_left_out(cfg, monkeypatch, capsys):
@@ -141,7 +179,7 @@ def test_measuring_changes_nothing(cfg, monkeypatch, capsys):
     cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged")
     plain = run(cfg)
     timed = run(cfg.replace(budget_minutes=60.0, out=cfg.out + "2"))
-    assert "plan       1+1 epochs of 1+1, 4 views" in capsys.readouterr().out
+    assert "plan       1+1 epochs (set: 1+1 of 3), 4 views" in capsys.readouterr().out
     probs = [votes.load(path.parent / "member1" / "votes_test.npz").probs for path in (plain, timed)]
     assert (probs[0] == probs[1]).all()
     assert not list(timed.parent.rglob(".*.part*"))

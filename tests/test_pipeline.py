@@ -98,6 +98,23 @@ def test_training_is_the_same_whatever_the_threads_and_differs_by_epoch_and_seed
     assert (labels[:16].argmax(1) != labels[16:].argmax(1)).any()  # another order
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+def test_shortened_epochs_begin_like_whole_ones_and_can_be_gone_on_with(frame, tmp_path, mixup):
+    cfg = CFG.replace(batch=5, mixup=mixup)
+
+    def seen(epochs, steps):
+        made, found = batches(cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=epochs, steps=steps)
+        assert made.steps == (steps or 4)
+        return [images.tobytes() for images, _, _ in found]
+
+    short = seen(range(3), 3)
+    assert len(short) == 9
+    assert short[3:] == seen(range(1, 3), 3)
+    if not mixup:
+        whole = seen(range(3), None)
+        assert short == [batch for epoch in range(3) for batch in whole[4 * epoch : 4 * epoch + 3]]
+
+
 def test_an_epoch_of_training_has_no_row_twice(frame, tmp_path):
     frame = frame.assign(label=np.arange(21))
     made = pipeline.make_batches(

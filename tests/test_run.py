@@ -1,7 +1,9 @@
 """The whole run on small photos: files, reproducibility, bad input, and what survives a failure."""
 
 import json
+import os
 import re
+import signal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from conftest import write_photo
 from carcls import config, inputs, pseudo, votes
 from carcls.config import Config, ConfigError
 from carcls.desk import cli
-from carcls.run import run
+from carcls.run import _stoppable, run
 
 
 @pytest.fixture
@@ -262,3 +264,13 @@ def test_preview_writes_the_grid(cfg, tmp_path, capsys):
     path = tmp_path / "look" / "augmentation.png"
     assert str(path) in capsys.readouterr().out
     assert path.stat().st_size > 5000
+
+
+def test_a_stop_that_became_another_error_on_its_way_is_a_stop():
+    with pytest.raises(config.Stopped, match="SIGTERM"), _stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except config.Stopped:
+            raise SystemError("bad argument to internal function") from None
+    with pytest.raises(SystemError), _stoppable():
+        raise SystemError("its own")

@@ -1,5 +1,7 @@
 """Learning rate and strength: arithmetic at known points, and what holds everywhere."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,54 +80,89 @@ def test_a_rate_is_that_of_the_middle_of_its_step() -> None:
 # Plans
 
 
-# Early predictions: 1.5 s after the first epoch, 1.5 s between the stages, at the first one's size.
-COSTS = schedule.Costs(step=0.5, epoch=(10.0, 30.0), view=(2.0, 5.0), early=(1.5, 4.0), check=1.0, end=6.0)
+# 20 steps of 0.5 s and 1.5 s and a second to validate make epochs of 11 s and 31 s. Early predictions: 1.5 s after the
+# first epoch, 1.5 s between the stages, at the first one's size.
+COSTS = schedule.Costs(train=(10.0, 30.0), check=(1.0, 1.0), view=(2.0, 5.0), early=(1.5, 4.0), steps=20, end=6.0)
+WITH_RESERVE = 1 / (1 - schedule.RESERVE)
 
 
 @pytest.mark.parametrize(
     ("left", "epochs", "views", "steps"),
     [
         (1000, (5, 6), 8, None),
-        (279, (5, 6), 8, None),  # 1.5 + 1.5 + 50 + 180 + 40 + 6
-        (278, (5, 5), 8, None),
-        (219, (5, 4), 8, None),  # one epoch of each stage in turn goes, then small ones fill what is left
-        (120, (3, 2), 4, None),  # 8 views would take a third of it
-        (59, (1, 1), 2, None),
-        (58, (4, 0), 4, None),  # 1.5 + 40 + 8 + 6: predicted at the first stage's size, where views cost less
-        (25, (1, 0), 2, None),  # 1.5 + 10 + 4 + 6
-        (19, (1, 0), 1, 17),  # half a second a step, a second to validate
+        (290, (5, 6), 8, None),  # 1.5 + 1.5 + 5 * 11 + 6 * 31 + 40 + 6
+        (289.9, (5, 6), 8, 19),
+        (276, (5, 6), 8, 18),
+        (260, (5, 6), 8, 17),
+        (259, (5, 5), 8, None),
+        (258, (5, 5), 8, 19),
+        (120, (2, 3), 4, 15),  # 8 views would take a third of it
+        (60, (1, 1), 2, 19),
+        (40, (3, 0), 4, 14),  # a large epoch would be less than a quarter of one; what it leaves over holds small ones
+        (22.5, (1, 0), 2, None),  # 1.5 + 11 + 4 + 6: predicted at the first stage's size, where views cost less
+        (22, (1, 0), 2, 19),
+        (19, (1, 0), 2, 13),  # half a second a step, a second to validate
         (10, (1, 0), 1, 0),  # no time to train
         (-5, (1, 0), 1, 0),
     ],
 )
 def test_plan_by_arithmetic(left: float, epochs: tuple, views: int, steps: int | None) -> None:
-    plan = schedule.make_plan((5, 6), 8, COSTS, left)
+    plan = schedule.make_plan((5, 6), 8, COSTS, left * WITH_RESERVE)
     assert (plan.epochs, plan.views, plan.steps) == (epochs, views, steps)
 
 
 @given(st.floats(-10, 2000), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.sampled_from([1, 2, 8, 32]))
-def test_a_plan_never_takes_longer_than_there_is(left: float, configured: list, views: int) -> None:
+def test_a_plan_fills_the_time_and_never_takes_longer(left: float, configured: list, views: int) -> None:
     plan = schedule.make_plan(tuple(configured), views, COSTS, left)
     assert all(0 <= n <= most for n, most in zip(plan.epochs, configured, strict=True))
     assert 1 <= plan.views <= views
-    assert plan.steps == 0 or schedule.seconds(plan, COSTS) <= left + 1e-6
+    assert plan.steps == 0 or schedule.seconds(plan, COSTS) <= left * (1 - schedule.RESERVE) + 1e-6
     kept = schedule.make_plan(tuple(configured), views, COSTS, left, fewer_views=False)
     assert kept.views == views
+    if plan.steps:  # another step of each epoch would not fit
+        longer = dataclasses.replace(plan, steps=plan.steps + 1)
+        assert schedule.seconds(longer, COSTS) > left * (1 - schedule.RESERVE) - 1e-3
 
 
-def test_a_shortened_plan_goes_on_from_where_it_is_and_reaches_its_end() -> None:
+def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None:
     cfg = Config(strength=1.0, strength_end=0.2)
     plan = schedule.Plan((5, 6), 8)
     assert [plan.progress_at(g) for g in range(12)] == pytest.approx([g / 11 for g in range(12)])
     assert [plan.strength_at(cfg, g) for g in range(11)] == pytest.approx(np.linspace(1, 0.2, 11))
-    assert schedule.shorten(plan, 1, 2, COSTS, 4 * 30 + 40 + 6) is plan
-    short = schedule.shorten(plan, 1, 2, COSTS, 3 * 30 + 40 + 6)
-    assert short.epochs == (5, 5)
+    assert schedule.replan(plan, 1, 2, COSTS, 4 * 31 + 40 + 6) is plan  # it may use the reserve up
+
+    short = schedule.replan(plan, 1, 2, COSTS, (3 * 31 + 40 + 6) * WITH_RESERVE)
+    assert (short.epochs, short.steps) == ((5, 5), None)
     assert short.progress_at(7) == pytest.approx(7 / 11)
     assert short.progress_at(10) == pytest.approx(1.0)
     assert short.strength_at(cfg, 9) == pytest.approx(0.2)
-    assert schedule.shorten(plan, 0, 3, COSTS, 0.0).epochs == (3, 0)  # predictions come first
-    assert schedule.shorten(plan, 0, 5, COSTS, 100.0).epochs == (5, 1)
+
+    slow = schedule.replan(plan, 1, 4, COSTS, (2 * 22 + 2 + 40 + 6) * WITH_RESERVE)
+    assert (slow.epochs, slow.steps) == ((5, 6), 14)
+    assert slow.progress_at(9) == pytest.approx(9 / 11)
+    assert slow.progress_at(10) == pytest.approx(10 / 11)
+    fast = schedule.replan(slow, 1, 5, COSTS, 100, most=(5, 6))  # a stall costs no more than it must
+    assert (fast.epochs, fast.steps) == ((5, 6), None)
+    assert (
+        schedule.replan(slow, 1, 5, COSTS, 22 + 46 + 2, most=(5, 6)) is slow
+    )  # for a second or two it is not made anew
+    assert schedule.replan(slow, 1, 5, COSTS, 100) is slow  # nor in another session, as long as it fits
+    few = schedule.Plan((1, 1), 2, steps=3)  # timed in a slow moment
+    assert schedule.replan(few, 0, 1, COSTS, 1000, most=(5, 6)).epochs == (5, 6)
+    assert schedule.replan(few, 1, 1, COSTS, 1000, most=(5, 6)) is few  # its learning rate has come to its end
+
+    assert schedule.replan(plan, 0, 3, COSTS, 0.0).epochs == (3, 0)  # predictions come first
+    assert schedule.replan(plan, 1, 6, COSTS, 0.0) is plan  # nothing is left to take away
+
+
+@given(st.floats(-10, 400), st.integers(1, 5))
+def test_a_plan_made_anew_never_takes_longer_than_it_must(left: float, done: int) -> None:
+    plan = schedule.Plan((5, 6), 8, steps=15)
+    new = schedule.replan(plan, 0, done, COSTS, left)
+    assert schedule.seconds(new, COSTS, 0, done) <= max(
+        left, schedule.seconds(schedule.Plan((done, 0), 8), COSTS, 0, done)
+    )
+    assert new.epochs[0] >= done
 
 
 @given(SHARE)
