@@ -6145,10 +6145,15 @@ def replan(plan: Plan, stage: int, done: int, costs: Costs, left: float, most: t
     """
     if not any(_coming(plan.epochs, stage, done)):
         return plan
-    epochs = (*plan.epochs[:stage], max(done, most[stage]), *most[stage + 1 :]) if most else plan.epochs
-    epochs, steps = _fill(epochs, plan.views, costs, left * (1 - RESERVE), stage, done)
     since = sum(plan.epochs[:stage]) + done
-    new = replace(plan, epochs=epochs, steps=steps, since=since, progress=plan.progress_at(since))
+    here = replace(plan, since=since, progress=plan.progress_at(since))
+    room = left * (1 - RESERVE)
+    epochs, steps = _fill(plan.epochs, plan.views, costs, room, stage, done, keep=True)
+    new = replace(here, epochs=epochs, steps=steps)
+    if most and room - seconds(new, costs, stage, done) > GAIN * left:  # whole epochs do not fill the time
+        of = (*plan.epochs[:stage], max(done, most[stage]), *most[stage + 1 :])
+        epochs, steps = _fill(of, plan.views, costs, room, stage, done)
+        new = replace(here, epochs=epochs, steps=steps)
     before, after = (seconds(each, costs, stage, done) for each in (plan, new))
     if before <= left and (not most or after - before < GAIN * left):
         return plan
@@ -6168,9 +6173,9 @@ def costs(known: dict[str, Any]) -> Costs:
     return Costs(**fields)
 
 
-def _fill(planned: tuple[int, ...], views: int, costs: Costs, left: float, stage: int = 0, done: int = 0
-          ) -> tuple[tuple[int, ...], int | None]:  # fmt: skip
-    """The fewest epochs that fill the time, and how many steps of each; None: all of them.
+def _fill(planned: tuple[int, ...], views: int, costs: Costs, left: float, stage: int = 0, done: int = 0,
+          keep: bool = False) -> tuple[tuple[int, ...], int | None]:  # fmt: skip
+    """The fewest epochs that fill the time, and how many steps of each; None: all of them. ``keep``: no fewer than must be.
 
     Epochs are taken away one by one from the stage that has kept the largest share of its own, so that small and large sizes
     keep their proportion.
@@ -6189,7 +6194,7 @@ def _fill(planned: tuple[int, ...], views: int, costs: Costs, left: float, stage
 
     while share(epochs) < 1 and sum(coming := _coming(epochs, stage, done)) > 1:
         taken = max((k for k, n in enumerate(coming) if n), key=lambda k: ((coming[k] - 1) / of[k], k))
-        if share(epochs) >= LEAST and share(other(taken, -1)) > 1:
+        if share(epochs) >= LEAST and (keep or share(other(taken, -1)) > 1):
             break
         epochs = other(taken, -1)
     while share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones

@@ -131,11 +131,14 @@ def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None
     assert [plan.strength_at(cfg, g) for g in range(11)] == pytest.approx(np.linspace(1, 0.2, 11))
     assert schedule.replan(plan, 1, 2, COSTS, 4 * 31 + 40 + 6) is plan  # it may use the reserve up
 
-    short = schedule.replan(plan, 1, 2, COSTS, (3 * 31 + 40 + 6) * WITH_RESERVE)
-    assert (short.epochs, short.steps) == ((5, 5), None)
+    short = schedule.replan(plan, 1, 2, COSTS, (4 * 16 + 40 + 6) * WITH_RESERVE)
+    assert (short.epochs, short.steps) == ((5, 6), 10)
     assert short.progress_at(7) == pytest.approx(7 / 11)
-    assert short.progress_at(10) == pytest.approx(1.0)
-    assert short.strength_at(cfg, 9) == pytest.approx(0.2)
+    assert short.progress_at(11) == pytest.approx(1.0)
+    assert short.strength_at(cfg, 10) == pytest.approx(0.2)
+    shorter = schedule.replan(short, 1, 3, COSTS, (7 + 40 + 6) * WITH_RESERVE)  # less than a quarter of three epochs
+    assert (shorter.epochs, shorter.steps) == ((5, 4), 4)
+    assert shorter.progress_at(9) == pytest.approx(1.0)
 
     slow = schedule.replan(plan, 1, 4, COSTS, (2 * 22 + 2 + 40 + 6) * WITH_RESERVE)
     assert (slow.epochs, slow.steps) == ((5, 6), 14)
