@@ -435,8 +435,7 @@ class Pace(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         took = self.agree(time.monotonic() - self._begin + self.also())
         expected = self.costs.epoch(self.stage, self.plan.steps)
-        # What is still to come is as much slower or faster than measured as this epoch was.
-        self.costs = self.costs.at_pace(took / max(expected, 1e-9))
+        self.costs = self.costs.at_pace(took / max(expected, 1e-9), self.stage)
         left = self.agree(self.deadline - time.monotonic())
         before, self.plan = self.plan, replan(self.plan, self.stage, epoch + 1, self.costs, left, self.most)
         if self.plan is not before:

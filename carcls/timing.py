@@ -14,8 +14,8 @@ from carcls.pipeline import Batches
 from carcls.runtime import Runtime
 
 WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
-LEAST, MOST = 8, 40  # steps that are, of each size
-SHARE = 0.04  # of the time left that counting them may take, between these
+LEAST, MOST = 5, 40  # steps that are, of each size
+SHARE = 0.01  # of the time left that counting them may take, between these; what they miss, the plan makes good after an epoch
 
 
 def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, left: float) -> tuple[float, float]:

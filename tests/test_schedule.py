@@ -129,7 +129,7 @@ def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None
     plan = schedule.Plan((5, 6), 8)
     assert [plan.progress_at(g) for g in range(12)] == pytest.approx([g / 11 for g in range(12)])
     assert [plan.strength_at(cfg, g) for g in range(11)] == pytest.approx(np.linspace(1, 0.2, 11))
-    assert schedule.replan(plan, 1, 2, COSTS, 4 * 31 + 40 + 6) is plan  # it may use the reserve up
+    assert schedule.replan(plan, 1, 2, COSTS, (4 * 31 + 40 + 6) * 1.011) is plan  # it may use most of the reserve up
 
     short = schedule.replan(plan, 1, 2, COSTS, (4 * 16 + 40 + 6) * WITH_RESERVE)
     assert (short.epochs, short.steps) == ((5, 6), 10)
@@ -156,6 +156,14 @@ def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None
 
     assert schedule.replan(plan, 0, 3, COSTS, 0.0).epochs == (3, 0)  # predictions come first
     assert schedule.replan(plan, 1, 6, COSTS, 0.0) is plan  # nothing is left to take away
+
+
+def test_a_slow_epoch_counts_for_all_to_come_and_a_fast_one_for_its_stage() -> None:
+    slow = COSTS.at_pace(2.0, stage=0)
+    assert (slow.train, slow.check, slow.view, slow.early) == ((20, 60), (2, 2), (4, 10), (3, 8))
+    fast = COSTS.at_pace(0.5, stage=0)
+    assert (fast.train, fast.check, fast.view, fast.early) == ((5, 30), (0.5, 1), COSTS.view, COSTS.early)
+    assert slow.end == fast.end == COSTS.end
 
 
 @given(st.floats(-10, 400), st.integers(1, 5))
