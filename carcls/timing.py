@@ -15,11 +15,16 @@ from carcls.runtime import Runtime
 
 WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
 LEAST, MOST = 5, 40  # steps that are, of each size
+PREDICTED = 12  # steps of prediction that are counted, but for the first
 SHARE = 0.01  # of the time left that counting them may take, between these; what they miss, the plan makes good after an epoch
 
 
-def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, left: float) -> tuple[float, float]:
-    """Seconds of a training step and of a predicted photo, where ``left`` seconds are left. The network is another one then."""
+def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: Batches, left: float
+            ) -> tuple[float, float]:  # fmt: skip
+    """Seconds of a training step and of a predicted photo, where ``left`` seconds are left. The network is another one then.
+
+    ``look``: batches like most that will be predicted.
+    """
     warm = _Timed()
     net.fit(train.dataset, steps_per_epoch=min(train.steps, WARM), callbacks=[warm], verbose=0)
     count = int(np.clip(SHARE * left / max(runtime.agree(rt, warm.seconds()), 1e-9), LEAST, MOST))
@@ -27,8 +32,8 @@ def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, left: f
     net.fit(train.dataset, steps_per_epoch=min(train.steps, count), callbacks=[timed], verbose=0)
     net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
     predicted = _Timed()
-    net.predict(val.dataset, steps=min(val.steps, LEAST + 1), callbacks=[predicted], verbose=0)
-    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, predicted.seconds() / val.batch)
+    net.predict(look.dataset, steps=min(look.steps, PREDICTED), callbacks=[predicted], verbose=0)
+    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, predicted.seconds() / look.batch)
 
 
 def of_state(arrays: list[np.ndarray], folder: Path, rt: Runtime) -> float:

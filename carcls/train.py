@@ -412,10 +412,14 @@ class _Training:
                 self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
             )
             train, val = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
-            seconds = timing.of_size(self.net, rt, train, val, self._left())
+            # Random views are most of them, and take more of the processor than the photo itself and its mirror image.
+            views = range(2, 3) if self.plan.views > 2 else range(1)
+            look = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows],
+                                         (shape.height, shape.width), self.classes, views=views, rt=rt)  # fmt: skip
+            seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])
-            del cache, train, val
+            del cache, train, val, look
         model.restore(self.net, before)
 
         n_val, n_test = len(self.val_rows), len(self.table.test)
