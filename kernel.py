@@ -1497,6 +1497,7 @@ class Progress(Resumable, keras.callbacks.Callback):
             "height": self._shape.height,
             "width": self._shape.width,
             "epoch": epoch + 1,
+            "photos": self.steps * self.batch,
             "lr": self.learning_rate((epoch + 1) * self.steps - 1),
             **{key: _of(logs, key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
             "best": best,
@@ -1663,17 +1664,32 @@ class Pace(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._begin = time.monotonic()
+        self._steps: list[float] = []  # when each ended
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._steps.append(time.monotonic())
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        took = self.agree(time.monotonic() - self._begin + self.also())
+        took = self.agree(time.monotonic() - self._begin + self.also() - self._startup())
         expected = self.costs.epoch(self.stage, self.plan.steps)
-        self.costs = self.costs.at_pace(took / max(expected, 1e-9), self.stage)
+        now = self.costs.at_pace(took / max(expected, 1e-9), self.stage)  # not kept: a slow epoch is no slow machine
         left = self.agree(self.deadline - time.monotonic())
-        before, self.plan = self.plan, replan(self.plan, self.stage, epoch + 1, self.costs, left, self.most)
+        before = self.plan
+        if self.model.stop_training:  # early: the stage is over
+            self.plan = replan(before, self.stage + 1, 0, now, left - now.early[self.stage], self.most)
+        else:
+            self.plan = replan(before, self.stage, epoch + 1, now, left, self.most)
         if self.plan is not before:
             self.model.stop_training = True
             print(f"plan       {self.plan} instead of {before}: this one took {took:.1f} s, {expected:.1f} expected, "
                   f"and {clock(left)} are left", flush=True)  # fmt: skip
+
+    def _startup(self) -> float:
+        """Seconds of the first step beyond an ordinary one: it may compile, or wait until the data go on from where they were."""
+        if len(self._steps) < 2:
+            return 0.0
+        ordinary = (self._steps[-1] - self._steps[0]) / (len(self._steps) - 1)
+        return max(0.0, self._steps[0] - self._begin - ordinary)
 
 
 class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
@@ -4665,6 +4681,7 @@ def make_batches(
     several processes each makes its own share of every batch. With XLA the dataset's shapes are fixed; without it one
     trace serves all sizes.
     """
+    assert train or steps is None, "steps are those of an epoch of training"
     rt = rt or _ONE_DEVICE
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
     maker = _Maker(cfg, cache, rows, labels, size, train, steps, stage, views, rt)
@@ -6025,11 +6042,13 @@ class Course:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each stage trains and how many views predict; made anew only where the time left demands it."""
+    """How long each stage trains and how many views predict; made anew where the time left makes it too long or too short."""
 
     epochs: tuple[int, ...]  # of each stage; 0: left out
     views: int  # of test-time augmentation, also the cap of the adaptive rule if there is one
-    steps: int | None = None  # of each epoch to come, where there is no time for whole ones; None: whole ones
+    steps: int | None = (
+        None  # of each epoch to come, where there is no time for whole ones; None: whole ones, 0: no time
+    )
     # Where the plan was last changed: that many epochs were done, and the run was so far.
     since: int = 0
     progress: float = 0.0
@@ -6052,7 +6071,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds, measured; of each stage where there are several."""
+    """Seconds, measured; a tuple has a number for each stage."""
 
     train: tuple[float, ...]  # the steps of a whole epoch
     check: tuple[float, ...]  # the rest of an epoch: validation and keeping the state
@@ -6066,17 +6085,17 @@ class Costs:
         return self.train[stage] * (1.0 if steps is None else steps / self.steps) + self.check[stage]
 
     def at_pace(self, pace: float, stage: int) -> Costs:
-        """As an epoch of that stage took so many times what was expected of it.
+        """As an epoch of that stage took so many times what was measured for it.
 
         Slower counts for all but the end; faster only for the epochs of the stage, for others may have been timed well.
         """
-        slower: Any = {
-            "train": tuple(s * (pace if k == stage else max(1.0, pace)) for k, s in enumerate(self.train)),
-            "check": tuple(s * (pace if k == stage else max(1.0, pace)) for k, s in enumerate(self.check)),
-            "view": tuple(s * max(1.0, pace) for s in self.view),
-            "early": tuple(s * max(1.0, pace) for s in self.early),
-        }
-        return replace(self, **slower)
+        slower = max(1.0, pace)
+
+        def epochs(seconds: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(s * (pace if k == stage else slower) for k, s in enumerate(seconds))
+
+        return replace(self, train=epochs(self.train), check=epochs(self.check), view=tuple(s * slower for s in self.view),
+                       early=tuple(s * slower for s in self.early))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -6125,7 +6144,7 @@ def budget(cfg: Config, on_kaggle: bool, kind: str, start: float) -> Budget | No
 
 # A plan leaves that share of the time as a reserve, so that it need not be made anew for every second, ...
 RESERVE = 0.03
-# ... gets longer only if it gains that share of the time left, ...
+# ... gets longer only by that share and more, ...
 GAIN = 0.05
 # ... and rather gives up an epoch than train less than that share of each.
 LEAST = 0.25
@@ -6134,16 +6153,26 @@ LEAST = 0.25
 def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float, fewer_views: bool = True) -> Plan:
     """The longest training that ends in ``left`` seconds with its predictions. Pure arithmetic.
 
-    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits.
-    ``Plan.steps`` 0: there is no time to train.
+    Views are halved (if they may be) while they take more than a quarter of the time, or keep the last stage out, and not
+    everything fits. ``Plan.steps`` 0: there is no time to train.
     """
     left *= 1 - RESERVE
+    plans = []
     while True:
-        epochs, steps = _fill(configured, views, costs, left)
+        ahead = _Ahead(costs, views, left)
+        epochs, steps = ahead.fill(configured)
+        plans.append(plan := Plan(epochs, views, steps))
         whole = epochs == configured and steps is None
-        fair = steps != 0 and views * costs.view[_last(epochs)] <= left / 4
-        if whole or fair or views == 1 or not fewer_views:
-            return Plan(epochs, views, steps)
+        fair = steps != 0 and views * costs.view[ahead.last(epochs)] <= left / 4
+        if whole or (fair and epochs[-1]) or not fewer_views:
+            return plan
+        if views == 1:  # with no number of views is there time for the last stage
+            best = (
+                each
+                for each in plans
+                if each.steps != 0 and each.views * costs.view[ahead.last(each.epochs)] <= left / 4
+            )
+            return next(best, plan)
         views //= 2
 
 
@@ -6154,28 +6183,26 @@ def replan(plan: Plan, stage: int, done: int, costs: Costs, left: float, most: t
     from where they are and reach their end in the last epoch that is left. Views are kept: networks that vote together must
     have the same.
     """
-    if not any(_coming(plan.epochs, stage, done)):
+    ahead = _Ahead(costs, plan.views, left * (1 - RESERVE), stage, done)
+    if not any(ahead.coming(plan.epochs)):
         return plan
-    since = sum(plan.epochs[:stage]) + done
-    here = replace(plan, since=since, progress=plan.progress_at(since))
-    room = left * (1 - RESERVE)
-    epochs, steps = _fill(plan.epochs, plan.views, costs, room, stage, done, keep=True)
-    new = replace(here, epochs=epochs, steps=steps)
-    if most and room - seconds(new, costs, stage, done) > GAIN * left:  # whole epochs do not fill the time
-        of = (*plan.epochs[:stage], max(done, most[stage]), *most[stage + 1 :])
-        epochs, steps = _fill(of, plan.views, costs, room, stage, done)
-        new = replace(here, epochs=epochs, steps=steps)
-    before, after = (seconds(each, costs, stage, done) for each in (plan, new))
-    if before <= left * (1 - RESERVE / 3) and (not most or after - before < GAIN * left):
+    past = plan.epochs[:stage]
+    epochs, steps = ahead.fill(plan.epochs, keep=True)
+    if most and ahead.share(epochs) > 1 + GAIN:  # whole epochs do not fill the time
+        epochs, steps = ahead.fill((*past, *(max(n, done * (k == 0)) for k, n in enumerate(most[stage:]))))
+    if steps == 0:  # what is trained is enough
+        epochs, steps = (*past, *(done * (k == 0) for k in range(len(plan.epochs) - stage))), None
+    since = sum(past) + done
+    new = replace(plan, epochs=epochs, steps=steps, since=since, progress=plan.progress_at(since))
+    before, after = (ahead.seconds(each.epochs, each.steps) for each in (plan, new))
+    if before <= left * (1 - RESERVE / 3) and (not most or after < before * (1 + GAIN)):
         return plan
     return new
 
 
 def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
     """How long the rest of the plan takes, after so many epochs of a stage."""
-    coming = _coming(plan.epochs, stage, done)
-    epochs = sum(n * costs.epoch(k, plan.steps) for k, n in enumerate(coming))
-    return epochs + _predictions(plan.epochs, plan.views, costs, stage, done)
+    return _Ahead(costs, plan.views, 0.0, stage, done).seconds(plan.epochs, plan.steps)
 
 
 def costs(known: dict[str, Any]) -> Costs:
@@ -6184,60 +6211,78 @@ def costs(known: dict[str, Any]) -> Costs:
     return Costs(**fields)
 
 
-def _fill(planned: tuple[int, ...], views: int, costs: Costs, left: float, stage: int = 0, done: int = 0,
-          keep: bool = False) -> tuple[tuple[int, ...], int | None]:  # fmt: skip
-    """The fewest epochs that fill the time, and how many steps of each; None: all of them. ``keep``: no fewer than must be.
+@dataclass(frozen=True)
+class _Ahead:
+    """What is to come after ``done`` epochs of a stage. ``epochs`` are always those of every stage, the past ones included."""
 
-    Epochs are taken away one by one from the stage that has kept the largest share of its own, so that small and large sizes
-    keep their proportion.
-    """
-    epochs, of = list(planned), _coming(planned, stage, done)
+    costs: Costs
+    views: int
+    left: float  # seconds
+    stage: int = 0
+    done: int = 0
 
-    def share(epochs: list[int]) -> float:
-        """Of the steps to come, what there is time for."""
-        coming = _coming(epochs, stage, done)
-        checks = sum(n * costs.check[k] for k, n in enumerate(coming))
-        room = left - checks - _predictions(epochs, views, costs, stage, done)
-        return room / max(1e-9, sum(n * costs.train[k] for k, n in enumerate(coming)))
+    def coming(self, epochs: Sequence[int]) -> list[int]:
+        """Those of each stage that are still to come."""
+        return [max(0, n - self.done * (k == self.stage)) if k >= self.stage else 0 for k, n in enumerate(epochs)]
 
-    def other(k: int, more: int) -> list[int]:
-        return [n + more * (i == k) for i, n in enumerate(epochs)]
+    def last(self, epochs: Sequence[int]) -> int:
+        """The last stage that is trained."""
+        return max((k for k, n in enumerate(epochs) if n), default=0)
 
-    while share(epochs) < 1 and sum(coming := _coming(epochs, stage, done)) > 1:
-        taken = max((k for k, n in enumerate(coming) if n), key=lambda k: ((coming[k] - 1) / of[k], k))
-        if share(epochs) >= LEAST and (keep or share(other(taken, -1)) > 1):
-            break
-        epochs = other(taken, -1)
-    while share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones
-        missing = (k for k in reversed(range(stage, len(epochs))) if epochs[k] < planned[k])
-        back = next((k for k in missing if share(other(k, 1)) >= LEAST), None)
-        if back is None:
-            break
-        epochs = other(back, 1)
-    now = share(epochs)
-    if now >= 1:
-        return tuple(epochs), None
-    steps = max(0, int(now * costs.steps + 1e-6))
-    if steps == 0 and stage + done > 0:  # not even a step of the only epoch left: what is trained is enough
-        return (*epochs[:stage], done, *(0 for _ in epochs[stage + 1 :])), None
-    return tuple(epochs), steps
+    def seconds(self, epochs: Sequence[int], steps: int | None) -> float:
+        """Until the end, with so many steps in each epoch."""
+        return sum(n * self.costs.epoch(k, steps) for k, n in enumerate(self.coming(epochs))) + self._predictions(
+            epochs
+        )
+
+    def share(self, epochs: Sequence[int]) -> float:
+        """How much of the steps of these epochs there is time for."""
+        room = self.left - self.seconds(epochs, 0)
+        return room / max(1e-9, sum(n * self.costs.train[k] for k, n in enumerate(self.coming(epochs))))
+
+    def fill(self, planned: tuple[int, ...], keep: bool = False) -> tuple[tuple[int, ...], int | None]:
+        """The fewest epochs that fill the time, at most those planned, and how many steps of each; None: all of them.
+
+        Epochs are taken away one by one from the stage that has kept the largest share of its own, so that small and large
+        sizes keep their proportion. ``keep``: only where too little would be left of each.
+        """
+        own, epochs = self.coming(planned), planned
+        least = max(LEAST, 1 / self.costs.steps)
+        while self.share(epochs) < 1 and sum(coming := self.coming(epochs)) > 1:
+            taken = max((k for k, n in enumerate(coming) if n), key=lambda k: ((coming[k] - 1) / own[k], k))
+            fewer = _changed(epochs, taken, -1)
+            if self.share(epochs) >= least and (keep or self.share(fewer) > 1):
+                if self.share(fewer) >= 1 and self.seconds(fewer, None) > self.seconds(epochs, self._steps(epochs)):
+                    epochs = (
+                        fewer  # steps are whole ones, and where an epoch has few of them, whole epochs may fill more
+                    )
+                break
+            epochs = fewer
+        while self.share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones
+            missing = (k for k in reversed(range(self.stage, len(epochs))) if epochs[k] < planned[k])
+            back = next((k for k in missing if least <= self.share(_changed(epochs, k, 1))), None)
+            if back is None:
+                break
+            more = _changed(epochs, back, 1)
+            if self.seconds(more, self._steps(more)) <= self.seconds(epochs, None):
+                break
+            epochs = more
+        return epochs, self._steps(epochs)
+
+    def _steps(self, epochs: Sequence[int]) -> int | None:
+        share = self.share(epochs)
+        return None if share >= 1 else max(0, int(share * self.costs.steps + 1e-6))
+
+    def _predictions(self, epochs: Sequence[int]) -> float:
+        """Seconds of all predictions to come, and of the end."""
+        last, early = self.last(epochs), self.costs.early
+        # The first epoch's prediction comes after what is measured of it.
+        first = early[0] * (self.stage == 0 and self.done <= 1)
+        return first + sum(early[self.stage : last]) + self.views * self.costs.view[last] + self.costs.end
 
 
-def _coming(epochs: Sequence[int], stage: int, done: int) -> list[int]:
-    """Epochs of each stage that are still to come after ``done`` of that one."""
-    return [max(0, n - done * (k == stage)) if k >= stage else 0 for k, n in enumerate(epochs)]
-
-
-def _last(epochs: Sequence[int]) -> int:
-    return max((k for k, n in enumerate(epochs) if n), default=0)
-
-
-def _predictions(epochs: Sequence[int], views: int, costs: Costs, stage: int, done: int) -> float:
-    """Seconds of all predictions to come, and of the end."""
-    last = _last(epochs)
-    # The first epoch's prediction comes after what is measured of it.
-    early = costs.early[0] * (stage == 0 and done <= 1) + sum(costs.early[stage:last])
-    return early + views * costs.view[last] + costs.end
+def _changed(epochs: tuple[int, ...], stage: int, by: int) -> tuple[int, ...]:
+    return tuple(n + by * (k == stage) for k, n in enumerate(epochs))
 
 
 def strength(cfg: Config, progress: float) -> float:
@@ -6660,15 +6705,15 @@ from carcls.runtime import Runtime
 
 WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
 LEAST, MOST = 5, 40  # steps that are, of each size
-PREDICTED = 12  # steps of prediction that are counted, but for the first
+PREDICTED = 8  # steps of prediction, of which the first is not counted
 SHARE = 0.01  # of the time left that counting them may take, between these; what they miss, the plan makes good after an epoch
 
 
 def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: Batches, left: float
-            ) -> tuple[float, float]:  # fmt: skip
-    """Seconds of a training step and of a predicted photo, where ``left`` seconds are left. The network is another one then.
+            ) -> tuple[float, float, float]:  # fmt: skip
+    """Seconds of a training step, of a predicted photo and of one in a view, where ``left`` seconds are left.
 
-    ``look``: batches like most that will be predicted.
+    ``look``: batches of such views; ``val`` itself where there are none. The network is another one then.
     """
     warm = _Timed()
     net.fit(train.dataset, steps_per_epoch=min(train.steps, WARM), callbacks=[warm], verbose=0)
@@ -6676,9 +6721,16 @@ def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: B
     timed = _Timed()
     net.fit(train.dataset, steps_per_epoch=min(train.steps, count), callbacks=[timed], verbose=0)
     net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
-    predicted = _Timed()
-    net.predict(look.dataset, steps=min(look.steps, PREDICTED), callbacks=[predicted], verbose=0)
-    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, predicted.seconds() / look.batch)
+    photo = _predicted(net, val)
+    view = photo if look is val else _predicted(net, look)
+    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, photo), runtime.agree(rt, view)
+
+
+def _predicted(net: keras.Model, batches: Batches) -> float:
+    """Seconds a photo."""
+    timed = _Timed()
+    net.predict(batches.dataset, steps=min(batches.steps, PREDICTED), callbacks=[timed], verbose=0)
+    return timed.seconds() / batches.batch
 
 
 def of_state(arrays: list[np.ndarray], folder: Path, rt: Runtime) -> float:
@@ -6714,7 +6766,7 @@ class _Timed(keras.callbacks.Callback):
 MODULES["train.py"] = r'''"""Training one network: its stages, small photos to large, the best weights carried from each to the next.
 
 After every epoch the whole state is kept (S47), so that a training that was killed goes on from there and ends as it
-would have; the same way leads on where a plan is shortened and where memory runs out.
+would have; the same way leads on where a plan changes and where memory runs out.
 """
 
 from __future__ import annotations
@@ -6788,10 +6840,10 @@ def done(
         print(f"{folder.name}: {STEP} is made anew: {', '.join(FILES)} are not all there")
         return None
     steps.States(folder / "state").remove()  # a kill may have come before it
-    whole = str(schedule.Plan(tuple(stage.epochs for stage in cfg.stages), 0))
-    if about["plan"] != whole and not limited:
-        print(f"{folder.name}: trained for {about['plan']} instead of {whole}, as an earlier budget planned it; "
-              "resume=false trains anew")  # fmt: skip
+    if about["shortened"] and not limited:
+        print(
+            f"{folder.name}: trained with {about['shortened']}, as an earlier budget planned it; resume=false trains anew"
+        )
     return Trained(
         tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
     )
@@ -6820,6 +6872,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     made_from = facts(cfg, table, start)
     states = steps.States(folder / "state")
     note = states.load(made_from) if cfg.resume else None
+    resumed = note is not None
     if note is None:
         states.remove()
         steps.Steps(folder).forget()
@@ -6828,7 +6881,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     while True:
         smaller = cfg if batch == whole else cfg.replace(batch=batch, lr=cfg.lr * batch / whole)
         training = _Training(
-            smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views
+            smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views, resumed
         )
         try:
             trained = training.go(note, start)
@@ -6858,8 +6911,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             inputs.flush(file)
         part.replace(folder / name)
     stages = [stage.model_dump() for stage in trained.stages]
-    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, plan=str(training.plan), views=trained.views,
-                               seconds=trained.seconds)  # fmt: skip
+    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
+                               views=trained.views, seconds=trained.seconds)  # fmt: skip
     states.remove()
     return trained
 
@@ -6879,12 +6932,12 @@ class _Training:
     ready: Ready | None
     time_left: TimeLeft | None
     fewer_views: bool
+    resumed: bool  # from an earlier session, whose plan is kept as long as it fits
     rows: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     before: float = 0.0  # seconds of training in earlier sessions
     paused: float = 0.0  # seconds in ready
     saving: float = 0.0  # seconds of this session in which states were kept
     reported: bool = False  # ready has been called
-    resumed: bool = False  # from a state, whose plan is kept as long as it fits
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -6940,6 +6993,16 @@ class _Training:
         if self.averaged:
             self.averaged.settle()
 
+    def shortened(self, batch: int) -> str:
+        """How often the photos were seen of what is set, where a plan has cut epochs or left some out; else empty.
+
+        ``batch``: photos a step, before memory ran out.
+        """
+        photos_ = len(self.train_rows)
+        cut = self.plan.epochs != self._configured() or any(row["photos"] <= photos_ - batch for row in self.rows)
+        passes = sum(row["photos"] for row in self.rows) / photos_
+        return f"{passes:.1f} of {sum(self._configured())} passes over the photos" if cut else ""
+
     def _configured(self) -> tuple[int, ...]:
         """Epochs of each stage, as set."""
         return tuple(stage.epochs for stage in self.cfg.stages)
@@ -6956,7 +7019,10 @@ class _Training:
         """Take up the state that the note is of, and its plan unless the time left demands another."""
         number, epoch = note["stage"], note["epoch"]
         self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
-        self.rows, self.before, self.resumed = note["rows"], note["seconds"], True
+        self.rows, self.before = note["rows"], note["seconds"]
+        if self.plan.steps and note["batch"] != self.cfg.batch:  # as many photos as before
+            steps = round(self.plan.steps * note["batch"] / self.cfg.batch)
+            self.plan = replace(self.plan, steps=steps if steps < self._whole() else None)
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
             known = note["costs"] if note["machine"] == self._machine() else None
@@ -6972,11 +7038,12 @@ class _Training:
             rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
             self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
-            new = schedule.replan(self.plan, number, epoch, self.costs, self._left())
+            at = (number + 1, 0) if note["over"] else (number, epoch)
+            new = schedule.replan(self.plan, at[0], at[1], self.costs, self._left())
             if new is not self.plan:
                 self.plan = new
                 note = {**note, "course": None, "over": note["over"] or epoch >= new.epochs[number]}
-            self._say_plan(number, epoch)
+            self._say_plan(at[0], at[1])
         self.reported = note["reported"]
         if self.ready and not self.reported:  # a kill came before there was a submission
             last, stage = self.rows[-1], self.cfg.stages[number]
@@ -7021,9 +7088,12 @@ class _Training:
         return made
 
     def _steps(self) -> int:
-        """Of an epoch; more of them where memory ran out."""
-        whole = max(1, len(self.train_rows) // self.batch)
-        return min(self.plan.steps or whole, whole)
+        """Of an epoch."""
+        return min(self.plan.steps or self._whole(), self._whole())
+
+    def _whole(self) -> int:
+        """Steps of a whole epoch."""
+        return max(1, len(self.train_rows) // self.batch)
 
     def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
                  ) -> tuple[pipeline.Batches, pipeline.Batches]:  # fmt: skip
@@ -7052,7 +7122,7 @@ class _Training:
         if self.rate is None:
             return course, lambda step: float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
         self.rate.follow(course)
-        offset = at - epoch * self._steps()  # the optimiser's count when the stage began
+        offset = at - epoch * self._steps()  # the optimiser's count when a stage of such epochs would have begun
         return course, lambda step: course.rate(self.cfg, offset + step)
 
     def _watchers(self, number: int, epoch: int, note: dict[str, Any] | None, course: schedule.Course,
@@ -7120,40 +7190,45 @@ class _Training:
         before = model.state(self.net)
         step: list[float] = []
         photo: list[float] = []
+        view: list[float] = []
         for number, shape in enumerate(cfg.stages):
             cache = pipeline.PhotoCache(
                 self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
             )
             train, val = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
-            # Random views are most of them, and take more of the processor than the photo itself and its mirror image.
-            views = range(2, 3) if self.plan.views > 2 else range(1)
-            look = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows],
-                                         (shape.height, shape.width), self.classes, views=views, rt=rt)  # fmt: skip
+            # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
+            look = val if self.plan.views <= 2 else pipeline.make_batches(
+                cfg, cache, self.val_rows, self.labels[self.val_rows], (shape.height, shape.width), self.classes,
+                views=range(2, 3), rt=rt)  # fmt: skip
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])
+            view.append(seconds[2])
             del cache, train, val, look
         model.restore(self.net, before)
 
         n_val, n_test = len(self.val_rows), len(self.table.test)
-        whole = max(1, len(self.train_rows) // self.batch)
         check = tuple(p * n_val + timing.of_state(before, self.folder, rt) for p in photo)
         early = tuple(p * n_test if self.ready else 0.0 for p in photo)
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
         looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
         print(f"timed      in {time.monotonic() - began:.0f} s: a step of {self.batch} photos "
               + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
-              + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
+              + f"; {1 / photo[-1]:.0f} photos/s predicted, {1 / view[-1]:.0f} in random views")  # fmt: skip
         assert self.time_left
-        view = tuple(p * looks for p in photo)
-        return schedule.Costs(tuple(s * whole for s in step), check, view, early, whole, self.time_left.report)
+        epoch, views = tuple(s * self._whole() for s in step), tuple(v * looks for v in view)
+        return schedule.Costs(epoch, check, views, early, self._whole(), self.time_left.report)
 
     def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
         costs, plan = self.costs, self.plan
         assert costs
+        if plan.steps == 0:
+            print(f"plan       no time for a step of training: {callbacks.clock(self._left())} left")
+            return
         needed = schedule.seconds(plan, costs, number, epoch)
-        of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
-        what = f"{plan} (set: {of} of {costs.steps}), {plan.views} views"
+        whole = schedule.Plan(self._configured(), plan.views)
+        instead = "" if str(plan) == str(whole) else f" instead of {whole} of {costs.steps} steps"
+        what = f"{plan}{instead}, {plan.views} views"
         print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
 
     def _left(self) -> float:

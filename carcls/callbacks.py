@@ -265,6 +265,7 @@ class Progress(Resumable, keras.callbacks.Callback):
             "height": self._shape.height,
             "width": self._shape.width,
             "epoch": epoch + 1,
+            "photos": self.steps * self.batch,
             "lr": self.learning_rate((epoch + 1) * self.steps - 1),
             **{key: _of(logs, key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
             "best": best,
@@ -431,17 +432,32 @@ class Pace(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._begin = time.monotonic()
+        self._steps: list[float] = []  # when each ended
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._steps.append(time.monotonic())
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        took = self.agree(time.monotonic() - self._begin + self.also())
+        took = self.agree(time.monotonic() - self._begin + self.also() - self._startup())
         expected = self.costs.epoch(self.stage, self.plan.steps)
-        self.costs = self.costs.at_pace(took / max(expected, 1e-9), self.stage)
+        now = self.costs.at_pace(took / max(expected, 1e-9), self.stage)  # not kept: a slow epoch is no slow machine
         left = self.agree(self.deadline - time.monotonic())
-        before, self.plan = self.plan, replan(self.plan, self.stage, epoch + 1, self.costs, left, self.most)
+        before = self.plan
+        if self.model.stop_training:  # early: the stage is over
+            self.plan = replan(before, self.stage + 1, 0, now, left - now.early[self.stage], self.most)
+        else:
+            self.plan = replan(before, self.stage, epoch + 1, now, left, self.most)
         if self.plan is not before:
             self.model.stop_training = True
             print(f"plan       {self.plan} instead of {before}: this one took {took:.1f} s, {expected:.1f} expected, "
                   f"and {clock(left)} are left", flush=True)  # fmt: skip
+
+    def _startup(self) -> float:
+        """Seconds of the first step beyond an ordinary one: it may compile, or wait until the data go on from where they were."""
+        if len(self._steps) < 2:
+            return 0.0
+        ordinary = (self._steps[-1] - self._steps[0]) / (len(self._steps) - 1)
+        return max(0.0, self._steps[0] - self._begin - ordinary)
 
 
 class EarlyStop(Resumable, keras.callbacks.EarlyStopping):

@@ -306,6 +306,7 @@ def make_batches(
     several processes each makes its own share of every batch. With XLA the dataset's shapes are fixed; without it one
     trace serves all sizes.
     """
+    assert train or steps is None, "steps are those of an epoch of training"
     rt = rt or _ONE_DEVICE
     cv2.setNumThreads(1)  # tf.data's threads are the parallelism; OpenCV's own would fight them
     maker = _Maker(cfg, cache, rows, labels, size, train, steps, stage, views, rt)

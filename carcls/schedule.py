@@ -70,11 +70,13 @@ class Course:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each stage trains and how many views predict; made anew only where the time left demands it."""
+    """How long each stage trains and how many views predict; made anew where the time left makes it too long or too short."""
 
     epochs: tuple[int, ...]  # of each stage; 0: left out
     views: int  # of test-time augmentation, also the cap of the adaptive rule if there is one
-    steps: int | None = None  # of each epoch to come, where there is no time for whole ones; None: whole ones
+    steps: int | None = (
+        None  # of each epoch to come, where there is no time for whole ones; None: whole ones, 0: no time
+    )
     # Where the plan was last changed: that many epochs were done, and the run was so far.
     since: int = 0
     progress: float = 0.0
@@ -97,7 +99,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds, measured; of each stage where there are several."""
+    """Seconds, measured; a tuple has a number for each stage."""
 
     train: tuple[float, ...]  # the steps of a whole epoch
     check: tuple[float, ...]  # the rest of an epoch: validation and keeping the state
@@ -111,17 +113,17 @@ class Costs:
         return self.train[stage] * (1.0 if steps is None else steps / self.steps) + self.check[stage]
 
     def at_pace(self, pace: float, stage: int) -> Costs:
-        """As an epoch of that stage took so many times what was expected of it.
+        """As an epoch of that stage took so many times what was measured for it.
 
         Slower counts for all but the end; faster only for the epochs of the stage, for others may have been timed well.
         """
-        slower: Any = {
-            "train": tuple(s * (pace if k == stage else max(1.0, pace)) for k, s in enumerate(self.train)),
-            "check": tuple(s * (pace if k == stage else max(1.0, pace)) for k, s in enumerate(self.check)),
-            "view": tuple(s * max(1.0, pace) for s in self.view),
-            "early": tuple(s * max(1.0, pace) for s in self.early),
-        }
-        return replace(self, **slower)
+        slower = max(1.0, pace)
+
+        def epochs(seconds: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(s * (pace if k == stage else slower) for k, s in enumerate(seconds))
+
+        return replace(self, train=epochs(self.train), check=epochs(self.check), view=tuple(s * slower for s in self.view),
+                       early=tuple(s * slower for s in self.early))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def budget(cfg: Config, on_kaggle: bool, kind: str, start: float) -> Budget | No
 
 # A plan leaves that share of the time as a reserve, so that it need not be made anew for every second, ...
 RESERVE = 0.03
-# ... gets longer only if it gains that share of the time left, ...
+# ... gets longer only by that share and more, ...
 GAIN = 0.05
 # ... and rather gives up an epoch than train less than that share of each.
 LEAST = 0.25
@@ -179,16 +181,26 @@ LEAST = 0.25
 def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float, fewer_views: bool = True) -> Plan:
     """The longest training that ends in ``left`` seconds with its predictions. Pure arithmetic.
 
-    Views are halved (if they may be) while they take more than a quarter of the time and not everything fits.
-    ``Plan.steps`` 0: there is no time to train.
+    Views are halved (if they may be) while they take more than a quarter of the time, or keep the last stage out, and not
+    everything fits. ``Plan.steps`` 0: there is no time to train.
     """
     left *= 1 - RESERVE
+    plans = []
     while True:
-        epochs, steps = _fill(configured, views, costs, left)
+        ahead = _Ahead(costs, views, left)
+        epochs, steps = ahead.fill(configured)
+        plans.append(plan := Plan(epochs, views, steps))
         whole = epochs == configured and steps is None
-        fair = steps != 0 and views * costs.view[_last(epochs)] <= left / 4
-        if whole or fair or views == 1 or not fewer_views:
-            return Plan(epochs, views, steps)
+        fair = steps != 0 and views * costs.view[ahead.last(epochs)] <= left / 4
+        if whole or (fair and epochs[-1]) or not fewer_views:
+            return plan
+        if views == 1:  # with no number of views is there time for the last stage
+            best = (
+                each
+                for each in plans
+                if each.steps != 0 and each.views * costs.view[ahead.last(each.epochs)] <= left / 4
+            )
+            return next(best, plan)
         views //= 2
 
 
@@ -199,28 +211,26 @@ def replan(plan: Plan, stage: int, done: int, costs: Costs, left: float, most: t
     from where they are and reach their end in the last epoch that is left. Views are kept: networks that vote together must
     have the same.
     """
-    if not any(_coming(plan.epochs, stage, done)):
+    ahead = _Ahead(costs, plan.views, left * (1 - RESERVE), stage, done)
+    if not any(ahead.coming(plan.epochs)):
         return plan
-    since = sum(plan.epochs[:stage]) + done
-    here = replace(plan, since=since, progress=plan.progress_at(since))
-    room = left * (1 - RESERVE)
-    epochs, steps = _fill(plan.epochs, plan.views, costs, room, stage, done, keep=True)
-    new = replace(here, epochs=epochs, steps=steps)
-    if most and room - seconds(new, costs, stage, done) > GAIN * left:  # whole epochs do not fill the time
-        of = (*plan.epochs[:stage], max(done, most[stage]), *most[stage + 1 :])
-        epochs, steps = _fill(of, plan.views, costs, room, stage, done)
-        new = replace(here, epochs=epochs, steps=steps)
-    before, after = (seconds(each, costs, stage, done) for each in (plan, new))
-    if before <= left * (1 - RESERVE / 3) and (not most or after - before < GAIN * left):
+    past = plan.epochs[:stage]
+    epochs, steps = ahead.fill(plan.epochs, keep=True)
+    if most and ahead.share(epochs) > 1 + GAIN:  # whole epochs do not fill the time
+        epochs, steps = ahead.fill((*past, *(max(n, done * (k == 0)) for k, n in enumerate(most[stage:]))))
+    if steps == 0:  # what is trained is enough
+        epochs, steps = (*past, *(done * (k == 0) for k in range(len(plan.epochs) - stage))), None
+    since = sum(past) + done
+    new = replace(plan, epochs=epochs, steps=steps, since=since, progress=plan.progress_at(since))
+    before, after = (ahead.seconds(each.epochs, each.steps) for each in (plan, new))
+    if before <= left * (1 - RESERVE / 3) and (not most or after < before * (1 + GAIN)):
         return plan
     return new
 
 
 def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
     """How long the rest of the plan takes, after so many epochs of a stage."""
-    coming = _coming(plan.epochs, stage, done)
-    epochs = sum(n * costs.epoch(k, plan.steps) for k, n in enumerate(coming))
-    return epochs + _predictions(plan.epochs, plan.views, costs, stage, done)
+    return _Ahead(costs, plan.views, 0.0, stage, done).seconds(plan.epochs, plan.steps)
 
 
 def costs(known: dict[str, Any]) -> Costs:
@@ -229,60 +239,78 @@ def costs(known: dict[str, Any]) -> Costs:
     return Costs(**fields)
 
 
-def _fill(planned: tuple[int, ...], views: int, costs: Costs, left: float, stage: int = 0, done: int = 0,
-          keep: bool = False) -> tuple[tuple[int, ...], int | None]:  # fmt: skip
-    """The fewest epochs that fill the time, and how many steps of each; None: all of them. ``keep``: no fewer than must be.
+@dataclass(frozen=True)
+class _Ahead:
+    """What is to come after ``done`` epochs of a stage. ``epochs`` are always those of every stage, the past ones included."""
 
-    Epochs are taken away one by one from the stage that has kept the largest share of its own, so that small and large sizes
-    keep their proportion.
-    """
-    epochs, of = list(planned), _coming(planned, stage, done)
+    costs: Costs
+    views: int
+    left: float  # seconds
+    stage: int = 0
+    done: int = 0
 
-    def share(epochs: list[int]) -> float:
-        """Of the steps to come, what there is time for."""
-        coming = _coming(epochs, stage, done)
-        checks = sum(n * costs.check[k] for k, n in enumerate(coming))
-        room = left - checks - _predictions(epochs, views, costs, stage, done)
-        return room / max(1e-9, sum(n * costs.train[k] for k, n in enumerate(coming)))
+    def coming(self, epochs: Sequence[int]) -> list[int]:
+        """Those of each stage that are still to come."""
+        return [max(0, n - self.done * (k == self.stage)) if k >= self.stage else 0 for k, n in enumerate(epochs)]
 
-    def other(k: int, more: int) -> list[int]:
-        return [n + more * (i == k) for i, n in enumerate(epochs)]
+    def last(self, epochs: Sequence[int]) -> int:
+        """The last stage that is trained."""
+        return max((k for k, n in enumerate(epochs) if n), default=0)
 
-    while share(epochs) < 1 and sum(coming := _coming(epochs, stage, done)) > 1:
-        taken = max((k for k, n in enumerate(coming) if n), key=lambda k: ((coming[k] - 1) / of[k], k))
-        if share(epochs) >= LEAST and (keep or share(other(taken, -1)) > 1):
-            break
-        epochs = other(taken, -1)
-    while share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones
-        missing = (k for k in reversed(range(stage, len(epochs))) if epochs[k] < planned[k])
-        back = next((k for k in missing if share(other(k, 1)) >= LEAST), None)
-        if back is None:
-            break
-        epochs = other(back, 1)
-    now = share(epochs)
-    if now >= 1:
-        return tuple(epochs), None
-    steps = max(0, int(now * costs.steps + 1e-6))
-    if steps == 0 and stage + done > 0:  # not even a step of the only epoch left: what is trained is enough
-        return (*epochs[:stage], done, *(0 for _ in epochs[stage + 1 :])), None
-    return tuple(epochs), steps
+    def seconds(self, epochs: Sequence[int], steps: int | None) -> float:
+        """Until the end, with so many steps in each epoch."""
+        return sum(n * self.costs.epoch(k, steps) for k, n in enumerate(self.coming(epochs))) + self._predictions(
+            epochs
+        )
+
+    def share(self, epochs: Sequence[int]) -> float:
+        """How much of the steps of these epochs there is time for."""
+        room = self.left - self.seconds(epochs, 0)
+        return room / max(1e-9, sum(n * self.costs.train[k] for k, n in enumerate(self.coming(epochs))))
+
+    def fill(self, planned: tuple[int, ...], keep: bool = False) -> tuple[tuple[int, ...], int | None]:
+        """The fewest epochs that fill the time, at most those planned, and how many steps of each; None: all of them.
+
+        Epochs are taken away one by one from the stage that has kept the largest share of its own, so that small and large
+        sizes keep their proportion. ``keep``: only where too little would be left of each.
+        """
+        own, epochs = self.coming(planned), planned
+        least = max(LEAST, 1 / self.costs.steps)
+        while self.share(epochs) < 1 and sum(coming := self.coming(epochs)) > 1:
+            taken = max((k for k, n in enumerate(coming) if n), key=lambda k: ((coming[k] - 1) / own[k], k))
+            fewer = _changed(epochs, taken, -1)
+            if self.share(epochs) >= least and (keep or self.share(fewer) > 1):
+                if self.share(fewer) >= 1 and self.seconds(fewer, None) > self.seconds(epochs, self._steps(epochs)):
+                    epochs = (
+                        fewer  # steps are whole ones, and where an epoch has few of them, whole epochs may fill more
+                    )
+                break
+            epochs = fewer
+        while self.share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones
+            missing = (k for k in reversed(range(self.stage, len(epochs))) if epochs[k] < planned[k])
+            back = next((k for k in missing if least <= self.share(_changed(epochs, k, 1))), None)
+            if back is None:
+                break
+            more = _changed(epochs, back, 1)
+            if self.seconds(more, self._steps(more)) <= self.seconds(epochs, None):
+                break
+            epochs = more
+        return epochs, self._steps(epochs)
+
+    def _steps(self, epochs: Sequence[int]) -> int | None:
+        share = self.share(epochs)
+        return None if share >= 1 else max(0, int(share * self.costs.steps + 1e-6))
+
+    def _predictions(self, epochs: Sequence[int]) -> float:
+        """Seconds of all predictions to come, and of the end."""
+        last, early = self.last(epochs), self.costs.early
+        # The first epoch's prediction comes after what is measured of it.
+        first = early[0] * (self.stage == 0 and self.done <= 1)
+        return first + sum(early[self.stage : last]) + self.views * self.costs.view[last] + self.costs.end
 
 
-def _coming(epochs: Sequence[int], stage: int, done: int) -> list[int]:
-    """Epochs of each stage that are still to come after ``done`` of that one."""
-    return [max(0, n - done * (k == stage)) if k >= stage else 0 for k, n in enumerate(epochs)]
-
-
-def _last(epochs: Sequence[int]) -> int:
-    return max((k for k, n in enumerate(epochs) if n), default=0)
-
-
-def _predictions(epochs: Sequence[int], views: int, costs: Costs, stage: int, done: int) -> float:
-    """Seconds of all predictions to come, and of the end."""
-    last = _last(epochs)
-    # The first epoch's prediction comes after what is measured of it.
-    early = costs.early[0] * (stage == 0 and done <= 1) + sum(costs.early[stage:last])
-    return early + views * costs.view[last] + costs.end
+def _changed(epochs: tuple[int, ...], stage: int, by: int) -> tuple[int, ...]:
+    return tuple(n + by * (k == stage) for k, n in enumerate(epochs))
 
 
 def strength(cfg: Config, progress: float) -> float:

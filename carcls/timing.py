@@ -15,15 +15,15 @@ from carcls.runtime import Runtime
 
 WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
 LEAST, MOST = 5, 40  # steps that are, of each size
-PREDICTED = 12  # steps of prediction that are counted, but for the first
+PREDICTED = 8  # steps of prediction, of which the first is not counted
 SHARE = 0.01  # of the time left that counting them may take, between these; what they miss, the plan makes good after an epoch
 
 
 def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: Batches, left: float
-            ) -> tuple[float, float]:  # fmt: skip
-    """Seconds of a training step and of a predicted photo, where ``left`` seconds are left. The network is another one then.
+            ) -> tuple[float, float, float]:  # fmt: skip
+    """Seconds of a training step, of a predicted photo and of one in a view, where ``left`` seconds are left.
 
-    ``look``: batches like most that will be predicted.
+    ``look``: batches of such views; ``val`` itself where there are none. The network is another one then.
     """
     warm = _Timed()
     net.fit(train.dataset, steps_per_epoch=min(train.steps, WARM), callbacks=[warm], verbose=0)
@@ -31,9 +31,16 @@ def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: B
     timed = _Timed()
     net.fit(train.dataset, steps_per_epoch=min(train.steps, count), callbacks=[timed], verbose=0)
     net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
-    predicted = _Timed()
-    net.predict(look.dataset, steps=min(look.steps, PREDICTED), callbacks=[predicted], verbose=0)
-    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, predicted.seconds() / look.batch)
+    photo = _predicted(net, val)
+    view = photo if look is val else _predicted(net, look)
+    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, photo), runtime.agree(rt, view)
+
+
+def _predicted(net: keras.Model, batches: Batches) -> float:
+    """Seconds a photo."""
+    timed = _Timed()
+    net.predict(batches.dataset, steps=min(batches.steps, PREDICTED), callbacks=[timed], verbose=0)
+    return timed.seconds() / batches.batch
 
 
 def of_state(arrays: list[np.ndarray], folder: Path, rt: Runtime) -> float:

@@ -1,7 +1,7 @@
 """Training one network: its stages, small photos to large, the best weights carried from each to the next.
 
 After every epoch the whole state is kept (S47), so that a training that was killed goes on from there and ends as it
-would have; the same way leads on where a plan is shortened and where memory runs out.
+would have; the same way leads on where a plan changes and where memory runs out.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def done(
         print(f"{folder.name}: {STEP} is made anew: {', '.join(FILES)} are not all there")
         return None
     steps.States(folder / "state").remove()  # a kill may have come before it
-    whole = str(schedule.Plan(tuple(stage.epochs for stage in cfg.stages), 0))
-    if about["plan"] != whole and not limited:
-        print(f"{folder.name}: trained for {about['plan']} instead of {whole}, as an earlier budget planned it; "
-              "resume=false trains anew")  # fmt: skip
+    if about["shortened"] and not limited:
+        print(
+            f"{folder.name}: trained with {about['shortened']}, as an earlier budget planned it; resume=false trains anew"
+        )
     return Trained(
         tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
     )
@@ -107,6 +107,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     made_from = facts(cfg, table, start)
     states = steps.States(folder / "state")
     note = states.load(made_from) if cfg.resume else None
+    resumed = note is not None
     if note is None:
         states.remove()
         steps.Steps(folder).forget()
@@ -115,7 +116,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     while True:
         smaller = cfg if batch == whole else cfg.replace(batch=batch, lr=cfg.lr * batch / whole)
         training = _Training(
-            smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views
+            smaller, rt, table, place, folder, events, states, made_from, ready, time_left, fewer_views, resumed
         )
         try:
             trained = training.go(note, start)
@@ -145,8 +146,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             inputs.flush(file)
         part.replace(folder / name)
     stages = [stage.model_dump() for stage in trained.stages]
-    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, plan=str(training.plan), views=trained.views,
-                               seconds=trained.seconds)  # fmt: skip
+    steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
+                               views=trained.views, seconds=trained.seconds)  # fmt: skip
     states.remove()
     return trained
 
@@ -166,12 +167,12 @@ class _Training:
     ready: Ready | None
     time_left: TimeLeft | None
     fewer_views: bool
+    resumed: bool  # from an earlier session, whose plan is kept as long as it fits
     rows: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     before: float = 0.0  # seconds of training in earlier sessions
     paused: float = 0.0  # seconds in ready
     saving: float = 0.0  # seconds of this session in which states were kept
     reported: bool = False  # ready has been called
-    resumed: bool = False  # from a state, whose plan is kept as long as it fits
     compiled: int = -1  # the stage that the network was compiled for
     costs: schedule.Costs | None = None  # known where time is limited
 
@@ -227,6 +228,16 @@ class _Training:
         if self.averaged:
             self.averaged.settle()
 
+    def shortened(self, batch: int) -> str:
+        """How often the photos were seen of what is set, where a plan has cut epochs or left some out; else empty.
+
+        ``batch``: photos a step, before memory ran out.
+        """
+        photos_ = len(self.train_rows)
+        cut = self.plan.epochs != self._configured() or any(row["photos"] <= photos_ - batch for row in self.rows)
+        passes = sum(row["photos"] for row in self.rows) / photos_
+        return f"{passes:.1f} of {sum(self._configured())} passes over the photos" if cut else ""
+
     def _configured(self) -> tuple[int, ...]:
         """Epochs of each stage, as set."""
         return tuple(stage.epochs for stage in self.cfg.stages)
@@ -243,7 +254,10 @@ class _Training:
         """Take up the state that the note is of, and its plan unless the time left demands another."""
         number, epoch = note["stage"], note["epoch"]
         self.plan = schedule.Plan(**{**note["plan"], "epochs": tuple(note["plan"]["epochs"])})
-        self.rows, self.before, self.resumed = note["rows"], note["seconds"], True
+        self.rows, self.before = note["rows"], note["seconds"]
+        if self.plan.steps and note["batch"] != self.cfg.batch:  # as many photos as before
+            steps = round(self.plan.steps * note["batch"] / self.cfg.batch)
+            self.plan = replace(self.plan, steps=steps if steps < self._whole() else None)
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
             known = note["costs"] if note["machine"] == self._machine() else None
@@ -259,11 +273,12 @@ class _Training:
             rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
             self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
-            new = schedule.replan(self.plan, number, epoch, self.costs, self._left())
+            at = (number + 1, 0) if note["over"] else (number, epoch)
+            new = schedule.replan(self.plan, at[0], at[1], self.costs, self._left())
             if new is not self.plan:
                 self.plan = new
                 note = {**note, "course": None, "over": note["over"] or epoch >= new.epochs[number]}
-            self._say_plan(number, epoch)
+            self._say_plan(at[0], at[1])
         self.reported = note["reported"]
         if self.ready and not self.reported:  # a kill came before there was a submission
             last, stage = self.rows[-1], self.cfg.stages[number]
@@ -308,9 +323,12 @@ class _Training:
         return made
 
     def _steps(self) -> int:
-        """Of an epoch; more of them where memory ran out."""
-        whole = max(1, len(self.train_rows) // self.batch)
-        return min(self.plan.steps or whole, whole)
+        """Of an epoch."""
+        return min(self.plan.steps or self._whole(), self._whole())
+
+    def _whole(self) -> int:
+        """Steps of a whole epoch."""
+        return max(1, len(self.train_rows) // self.batch)
 
     def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
                  ) -> tuple[pipeline.Batches, pipeline.Batches]:  # fmt: skip
@@ -339,7 +357,7 @@ class _Training:
         if self.rate is None:
             return course, lambda step: float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
         self.rate.follow(course)
-        offset = at - epoch * self._steps()  # the optimiser's count when the stage began
+        offset = at - epoch * self._steps()  # the optimiser's count when a stage of such epochs would have begun
         return course, lambda step: course.rate(self.cfg, offset + step)
 
     def _watchers(self, number: int, epoch: int, note: dict[str, Any] | None, course: schedule.Course,
@@ -407,40 +425,45 @@ class _Training:
         before = model.state(self.net)
         step: list[float] = []
         photo: list[float] = []
+        view: list[float] = []
         for number, shape in enumerate(cfg.stages):
             cache = pipeline.PhotoCache(
                 self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
             )
             train, val = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
-            # Random views are most of them, and take more of the processor than the photo itself and its mirror image.
-            views = range(2, 3) if self.plan.views > 2 else range(1)
-            look = pipeline.make_batches(cfg, cache, self.val_rows, self.labels[self.val_rows],
-                                         (shape.height, shape.width), self.classes, views=views, rt=rt)  # fmt: skip
+            # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
+            look = val if self.plan.views <= 2 else pipeline.make_batches(
+                cfg, cache, self.val_rows, self.labels[self.val_rows], (shape.height, shape.width), self.classes,
+                views=range(2, 3), rt=rt)  # fmt: skip
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])
+            view.append(seconds[2])
             del cache, train, val, look
         model.restore(self.net, before)
 
         n_val, n_test = len(self.val_rows), len(self.table.test)
-        whole = max(1, len(self.train_rows) // self.batch)
         check = tuple(p * n_val + timing.of_state(before, self.folder, rt) for p in photo)
         early = tuple(p * n_test if self.ready else 0.0 for p in photo)
         # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
         looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
         print(f"timed      in {time.monotonic() - began:.0f} s: a step of {self.batch} photos "
               + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
-              + f"; {1 / photo[-1]:.0f} photos/s predicted")  # fmt: skip
+              + f"; {1 / photo[-1]:.0f} photos/s predicted, {1 / view[-1]:.0f} in random views")  # fmt: skip
         assert self.time_left
-        view = tuple(p * looks for p in photo)
-        return schedule.Costs(tuple(s * whole for s in step), check, view, early, whole, self.time_left.report)
+        epoch, views = tuple(s * self._whole() for s in step), tuple(v * looks for v in view)
+        return schedule.Costs(epoch, check, views, early, self._whole(), self.time_left.report)
 
     def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
         costs, plan = self.costs, self.plan
         assert costs
+        if plan.steps == 0:
+            print(f"plan       no time for a step of training: {callbacks.clock(self._left())} left")
+            return
         needed = schedule.seconds(plan, costs, number, epoch)
-        of = "+".join(str(stage.epochs) for stage in self.cfg.stages)
-        what = f"{plan} (set: {of} of {costs.steps}), {plan.views} views"
+        whole = schedule.Plan(self._configured(), plan.views)
+        instead = "" if str(plan) == str(whole) else f" instead of {whole} of {costs.steps} steps"
+        what = f"{plan}{instead}, {plan.views} views"
         print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
 
     def _left(self) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import keras
 import pandas as pd
@@ -24,9 +25,13 @@ def cfg(competition, tmp_path, tiny, monkeypatch) -> Config:
 
 def costs(monkeypatch, **changes) -> None:
     """What measuring finds: as if an epoch took seconds. What a session really takes is nothing against it."""
-    usual = {"train": (6.0, 20.0), "check": (0.0, 0.0), "view": (0.5, 1.0), "early": (0.0, 0.0), "steps": 3}
-    measured = schedule.Costs(**{**usual, **changes})
-    monkeypatch.setattr(train._Training, "_measure", lambda self: (self._compile(0), measured)[1])
+    usual = {"train": (6.0, 20.0), "check": (0.0, 0.0), "view": (0.5, 1.0), "early": (0.0, 0.0)}
+
+    def measure(self):
+        self._compile(0)
+        return schedule.Costs(**{"steps": self._whole(), **usual, **changes})
+
+    monkeypatch.setattr(train._Training, "_measure", measure)
 
 
 @pytest.mark.parametrize("minutes", [0.0, 0.01])
@@ -49,15 +54,16 @@ def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, cap
     costs(monkeypatch)
     target = run(cfg.replace(budget_minutes=1.6))
     said = capsys.readouterr().out
-    assert "plan       2+4 epochs of 2 steps (set: 2+4 of 3), 4 views: " in said
+    assert "plan       2+3 epochs instead of 2+4 epochs of 3 steps, 4 views: " in said
     history = pd.read_csv(target.parent / "member1" / "history.csv")
-    assert history["stage"].tolist() == [1, 1, 2, 2, 2, 2]
+    assert history["stage"].tolist() == [1, 1, 2, 2, 2]
+    assert history["photos"].tolist() == [24] * 5
     assert history["lr"].iloc[-1] < 0.02 * 0.05  # the schedule was shortened, not cut off
 
     costs(monkeypatch, train=(6.0, 200.0), view=(30.0, 60.0))
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "2", resume=False))
     said = capsys.readouterr().out
-    assert "2+0 epochs (set: 2+4 of 3), 1 views" in said
+    assert "2+0 epochs instead of 2+4 epochs of 3 steps, 1 views" in said
     folder = target.parent.parent / "out2"
     assert pd.read_csv(folder / "member1" / "history.csv")[["height", "width"]].to_numpy().tolist() == [[32, 48]] * 2
     assert len(votes.load(folder / "member1" / "votes_test.npz").probs) == 1
@@ -66,17 +72,17 @@ def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, cap
 
     costs(monkeypatch, train=(600.0, 2000.0), steps=30)
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "3"))
-    assert "plan       1+0 epochs of 2 steps (set: 2+4 of 30), 4 views" in capsys.readouterr().out
+    assert "plan       1+0 epochs of 2 steps instead of 2+4 epochs of 30 steps, 4 views" in capsys.readouterr().out
 
 
 def test_a_slow_epoch_shortens_the_plan_and_time_is_kept_for_predictions(cfg, monkeypatch, capsys):
     costs(monkeypatch, train=(6.0, 0.3))
     begin = callbacks.Pace.on_epoch_begin
     monkeypatch.setattr(callbacks.Pace, "on_epoch_begin", lambda self, epoch, logs=None: (
-        begin(self, epoch, logs), setattr(self, "_begin", self._begin - 10 * (self.stage == 1))))  # fmt: skip
+        begin(self, epoch, logs), setattr(self, "also", lambda: 10.0 * (self.stage == 1))))  # fmt: skip
     target = run(cfg.replace(budget_minutes=1.0))
     said = capsys.readouterr().out
-    assert "plan       2+4 epochs (set: 2+4 of 3), 4 views" in said
+    assert "plan       2+4 epochs, 4 views" in said
     assert " instead of 2+4 epochs: this one took 10" in said
     history = pd.read_csv(target.parent / "member1" / "history.csv")
     trained = len(history) - 2
@@ -87,9 +93,9 @@ def test_a_slow_epoch_shortens_the_plan_and_time_is_kept_for_predictions(cfg, mo
 
 
 def test_shortened_epochs_are_gone_on_with_as_they_were_planned(cfg, monkeypatch, capsys):
-    costs(monkeypatch)
+    costs(monkeypatch, train=(2000.0, 2000.0), view=(50.0, 100.0))
     monkeypatch.setattr(callbacks.Pace, "on_epoch_end", lambda *_: None)
-    cfg = cfg.replace(budget_minutes=1.6, mixup=0.2)
+    cfg = cfg.replace(budget_minutes=183.0, mixup=0.2, batch=4)
     whole = run(cfg)
     save, calls = steps.States.save, []
 
@@ -102,23 +108,77 @@ def test_shortened_epochs_are_gone_on_with_as_they_were_planned(cfg, monkeypatch
     monkeypatch.setattr(steps.States, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         run(cfg.replace(out=cfg.out + "2"))
+    monkeypatch.setattr(steps.States, "save", save)
     capsys.readouterr()
     again = run(cfg.replace(out=cfg.out + "2"))
     said = capsys.readouterr().out
     assert "resumed    after 4 epochs, 2 of them in stage 2/2" in said
-    assert "plan       2+4 epochs of 2 steps (set: 2+4 of 3), 4 views: " in said
+    assert "plan       2+4 epochs of 5 steps instead of 2+4 epochs of 6 steps, 4 views: " in said
     for name in ("votes_validation.npz", "votes_test.npz"):
         assert (whole.parent / "member1" / name).read_bytes() == (again.parent / "member1" / name).read_bytes()
+    same = ["lr", "loss", "val_loss", "photos"]
+    histories = [pd.read_csv(path.parent / "member1" / "history.csv")[same] for path in (whole, again)]
+    pd.testing.assert_frame_equal(*histories)
+    assert histories[0]["photos"].tolist() == [20] * 6
+    run(cfg.replace(budget_minutes=None))
+    assert (
+        "member1: trained with 4.4 of 6 passes over the photos, as an earlier budget planned it"
+        in capsys.readouterr().out
+    )
+
+    # Without its budget a killed run goes on with whole epochs.
+    calls.clear()
+    monkeypatch.setattr(steps.States, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg.replace(out=cfg.out + "3"))
+    monkeypatch.setattr(steps.States, "save", save)
+    target = run(cfg.replace(out=cfg.out + "3", budget_minutes=None))
+    history = pd.read_csv(target.parent / "member1" / "history.csv")
+    assert history["photos"].tolist() == [20] * 4 + [24] * 2
+    assert history["lr"].iloc[-1] < 0.02 * 0.02
+
+
+def test_memory_that_runs_out_leaves_as_many_photos_in_a_plan(cfg, monkeypatch, capsys):
+    costs(monkeypatch, train=(2000.0,), check=(0.0,), view=(50.0,), early=(0.0,))
+    monkeypatch.setattr(callbacks.Pace, "on_epoch_end", lambda *_: None)
+    fit, begun = keras.Model.fit, []
+
+    class Memory(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2 and len(begun) == 1:
+                raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    def less(self, dataset, **named):
+        begun.append(1)
+        return fit(self, dataset, **{**named, "callbacks": [*named["callbacks"], Memory()]})
+
+    monkeypatch.setattr(keras.Model, "fit", less)
+    target = run(cfg.replace(budget_minutes=121.0, batch=4, stages="32x48x4"))
+    said = capsys.readouterr().out
+    assert "memory     out of it with batches of 4: going on with 2" in said
+    assert pd.read_csv(target.parent / "member1" / "history.csv")["photos"].tolist() == [20] * 4
+
+
+def test_a_stage_that_stops_early_gives_its_time_to_the_next():
+    measured = schedule.Costs((100.0, 100.0), (0.0, 0.0), (0.5, 1.0), (0.0, 0.0), steps=10)
+    for stopped, epochs in ((True, (4, 6)), (False, (4, 3))):
+        pace = callbacks.Pace(schedule.Plan((4, 3), 1), 0, measured, time.monotonic() + 700, lambda: 100.0, most=(4, 6))
+        pace.set_model(SimpleNamespace(stop_training=stopped))
+        pace.on_epoch_begin(0)
+        pace.on_epoch_end(0)
+        assert pace.plan.epochs == epochs
+        assert pace.plan.steps is None
 
 
 def test_a_plan_made_from_a_slow_moment_gets_longer(cfg, monkeypatch, capsys):
     costs(monkeypatch, train=(60.0,), check=(0.0,), view=(0.5,), early=(0.0,))
     target = run(cfg.replace(budget_minutes=2.0, stages="32x48x5"))
     said = capsys.readouterr().out
-    assert "plan       2 epochs of 2 steps (set: 5 of 3)" in said
+    assert "plan       2 epochs of 2 steps instead of 5 epochs of 3 steps" in said
     assert "plan       5 epochs instead of 2 epochs of 2 steps: this one took" in said
-    rates = pd.read_csv(target.parent / "member1" / "history.csv")["lr"].tolist()
-    assert len(rates) == 5
+    history = pd.read_csv(target.parent / "member1" / "history.csv")
+    rates = history["lr"].tolist()
+    assert history["photos"].tolist() == [16] + [24] * 4
     assert rates == sorted(rates, reverse=True)  # it goes on from where it is, and falls over more epochs
     assert rates[-1] < 0.01 * 0.02
 
@@ -179,7 +239,7 @@ def test_measuring_changes_nothing(cfg, monkeypatch, capsys):
     cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged")
     plain = run(cfg)
     timed = run(cfg.replace(budget_minutes=60.0, out=cfg.out + "2"))
-    assert "plan       1+1 epochs (set: 1+1 of 3), 4 views" in capsys.readouterr().out
+    assert "plan       1+1 epochs, 4 views" in capsys.readouterr().out
     probs = [votes.load(path.parent / "member1" / "votes_test.npz").probs for path in (plain, timed)]
     assert (probs[0] == probs[1]).all()
     assert not list(timed.parent.rglob(".*.part*"))

@@ -93,13 +93,16 @@ WITH_RESERVE = 1 / (1 - schedule.RESERVE)
         (290, (5, 6), 8, None),  # 1.5 + 1.5 + 5 * 11 + 6 * 31 + 40 + 6
         (289.9, (5, 6), 8, 19),
         (276, (5, 6), 8, 18),
-        (260, (5, 6), 8, 17),
+        (260, (5, 5), 8, None),  # 17 steps of 5+6 epochs would take less
         (259, (5, 5), 8, None),
         (258, (5, 5), 8, 19),
         (120, (2, 3), 4, 15),  # 8 views would take a third of it
         (60, (1, 1), 2, 19),
-        (40, (3, 0), 4, 14),  # a large epoch would be less than a quarter of one; what it leaves over holds small ones
-        (22.5, (1, 0), 2, None),  # 1.5 + 11 + 4 + 6: predicted at the first stage's size, where views cost less
+        (40, (1, 1), 2, 9),
+        (29, (1, 1), 1, 6),
+        (25, (2, 0), 2, 11),
+        (23, (1, 0), 2, None),  # 1.5 + 11 + 4 + 6: predicted at the first stage's size, where views cost less
+        (22.5, (1, 0), 2, None),
         (22, (1, 0), 2, 19),
         (19, (1, 0), 2, 13),  # half a second a step, a second to validate
         (10, (1, 0), 1, 0),  # no time to train
@@ -111,17 +114,42 @@ def test_plan_by_arithmetic(left: float, epochs: tuple, views: int, steps: int |
     assert (plan.epochs, plan.views, plan.steps) == (epochs, views, steps)
 
 
-@given(st.floats(-10, 2000), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.sampled_from([1, 2, 8, 32]))
-def test_a_plan_fills_the_time_and_never_takes_longer(left: float, configured: list, views: int) -> None:
-    plan = schedule.make_plan(tuple(configured), views, COSTS, left)
+@given(
+    st.floats(-10, 2000), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.sampled_from([1, 2, 8, 32]),
+    st.integers(1, 40),
+)  # fmt: skip
+def test_a_plan_fills_the_time_and_never_takes_longer(left: float, configured: list, views: int, steps: int) -> None:
+    costs = dataclasses.replace(COSTS, steps=steps)
+    plan = schedule.make_plan(tuple(configured), views, costs, left * WITH_RESERVE)
     assert all(0 <= n <= most for n, most in zip(plan.epochs, configured, strict=True))
     assert 1 <= plan.views <= views
-    assert plan.steps == 0 or schedule.seconds(plan, COSTS) <= left * (1 - schedule.RESERVE) + 1e-6
-    kept = schedule.make_plan(tuple(configured), views, COSTS, left, fewer_views=False)
+    kept = schedule.make_plan(tuple(configured), views, costs, left * WITH_RESERVE, fewer_views=False)
     assert kept.views == views
+    if plan.steps == 0:  # not even a step and one view
+        assert left < 1.5 + 10 / steps + 1 + 2 + 6 + 1e-6
+        return
+    spent = schedule.seconds(plan, costs)
+    assert spent <= left + 1e-6
     if plan.steps:  # another step of each epoch would not fit
-        longer = dataclasses.replace(plan, steps=plan.steps + 1)
-        assert schedule.seconds(longer, COSTS) > left * (1 - schedule.RESERVE) - 1e-3
+        assert schedule.seconds(dataclasses.replace(plan, steps=plan.steps + 1), costs) > left - 1e-3
+    if plan.epochs[1] and plan != schedule.Plan(tuple(configured), views):
+        assert left - spent < 31.001  # less is left over than one epoch takes
+
+
+def test_small_epochs_are_trained_too() -> None:
+    """With a few steps in an epoch a quarter of it may be none."""
+    few = dataclasses.replace(COSTS, steps=1)
+    assert schedule.make_plan((2, 4), 1, few, 150) == schedule.Plan((2, 3), 1)
+    resumed = schedule.replan(schedule.Plan((2, 4), 1), 0, 1, few, 100)
+    assert (resumed.epochs, resumed.steps) == ((2, 2), None)
+
+
+def test_the_last_stage_comes_before_many_views() -> None:
+    costs = dataclasses.replace(COSTS, view=(0.5, 8.0))
+    plan = schedule.make_plan((5, 6), 8, costs, 80 * WITH_RESERVE)
+    assert plan.epochs[1]
+    assert plan.views == 2
+    assert schedule.make_plan((5, 6), 8, costs, 30 * WITH_RESERVE).epochs[1] == 0
 
 
 def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None:
@@ -164,6 +192,7 @@ def test_a_slow_epoch_counts_for_all_to_come_and_a_fast_one_for_its_stage() -> N
     fast = COSTS.at_pace(0.5, stage=0)
     assert (fast.train, fast.check, fast.view, fast.early) == ((5, 30), (0.5, 1), COSTS.view, COSTS.early)
     assert slow.end == fast.end == COSTS.end
+    assert slow.steps == COSTS.steps
 
 
 @given(st.floats(-10, 400), st.integers(1, 5))
