@@ -115,12 +115,14 @@ class Costs:
     def at_pace(self, pace: float, stage: int) -> Costs:
         """As an epoch of that stage took so many times what was measured for it.
 
-        Slower counts for all but the end; faster only for the epochs of the stage, for others may have been timed well.
+        Slower counts for all but the end. Faster counts half, as the next epoch may be slower again, and only for the epochs
+        of the stage, as others may have been timed well.
         """
         slower = max(1.0, pace)
+        own = (1 + pace) / 2 if pace < 1 else pace
 
         def epochs(seconds: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(s * (pace if k == stage else slower) for k, s in enumerate(seconds))
+            return tuple(s * (own if k == stage else slower) for k, s in enumerate(seconds))
 
         return replace(self, train=epochs(self.train), check=epochs(self.check), view=tuple(s * slower for s in self.view),
                        early=tuple(s * slower for s in self.early))  # fmt: skip

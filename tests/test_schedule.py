@@ -186,11 +186,11 @@ def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None
     assert schedule.replan(plan, 1, 6, COSTS, 0.0) is plan  # nothing is left to take away
 
 
-def test_a_slow_epoch_counts_for_all_to_come_and_a_fast_one_for_its_stage() -> None:
+def test_a_slow_epoch_counts_for_all_to_come_and_a_fast_one_by_half_for_its_stage() -> None:
     slow = COSTS.at_pace(2.0, stage=0)
     assert (slow.train, slow.check, slow.view, slow.early) == ((20, 60), (2, 2), (4, 10), (3, 8))
     fast = COSTS.at_pace(0.5, stage=0)
-    assert (fast.train, fast.check, fast.view, fast.early) == ((5, 30), (0.5, 1), COSTS.view, COSTS.early)
+    assert (fast.train, fast.check, fast.view, fast.early) == ((7.5, 30), (0.75, 1), COSTS.view, COSTS.early)
     assert slow.end == fast.end == COSTS.end
     assert slow.steps == COSTS.steps
 
