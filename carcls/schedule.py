@@ -74,9 +74,7 @@ class Plan:
 
     epochs: tuple[int, ...]  # of each stage; 0: left out
     views: int  # of test-time augmentation, also the cap of the adaptive rule if there is one
-    steps: int | None = (
-        None  # of each epoch to come, where there is no time for whole ones; None: whole ones, 0: no time
-    )
+    steps: int | None = None  # of each epoch to come; None: of whole ones, 0: there is no time to train
     # Where the plan was last changed: that many epochs were done, and the run was so far.
     since: int = 0
     progress: float = 0.0
@@ -283,9 +281,7 @@ class _Ahead:
             fewer = _changed(epochs, taken, -1)
             if self.share(epochs) >= least and (keep or self.share(fewer) > 1):
                 if self.share(fewer) >= 1 and self.seconds(fewer, None) > self.seconds(epochs, self._steps(epochs)):
-                    epochs = (
-                        fewer  # steps are whole ones, and where an epoch has few of them, whole epochs may fill more
-                    )
+                    epochs = fewer  # where an epoch has few steps, rounding them down loses more
                 break
             epochs = fewer
         while self.share(epochs) > 1 + GAIN:  # what a large epoch leaves over may hold small ones

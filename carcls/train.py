@@ -315,7 +315,7 @@ class _Training:
         self.net.fit(train.dataset, initial_epoch=epoch, epochs=epochs, steps_per_epoch=self._steps(),
                      validation_data=val.dataset, validation_steps=val.steps, callbacks=list(watchers.values()), verbose=0)  # fmt: skip
         if "pace" in watchers:
-            self.plan, self.costs = watchers["pace"].plan, watchers["pace"].costs
+            self.plan = watchers["pace"].plan
         self.saving += watchers["checkpoint"].total
         made = watchers["checkpoint"].noted
         if not made["over"]:  # with averaged weights the end of fit has put them into the network
