@@ -1949,7 +1949,8 @@ class Config(_Frozen):
     # Machine
     backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field("auto", description="of maths")
-    xla: Literal["auto", "on", "off"] = Field("auto", description="compile steps with XLA; auto: never on a CPU")
+    xla: Literal["auto", "on", "off"] = Field("auto", description="compile steps with XLA; auto: "
+                                            "never on a CPU, timed on one GPU")  # fmt: skip
     # The competition's 15,561 photos at 384x512 are 12.2 GB of the 27 that are free in 29: at 0.4 they would go on disk.
     cache_share: float = Field(0.5, ge=0, lt=1, description="of free memory for decoded photos; beyond it, disk, then "
                                "decoded anew in every epoch")  # fmt: skip
@@ -3538,6 +3539,7 @@ def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
         layer.momentum = cfg.bn_momentum
     if rt.fused_bn:
         fused.fuse_batch_norm(model)
+    model.jit_compile = rt.xla  # to predict without being compiled; Keras's own choice would be yes
     return model, loaded
 
 
@@ -5340,7 +5342,7 @@ def run(cfg: Config) -> Path:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, figures, members, pipeline, tta
+    from carcls import callbacks, decide, figures, members, pipeline, timing, tta
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
@@ -5357,6 +5359,7 @@ def run(cfg: Config) -> Path:
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
             for mine in cfg.of_members():
                 tta.check_views(mine, table.val, place)
+            rt = timing.xla(cfg, rt, table, place, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
             for number in range(len(cfg.members)):
@@ -5633,12 +5636,13 @@ class Runtime:
     devices: tuple[str, ...]  # of all processes
     precision: str  # a Keras dtype policy
     xla: bool
-    fused_bn: bool  # TensorFlow's own kernel for batch normalisation
+    fused_bn: bool  # TensorFlow's own kernel for batch normalisation, where XLA does not fuse Keras's
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
     kind: str = "cpu"  # of the devices; or "gpu", "tpu"
     process: int = 0  # number of this one of several that train together; only process 0 writes and prints
     processes: int = 1
+    xla_open: bool = False  # timing.xla is to settle it
 
     def batch_size(self, wanted: int, rows: int | None = None) -> int:
         """Photos per step, all devices together: each device gets as many, so a multiple of their number.
@@ -5699,12 +5703,14 @@ def setup(cfg: Config) -> Runtime:
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
     xla, why_xla = _xla(cfg, kind, backend, len(devices))
-    fused = backend == "tensorflow" and not xla
     strategy = (
         tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
     )
-    rt = Runtime(
-        backend, tuple(devices), precision, xla, fused, strategy, kind=kind, process=process, processes=processes
+    rt = with_xla(
+        Runtime(
+            backend, tuple(devices), precision, True, False, strategy, kind=kind, process=process, processes=processes
+        ),
+        xla,
     )
     reasons = (
         f"backend    {backend}: {why_backend}",
@@ -5713,13 +5719,23 @@ def setup(cfg: Config) -> Runtime:
         *([f"processes  {processes}: JAX_NUM_PROCESSES says so; process 0 writes and prints"] if processes > 1 else []),
         *_shares(cfg, rt),
         f"precision  {precision}: {why_precision}",
-        f"XLA        {'on' if xla else 'off'}: {why_xla}",
+        f"XLA        {'to be timed' if rt.xla_open else 'on' if xla else 'off'}: {why_xla}",
         *([f"CPU maths  {_cpu_maths()}"] if kind == "cpu" and backend == "tensorflow" else []),
-        f"batch norm {'fused' if fused else 'Keras'}: " + (
-            "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
-            "the compiler fuses it"),
+        *([] if rt.xla_open else [batch_norm(rt)]),
     )  # fmt: skip
     return replace(rt, reasons=reasons)
+
+
+def with_xla(rt: Runtime, on: bool | None) -> Runtime:
+    """The same, compiled by XLA or not; None: that is open, and on until it is settled."""
+    return replace(rt, xla=on is not False, xla_open=on is None, fused_bn=rt.backend == "tensorflow" and on is False)
+
+
+def batch_norm(rt: Runtime) -> str:
+    """The line that says which kernels normalise."""
+    if rt.fused_bn:
+        return "batch norm fused: TensorFlow's kernel is faster than Keras's chain of operations, same numbers"
+    return "batch norm Keras: the compiler fuses it"
 
 
 def _shares(cfg: Config, rt: Runtime) -> list[str]:
@@ -5935,7 +5951,8 @@ def _precision(cfg: Config, kind: str, bfloat16: bool) -> tuple[str, str]:
     return "mixed_float16", "this GPU's tensor cores have no bfloat16"
 
 
-def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
+def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool | None, str]:
+    """On, off, or None where only the clock can tell; and why."""
     if backend == "jax":
         return True, "JAX always compiles"
     if kind == "cpu":
@@ -5948,7 +5965,7 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
     if count > 1:
         # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
         return False, "does not go together with several GPUs and mixed precision"
-    return True, "fuses the small operations"
+    return None, "on one GPU it fuses the small operations, and costs a compilation for each size"
 
 
 def keep_memory() -> None:
@@ -6505,6 +6522,7 @@ def take_over(earlier: Path, out: Path) -> list[str]:
     taken = []
     for source in sorted(earlier.iterdir()):
         wanted = (source.is_dir() and source.name.startswith("member")) or source.name.startswith("submission.")
+        wanted |= source.name == NOTE
         if not wanted or (out / source.name).exists():
             continue
         part.mkdir(exist_ok=True)
@@ -6687,10 +6705,14 @@ def accuracy(path: Path, answers: Path) -> float:
 # ==================================================================================================
 # carcls/timing.py
 # ==================================================================================================
-MODULES["timing.py"] = r'''"""Seconds of training and predicting, measured on a few real steps: what a plan under a time budget is made from."""
+MODULES["timing.py"] = r'''"""Seconds of training and predicting, measured on a few real steps.
+
+What a plan under a time budget is made from, and what decides on XLA where only the clock can tell.
+"""
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -6698,12 +6720,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from carcls import runtime
+from carcls import inputs, model, photos, pipeline, runtime, schedule, steps
+from carcls.config import Config
 from carcls.pipeline import Batches
 from carcls.runtime import Runtime
 
 WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
 LEAST, MOST = 5, 40  # steps that are, of each size
+XLA_STEPS = 20  # steps with and without XLA, each
+XLA_TIME = 900.0  # seconds that must be left to spend some on compiling twice; not measured
 PREDICTED = 8  # steps of prediction, of which the first is not counted
 SHARE = 0.01  # of the time left that counting them may take, between these; what they miss, the plan makes good after an epoch
 
@@ -6714,15 +6739,20 @@ def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: B
 
     ``look``: batches of such views; ``val`` itself where there are none. The network is another one then.
     """
-    warm = _Timed()
-    net.fit(train.dataset, steps_per_epoch=min(train.steps, WARM), callbacks=[warm], verbose=0)
-    count = int(np.clip(SHARE * left / max(runtime.agree(rt, warm.seconds()), 1e-9), LEAST, MOST))
-    timed = _Timed()
-    net.fit(train.dataset, steps_per_epoch=min(train.steps, count), callbacks=[timed], verbose=0)
+    warm = _trained(net, train, WARM)
+    count = int(np.clip(SHARE * left / max(runtime.agree(rt, warm), 1e-9), LEAST, MOST))
+    step = _trained(net, train, count)
     net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
     photo = _predicted(net, val)
     view = photo if look is val else _predicted(net, look)
-    return runtime.agree(rt, timed.seconds()), runtime.agree(rt, photo), runtime.agree(rt, view)
+    return runtime.agree(rt, step), runtime.agree(rt, photo), runtime.agree(rt, view)
+
+
+def _trained(net: keras.Model, batches: Batches, steps: int) -> float:
+    """Seconds a step, of so many or of an epoch."""
+    timed = _Timed()
+    net.fit(batches.dataset, steps_per_epoch=min(batches.steps, steps), callbacks=[timed], verbose=0)
+    return timed.seconds()
 
 
 def _predicted(net: keras.Model, batches: Batches) -> float:
@@ -6740,6 +6770,71 @@ def of_state(arrays: list[np.ndarray], folder: Path, rt: Runtime) -> float:
     took = time.monotonic() - began
     file.unlink()
     return runtime.agree(rt, took)
+
+
+def xla(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, budget: schedule.Budget | None) -> Runtime:
+    """The same runtime with XLA where that trains faster, and without it elsewhere.
+
+    Where the machine alone does not settle it (``rt.xla_open``), the first member's network trains a few steps of its
+    first size each way. The run folder keeps the outcome, so that a later session computes in the same way.
+    """
+    if not rt.xla_open:
+        return rt
+    cfg = cfg.of_members()[0]
+    shape = cfg.stages[0]
+    facts = {"device": list(rt.devices), "precision": rt.precision, "backbone": cfg.backbone, "batch": cfg.batch,
+             "size": [shape.height, shape.width]}  # fmt: skip
+    known = steps.Steps(place.out).about("XLA", facts) if cfg.resume else None
+    if known is None:
+        known = _both_ways(cfg, rt, table, place, budget)
+        steps.Steps(place.out).finish("XLA", facts, (), **known)
+    rt = runtime.with_xla(rt, known["on"])
+    print(f"XLA        {'on' if rt.xla else 'off'}: {known['why']}", runtime.batch_norm(rt), sep="\n")
+    return rt
+
+
+def _both_ways(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, budget: schedule.Budget | None
+               ) -> dict[str, Any]:  # fmt: skip
+    """Whether XLA is faster ("on"), and a sentence for it ("why")."""
+    import tensorflow as tf
+
+    if budget and budget.left() < XLA_TIME:
+        return {"on": False, "why": f"less than {XLA_TIME / 60:.0f} minutes are left, too few to compile for"}
+    shape, began = cfg.stages[0], time.monotonic()
+    step: dict[bool, float] = {}
+    failed: dict[bool, str] = {}
+    for on in (True, False):
+        try:
+            step[on] = _alone(cfg, runtime.with_xla(rt, on), table, place)
+        except (tf.errors.OpError, *runtime.memory_errors()) as error:
+            # Training has its own way with too little memory. A compiler that is not whole is a reason, not an end.
+            if not on and not runtime.is_out_of_memory(error):
+                raise
+            failed[on] = str(error).strip().splitlines()[0]
+        gc.collect()
+    took = f"timed in {time.monotonic() - began:.0f} s, a step at {shape.height}x{shape.width}"
+    if failed:
+        why = "; ".join(f"fails {'with' if on else 'without'} it: {error}" for on, error in failed.items())
+        return {"on": False in failed, "why": f"{took} {why}"}
+    return {
+        "on": step[True] < step[False],
+        "why": f"{took} takes {step[True]:.3g} s with it, {step[False]:.3g} s without",
+    }
+
+
+def _alone(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place) -> float:
+    """Seconds of a training step at the first size, by a network that is made for it."""
+    shape = cfg.stages[0]
+    net, _ = model.build(cfg.replace(weights="none"), rt, len(table.classes))
+    model.open_layers(cfg, net, len(cfg.stages) - 1)
+    rate = model.compile_model(cfg, net, rt)
+    if rate:
+        rate.follow(schedule.Course(0, 0.0, 0.0))
+    cache = pipeline.PhotoCache(table.train, shape.height, shape.width, cfg.fit, cfg.cache_share, place.scratch)
+    batches = pipeline.make_batches(cfg, cache, np.arange(len(table.train)), table.train["label"].to_numpy(),
+                                    (shape.height, shape.width), len(table.classes), train=lambda epoch: cfg.strength, rt=rt)  # fmt: skip
+    _trained(net, batches, WARM)
+    return _trained(net, batches, XLA_STEPS)
 
 
 class _Timed(keras.callbacks.Callback):

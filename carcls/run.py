@@ -41,7 +41,7 @@ def run(cfg: Config) -> Path:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, figures, members, pipeline, tta
+    from carcls import callbacks, decide, figures, members, pipeline, timing, tta
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
@@ -58,6 +58,7 @@ def run(cfg: Config) -> Path:
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
             for mine in cfg.of_members():
                 tta.check_views(mine, table.val, place)
+            rt = timing.xla(cfg, rt, table, place, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
             for number in range(len(cfg.members)):

@@ -32,12 +32,13 @@ class Runtime:
     devices: tuple[str, ...]  # of all processes
     precision: str  # a Keras dtype policy
     xla: bool
-    fused_bn: bool  # TensorFlow's own kernel for batch normalisation
+    fused_bn: bool  # TensorFlow's own kernel for batch normalisation, where XLA does not fuse Keras's
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
     kind: str = "cpu"  # of the devices; or "gpu", "tpu"
     process: int = 0  # number of this one of several that train together; only process 0 writes and prints
     processes: int = 1
+    xla_open: bool = False  # timing.xla is to settle it
 
     def batch_size(self, wanted: int, rows: int | None = None) -> int:
         """Photos per step, all devices together: each device gets as many, so a multiple of their number.
@@ -98,12 +99,14 @@ def setup(cfg: Config) -> Runtime:
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
     xla, why_xla = _xla(cfg, kind, backend, len(devices))
-    fused = backend == "tensorflow" and not xla
     strategy = (
         tf.distribute.MirroredStrategy() if backend == "tensorflow" and kind == "gpu" and len(devices) > 1 else None
     )
-    rt = Runtime(
-        backend, tuple(devices), precision, xla, fused, strategy, kind=kind, process=process, processes=processes
+    rt = with_xla(
+        Runtime(
+            backend, tuple(devices), precision, True, False, strategy, kind=kind, process=process, processes=processes
+        ),
+        xla,
     )
     reasons = (
         f"backend    {backend}: {why_backend}",
@@ -112,13 +115,23 @@ def setup(cfg: Config) -> Runtime:
         *([f"processes  {processes}: JAX_NUM_PROCESSES says so; process 0 writes and prints"] if processes > 1 else []),
         *_shares(cfg, rt),
         f"precision  {precision}: {why_precision}",
-        f"XLA        {'on' if xla else 'off'}: {why_xla}",
+        f"XLA        {'to be timed' if rt.xla_open else 'on' if xla else 'off'}: {why_xla}",
         *([f"CPU maths  {_cpu_maths()}"] if kind == "cpu" and backend == "tensorflow" else []),
-        f"batch norm {'fused' if fused else 'Keras'}: " + (
-            "TensorFlow's kernel is faster than Keras's chain of operations, same numbers" if fused else
-            "the compiler fuses it"),
+        *([] if rt.xla_open else [batch_norm(rt)]),
     )  # fmt: skip
     return replace(rt, reasons=reasons)
+
+
+def with_xla(rt: Runtime, on: bool | None) -> Runtime:
+    """The same, compiled by XLA or not; None: that is open, and on until it is settled."""
+    return replace(rt, xla=on is not False, xla_open=on is None, fused_bn=rt.backend == "tensorflow" and on is False)
+
+
+def batch_norm(rt: Runtime) -> str:
+    """The line that says which kernels normalise."""
+    if rt.fused_bn:
+        return "batch norm fused: TensorFlow's kernel is faster than Keras's chain of operations, same numbers"
+    return "batch norm Keras: the compiler fuses it"
 
 
 def _shares(cfg: Config, rt: Runtime) -> list[str]:
@@ -334,7 +347,8 @@ def _precision(cfg: Config, kind: str, bfloat16: bool) -> tuple[str, str]:
     return "mixed_float16", "this GPU's tensor cores have no bfloat16"
 
 
-def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
+def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool | None, str]:
+    """On, off, or None where only the clock can tell; and why."""
     if backend == "jax":
         return True, "JAX always compiles"
     if kind == "cpu":
@@ -347,7 +361,7 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
     if count > 1:
         # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
         return False, "does not go together with several GPUs and mixed precision"
-    return True, "fuses the small operations"
+    return None, "on one GPU it fuses the small operations, and costs a compilation for each size"
 
 
 def keep_memory() -> None:

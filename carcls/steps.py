@@ -209,6 +209,7 @@ def take_over(earlier: Path, out: Path) -> list[str]:
     taken = []
     for source in sorted(earlier.iterdir()):
         wanted = (source.is_dir() and source.name.startswith("member")) or source.name.startswith("submission.")
+        wanted |= source.name == NOTE
         if not wanted or (out / source.name).exists():
             continue
         part.mkdir(exist_ok=True)

@@ -184,5 +184,43 @@ def mirrored(data: str, out: str) -> None:
     np.savez(Path(out) / "alone.npz", val=val.probs)
 
 
+def xla(data: str, out: str) -> None:
+    """TensorFlow on what is taken for one GPU: XLA by the clock, by what an earlier session found, and where it fails."""
+    runtime._tf_devices = lambda tf: (["processor"], "gpu", True)  # type: ignore[assignment]
+    cfg = settings(data, out, backend="tensorflow", precision="float32")
+    rt = runtime.setup(cfg)
+    from carcls import model, schedule, timing
+
+    place = inputs.locate(cfg)
+    table = photos.load(cfg, place)
+    print(*rt.reasons, sep="\n")
+
+    def settle(cfg: Config, budget: schedule.Budget | None = None) -> runtime.Runtime:
+        print(f"-- lr={cfg.lr:g} batch={cfg.batch}")
+        return timing.xla(cfg, rt, table, place, budget)
+
+    first = settle(cfg)
+    timed, timing._alone = timing._alone, None  # type: ignore[assignment]
+    assert settle(cfg.replace(lr=0.02)) == first  # what is known is not timed again
+    for on, batch in ((True, 13), (False, 14)):
+        timing._alone = lambda cfg, rt, table, place, on=on: 1.0 if rt.xla == on else 2.0  # type: ignore[assignment]
+        assert settle(cfg.replace(batch=batch)).xla == on
+    assert not settle(cfg.replace(batch=15), schedule.Budget(time.monotonic() + 60, "a minute")).xla
+
+    def broken(cfg: Config, rt: runtime.Runtime, *args: Any) -> float:
+        import tensorflow as tf
+
+        if rt.xla:
+            raise tf.errors.InternalError(None, None, "libdevice not found\nat all")
+        return timed(cfg, rt, *args)
+
+    timing._alone = broken  # type: ignore[assignment]
+    assert not settle(cfg.replace(batch=16)).xla
+    net, _ = model.build(cfg, first, 3)
+    assert net.jit_compile is first.xla
+    for name, on in (("compiled", True), ("operations", False)):  # without dropout: XLA has random numbers of its own
+        train(cfg.replace(dropout=0), runtime.with_xla(rt, on), name)
+
+
 if __name__ == "__main__":
-    {"jax8": jax8, "hosts": hosts, "mirrored": mirrored}[sys.argv[1]](*sys.argv[2:])
+    {"jax8": jax8, "hosts": hosts, "mirrored": mirrored, "xla": xla}[sys.argv[1]](*sys.argv[2:])

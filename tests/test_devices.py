@@ -43,6 +43,7 @@ def ran(tmp_path_factory):
             started[name] = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
 
     start("mirrored", "mirrored")
+    start("xla", "xla", XLA_FLAGS=FAST)
     if importlib.util.find_spec("jax"):
         start("jax8", "jax8", XLA_FLAGS=f"--xla_force_host_platform_device_count=8 {FAST}")
         for number in "01":
@@ -141,3 +142,25 @@ def test_two_replicas_of_tensorflow_validate_the_network_that_is_kept(ran):
     assert np.abs(two["val"] - alone).max() < 1e-5
     check_reported(result("mirrored", "half2"), 1e-3)
     assert runtime.Runtime("tensorflow", ("a", "b"), "float32", False, True).batch_size(15) == 16  # as it trained
+
+
+def test_xla_on_one_gpu_is_what_the_clock_says(ran):
+    """A processor stands for the GPU: what is compiled and timed is real, the figures are the processor's."""
+    result, root = ran
+    said = re.sub(r"timed in \d+ s", "timed", (root / "xla.log").read_text())
+    assert "XLA        to be timed: on one GPU it fuses" in said
+    assert said.index("XLA        to be timed") < said.index("-- lr=0.01")
+    assert "batch norm" not in said[: said.index("-- lr=0.01")]  # it depends on XLA
+    parts = said.split("-- lr=")[1:]
+    with_it, without = map(float, re.search(r"32x32 takes (\S+) s with it, (\S+) s without", parts[0]).groups())
+    assert f"XLA        {'on' if with_it < without else 'off'}: timed, a step" in parts[0]
+    lines = [[line for line in part.splitlines() if line.startswith("XLA  ")] for part in parts]
+    assert lines[1] == lines[0] != []  # from the run folder
+    assert "XLA        on: timed, a step at 32x32 takes 1 s with it, 2 s without\nbatch norm Keras" in parts[2]
+    assert "XLA is made anew: batch 12 → 13" in parts[2]
+    assert "XLA        off: timed, a step at 32x32 takes 2 s with it, 1 s without\nbatch norm fused" in parts[3]
+    assert "XLA        off: less than 15 minutes are left" in parts[4]
+    assert "XLA        off: timed, a step at 32x32 fails with it: libdevice not found\n" in parts[5]
+    both = result("xla", "compiled"), result("xla", "operations")
+    assert differ(*both, names=["early"]) < 1e-5  # after one epoch
+    assert differ(*both) < 1e-3  # after two, whose roundings add up
