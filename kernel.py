@@ -6810,7 +6810,7 @@ def _both_ways(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Plac
             # Training has its own way with too little memory. A compiler that is not whole is a reason, not an end.
             if not on and not runtime.is_out_of_memory(error):
                 raise
-            failed[on] = str(error).strip().splitlines()[0]
+            failed[on] = (str(error).strip() or type(error).__name__).splitlines()[0]
         gc.collect()
     took = f"timed in {time.monotonic() - began:.0f} s, a step at {shape.height}x{shape.width}"
     if failed:
@@ -6847,7 +6847,12 @@ class _Timed(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.ends.append(time.monotonic())
 
-    on_predict_batch_end = on_train_batch_end
+    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        for outputs in (logs or {}).values():
+            keras.ops.convert_to_numpy(
+                outputs
+            )  # a GPU may still be at it; Keras itself waits for a training step's loss
+        self.ends.append(time.monotonic())
 
     def seconds(self) -> float:
         first = 1 if len(self.ends) > 2 else 0
