@@ -36,7 +36,7 @@ def main(data: str = "", large: str = "") -> None:
     _votes()  # first, as it reports the most memory that the process has had
     data = data or str(sample.draw(inputs.cache_home() / "sample"))
     with tempfile.TemporaryDirectory() as out:
-        cfg = Config(data=data, out=out, weights="none")
+        cfg = Config(data=data, out=out, weights="none", batch=32)
         place = inputs.locate(cfg)
         frame = photos.load(cfg, place).train.head(LIMIT)
         print(f"{len(frame)} photos of {data}")
