@@ -174,8 +174,8 @@ class Config(_Frozen):
     # Machine
     backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field("auto", description="of maths")
-    xla: Literal["auto", "on", "off"] = Field("auto", description="compile steps with XLA; auto: "
-                                            "never on a CPU, timed on one GPU")  # fmt: skip
+    xla: Literal["auto", "on", "off"] = Field("auto", description="compile TensorFlow's steps with XLA; auto: timed "
+                                            "on one GPU, off on several and on a CPU; JAX always compiles")  # fmt: skip
     # The competition's 15,561 photos at 384x512 are 12.2 GB of the 27 that are free in 29: at 0.4 they would go on disk.
     cache_share: float = Field(0.5, ge=0, lt=1, description="of free memory for decoded photos; beyond it, disk, then "
                                "decoded anew in every epoch")  # fmt: skip

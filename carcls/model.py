@@ -34,7 +34,7 @@ def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
         layer.momentum = cfg.bn_momentum
     if rt.fused_bn:
         fused.fuse_batch_norm(model)
-    model.jit_compile = rt.xla  # to predict without being compiled; Keras's own choice would be yes
+    model.jit_compile = rt.xla  # to predict without being compiled; on a GPU Keras's own choice would be yes
     return model, loaded
 
 

@@ -361,7 +361,7 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool | None,
     if count > 1:
         # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails inside a compiled step.
         return False, "does not go together with several GPUs and mixed precision"
-    return None, "on one GPU it fuses the small operations, and costs a compilation for each size"
+    return None, "on one GPU it fuses the small operations, and costs compilations for each size"
 
 
 def keep_memory() -> None:

@@ -12,16 +12,17 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from carcls import inputs, model, photos, pipeline, runtime, schedule, steps
-from carcls.config import Config
+from carcls.config import Config, Stage
 from carcls.pipeline import Batches
 from carcls.runtime import Runtime
 
 WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
 LEAST, MOST = 5, 40  # steps that are, of each size
 XLA_STEPS = 20  # steps with and without XLA, each
-XLA_TIME = 900.0  # seconds that must be left to spend some on compiling twice; not measured
+XLA_TIME = 900.0  # seconds that must be left to spend some on compiling; not measured
 PREDICTED = 8  # steps of prediction, of which the first is not counted
 SHARE = 0.01  # of the time left that counting them may take, between these; what they miss, the plan makes good after an epoch
 
@@ -41,10 +42,10 @@ def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: B
     return runtime.agree(rt, step), runtime.agree(rt, photo), runtime.agree(rt, view)
 
 
-def _trained(net: keras.Model, batches: Batches, steps: int) -> float:
+def _trained(net: keras.Model, batches: Batches, count: int) -> float:
     """Seconds a step, of so many or of an epoch."""
     timed = _Timed()
-    net.fit(batches.dataset, steps_per_epoch=min(batches.steps, steps), callbacks=[timed], verbose=0)
+    net.fit(batches.dataset, steps_per_epoch=min(batches.steps, count), callbacks=[timed], verbose=0)
     return timed.seconds()
 
 
@@ -65,73 +66,98 @@ def of_state(arrays: list[np.ndarray], folder: Path, rt: Runtime) -> float:
     return runtime.agree(rt, took)
 
 
-def xla(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, budget: schedule.Budget | None) -> Runtime:
-    """The same runtime with XLA where that trains faster, and without it elsewhere.
+def xla(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
+        budget: schedule.Budget | None) -> Runtime:  # fmt: skip
+    """The same runtime with XLA where the training ends sooner by it, and without it elsewhere.
 
-    Where the machine alone does not settle it (``rt.xla_open``), the first member's network trains a few steps of its
-    first size each way. The run folder keeps the outcome, so that a later session computes in the same way.
+    Where the machine alone does not settle it (``rt.xla_open``), a network like the first member's trains a few steps each
+    way. The run folder keeps what was timed, so that a later session computes in the same way.
     """
     if not rt.xla_open:
         return rt
-    cfg = cfg.of_members()[0]
-    shape = cfg.stages[0]
-    facts = {"device": list(rt.devices), "precision": rt.precision, "backbone": cfg.backbone, "batch": cfg.batch,
-             "size": [shape.height, shape.width]}  # fmt: skip
-    known = steps.Steps(place.out).about("XLA", facts) if cfg.resume else None
+    cfg, record = cfg.of_members()[0], steps.Steps(place.out)
+    facts = {"device": list(rt.devices), "precision": rt.precision, "tensorflow": tf.__version__,
+             **cfg.model_dump(mode="json", include={"backbone", "batch", "hidden", "optimizer", "stages", "unfreeze"})}  # fmt: skip
+    known = record.about("XLA", facts) if cfg.resume else None
     if known is None:
-        known = _both_ways(cfg, rt, table, place, budget)
-        steps.Steps(place.out).finish("XLA", facts, (), **known)
+        if budget and budget.left() < XLA_TIME:
+            on, timed = False, False
+            why = f"not timed: less than {XLA_TIME / 60:.0f} minutes are left"
+        else:
+            print("XLA        timing a few steps with it and without, which takes a compilation")
+            on, why, timed = _both_ways(cfg, rt, table, place)
+        known = {"on": on, "why": why}
+        if timed:
+            record.finish("XLA", facts, (), **known)
     rt = runtime.with_xla(rt, known["on"])
     print(f"XLA        {'on' if rt.xla else 'off'}: {known['why']}", runtime.batch_norm(rt), sep="\n")
+    events.send("xla", **known)
     return rt
 
 
-def _both_ways(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, budget: schedule.Budget | None
-               ) -> dict[str, Any]:  # fmt: skip
-    """Whether XLA is faster ("on"), and a sentence for it ("why")."""
-    import tensorflow as tf
-
-    if budget and budget.left() < XLA_TIME:
-        return {"on": False, "why": f"less than {XLA_TIME / 60:.0f} minutes are left, too few to compile for"}
-    shape, began = cfg.stages[0], time.monotonic()
+def _both_ways(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place) -> tuple[bool, str, bool]:
+    """Whether to train with XLA, why, and whether that will hold another time too."""
+    shape = max(cfg.stages, key=lambda stage: stage.epochs * stage.height * stage.width)  # where most of the time goes
+    start: dict[bool, float] = {}
     step: dict[bool, float] = {}
     failed: dict[bool, str] = {}
+    lasting = True
     for on in (True, False):
         try:
-            step[on] = _alone(cfg, runtime.with_xla(rt, on), table, place)
+            start[on], step[on] = _alone(cfg, runtime.with_xla(rt, on), table, place, shape)
         except (tf.errors.OpError, *runtime.memory_errors()) as error:
             # Training has its own way with too little memory. A compiler that is not whole is a reason, not an end.
-            if not on and not runtime.is_out_of_memory(error):
+            short = runtime.is_out_of_memory(error)
+            if not on and not short:
                 raise
-            failed[on] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            lasting &= not short
+            # TensorFlow begins with "Graph execution error:" and a traceback, and names the operations last.
+            said = [line.strip() for line in str(error).splitlines() if line.strip() and "[[" not in line]
+            failed[on] = said[-1] if said else type(error).__name__
         gc.collect()
-    took = f"timed in {time.monotonic() - began:.0f} s, a step at {shape.height}x{shape.width}"
     if failed:
-        why = "; ".join(f"fails {'with' if on else 'without'} it: {error}" for on, error in failed.items())
-        return {"on": False in failed, "why": f"{took} {why}"}
-    return {
-        "on": step[True] < step[False],
-        "why": f"{took} takes {step[True]:.3g} s with it, {step[False]:.3g} s without",
-    }
+        why = "; ".join(f"a step {'with' if on else 'without'} it fails: {error}" for on, error in failed.items())
+        return set(failed) == {False}, why, lasting
+    # A size is compiled once, or traced; the steps are as many as the heaviest size of the training would make of them.
+    pixels = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages) / (shape.height * shape.width)
+    count = pixels * len(table.train) / rt.batch_size(cfg.batch)
+    whole = {on: start[on] * len(cfg.stages) + step[on] * count for on in step}
+    why = (
+        f"a step at {shape.height}x{shape.width} takes {step[True]:.3g} s with it and {step[False]:.3g} s without, to get "
+        f"there took {start[True]:.0f} and {start[False]:.0f} s; the whole training would take {whole[True]:.0f} or "
+        f"{whole[False]:.0f} s"
+    )
+    return whole[True] < whole[False], why, True
 
 
-def _alone(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place) -> float:
-    """Seconds of a training step at the first size, by a network that is made for it."""
-    shape = cfg.stages[0]
+def _alone(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, shape: Stage) -> tuple[float, float]:
+    """Seconds until a new network has trained, validated and predicted a little at that size, and of a training step after it."""
+    size = (shape.height, shape.width)
     net, _ = model.build(cfg.replace(weights="none"), rt, len(table.classes))
     model.open_layers(cfg, net, len(cfg.stages) - 1)
     rate = model.compile_model(cfg, net, rt)
     if rate:
         rate.follow(schedule.Course(0, 0.0, 0.0))
-    cache = pipeline.PhotoCache(table.train, shape.height, shape.width, cfg.fit, cfg.cache_share, place.scratch)
-    batches = pipeline.make_batches(cfg, cache, np.arange(len(table.train)), table.train["label"].to_numpy(),
-                                    (shape.height, shape.width), len(table.classes), train=lambda epoch: cfg.strength, rt=rt)  # fmt: skip
-    _trained(net, batches, WARM)
-    return _trained(net, batches, XLA_STEPS)
+    cache = pipeline.PhotoCache(table.train, *size, cfg.fit, cfg.cache_share, place.scratch)
+    batches = pipeline.make_batches(cfg, cache, np.arange(len(table.train)), table.train["label"].to_numpy(), size,
+                                    len(table.classes), train=lambda epoch: cfg.strength, rt=rt)  # fmt: skip
+    # One batch again and again: decoding photos takes as long either way.
+    batch = tf.data.Dataset.from_tensors(next(iter(batches.dataset))).repeat()
+    began = time.monotonic()
+    net.fit(batch, steps_per_epoch=WARM, verbose=0)
+    net.evaluate(batch, steps=1, verbose=0)
+    net.predict(batch, steps=1, verbose=0)
+    start = time.monotonic() - began
+    timed = _Timed()
+    net.fit(batch, steps_per_epoch=XLA_STEPS, callbacks=[timed], verbose=0)
+    return start, timed.seconds()
 
 
 class _Timed(keras.callbacks.Callback):
-    """Seconds of a step: the mean, as an epoch has it, without the first one where there are more."""
+    """Seconds of a step: the mean, as an epoch has it, without the first one where there are more.
+
+    A GPU may be behind the program, but Keras turns the logs into numbers before it calls this: the step has ended.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,12 +166,7 @@ class _Timed(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.ends.append(time.monotonic())
 
-    def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        for outputs in (logs or {}).values():
-            keras.ops.convert_to_numpy(
-                outputs
-            )  # a GPU may still be at it; Keras itself waits for a training step's loss
-        self.ends.append(time.monotonic())
+    on_predict_batch_end = on_train_batch_end
 
     def seconds(self) -> float:
         first = 1 if len(self.ends) > 2 else 0

@@ -248,7 +248,7 @@ class _Training:
 
     def _machine(self) -> list[Any]:
         """What measured seconds hold for."""
-        return [self.rt.backend, *self.rt.devices, self.rt.precision, self.cfg.batch]
+        return [self.rt.backend, *self.rt.devices, self.rt.precision, self.rt.xla, self.cfg.batch]
 
     def _resume(self, note: dict[str, Any]) -> dict[str, Any]:
         """Take up the state that the note is of, and its plan unless the time left demands another."""

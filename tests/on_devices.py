@@ -187,39 +187,55 @@ def mirrored(data: str, out: str) -> None:
 def xla(data: str, out: str) -> None:
     """TensorFlow on what is taken for one GPU: XLA by the clock, by what an earlier session found, and where it fails."""
     runtime._tf_devices = lambda tf: (["processor"], "gpu", True)  # type: ignore[assignment]
-    cfg = settings(data, out, backend="tensorflow", precision="float32")
+    cfg = settings(data, out, backend="tensorflow", precision="float32", stages="32x32x1,32x64x2")
     rt = runtime.setup(cfg)
-    from carcls import model, schedule, timing
+    import tensorflow as tf
+
+    from carcls import callbacks, model, schedule, timing
 
     place = inputs.locate(cfg)
     table = photos.load(cfg, place)
+    events = callbacks.Events(place.out / "events.jsonl")
     print(*rt.reasons, sep="\n")
 
-    def settle(cfg: Config, budget: schedule.Budget | None = None) -> runtime.Runtime:
-        print(f"-- lr={cfg.lr:g} batch={cfg.batch}")
-        return timing.xla(cfg, rt, table, place, budget)
+    def settle(why: str, alone: Any, batch: int = 12, left: float = 9000, lr: float = 0.01) -> runtime.Runtime:
+        print(f"-- {why}")
+        timing._alone = alone
+        budget = schedule.Budget(time.monotonic() + left, "some time")
+        return timing.xla(cfg.replace(batch=batch, lr=lr), rt, table, place, events, budget)
 
-    first = settle(cfg)
-    timed, timing._alone = timing._alone, None  # type: ignore[assignment]
-    assert settle(cfg.replace(lr=0.02)) == first  # what is known is not timed again
-    for on, batch in ((True, 13), (False, 14)):
-        timing._alone = lambda cfg, rt, table, place, on=on: 1.0 if rt.xla == on else 2.0  # type: ignore[assignment]
-        assert settle(cfg.replace(batch=batch)).xla == on
-    assert not settle(cfg.replace(batch=15), schedule.Budget(time.monotonic() + 60, "a minute")).xla
+    def answers(with_it: Any, without: Any) -> Any:
+        def alone(cfg: Any, rt: runtime.Runtime, table: Any, place: Any, shape: Any) -> tuple[float, float]:
+            assert str(shape) == "32x64x2"  # where most of the time goes
+            found = with_it if rt.xla else without
+            if isinstance(found, Exception):
+                raise found
+            return found
 
-    def broken(cfg: Config, rt: runtime.Runtime, *args: Any) -> float:
-        import tensorflow as tf
+        return alone
 
-        if rt.xla:
-            raise tf.errors.InternalError(None, None, "libdevice not found\nat all")
-        return timed(cfg, rt, *args)
-
-    timing._alone = broken  # type: ignore[assignment]
-    assert not settle(cfg.replace(batch=16)).xla
-    net, _ = model.build(cfg, first, 3)
-    assert net.jit_compile is first.xla
-    for name, on in (("compiled", True), ("operations", False)):  # without dropout: XLA has random numbers of its own
-        train(cfg.replace(dropout=0), runtime.with_xla(rt, on), name)
+    broken = tf.errors.InternalError(None, None, "Graph execution error:\n\nlibdevice not found\n\t [[{{node x}}]]")
+    full = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    first = settle("real", timing._alone)
+    assert settle("known", None, lr=0.02) == first
+    settle("a faster step", answers((2.0, 0.1), (1.0, 2.0)), 13)
+    settle("one that does not make up for its compilation", answers((99.0, 0.1), (1.0, 2.0)), 14)
+    settle("little time", None, 15, left=60)
+    settle("then more", answers((1.0, 1.0), (1.0, 2.0)), 15)
+    settle("broken", answers(broken, (1.0, 1.0)), 16)
+    settle("known to be broken", None, 16)
+    settle("memory for XLA alone", answers((1.0, 1.0), full), 17)
+    settle("memory for both again", answers((1.0, 2.0), (1.0, 1.0)), 17)
+    settle("broken, and no memory", answers(broken, full), 18)
+    try:
+        settle("broken without", answers((1.0, 1.0), broken), 19)
+    except tf.errors.InternalError:
+        print("raised")
+    cfg = cfg.replace(dropout=0, optimizer="sgd")  # XLA has random numbers of its own; Adam makes much of roundings
+    for name, on in (("compiled", True), ("operations", False)):
+        way = runtime.with_xla(rt, on)
+        assert model.build(cfg, way, 3)[0].jit_compile is on
+        train(cfg, way, name)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -227,6 +228,21 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
             run(cfg.replace(**change))
     assert [p.name for p in out.iterdir() if p.is_file()] == ["submission.csv"]
     assert (out / "submission.csv").read_text() == "earlier"
+
+
+def test_what_timing_says_of_xla_is_what_every_member_computes_with(cfg, monkeypatch):
+    from carcls import members, timing
+
+    class SeenError(Exception):
+        pass
+
+    def make(cfg, number, rt, *rest):
+        raise SeenError(rt.reasons)
+
+    monkeypatch.setattr(timing, "xla", lambda cfg, rt, *rest: replace(rt, reasons=("as timed",)))
+    monkeypatch.setattr(members, "make", make)
+    with pytest.raises(SeenError, match="as timed"):
+        run(cfg)
 
 
 def test_a_diverged_run_names_where_and_keeps_an_earlier_submission(cfg, tmp_path, capsys):

@@ -146,8 +146,10 @@ def test_an_earlier_run_is_found_where_kaggle_attaches_it(tmp_path, monkeypatch)
 def test_taking_over_copies_what_is_missing_and_survives_a_kill(tmp_path):
     earlier, out = run_folder(tmp_path / "earlier"), tmp_path / "out"
     (earlier / "submission.csv").write_text("Id,Category\n")
+    (earlier / "steps.json").write_text("{}")  # how it computed
+    (earlier / "result.json").write_text("{}")
     (out / ".earlier.part" / "member1").mkdir(parents=True)  # a kill came in between
-    assert steps.take_over(earlier, out) == ["member1", "submission.csv"]
+    assert steps.take_over(earlier, out) == ["member1", "steps.json", "submission.csv"]
     assert not (out / ".earlier.part").exists()
     (out / "submission.csv").write_text("mine")
     assert steps.take_over(earlier, out) == []
