@@ -1652,6 +1652,8 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
 class Pace(keras.callbacks.Callback):
     """Ends ``fit`` after an epoch where the time left makes another plan; ``plan`` is then the new one."""
 
+    async_safe = True  # else Keras waits for every step on JAX; the threads that call it wait for the step's loss first
+
     def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float],
                  agree: Callable[[float], float] = float, most: tuple[int, ...] | None = None) -> None:  # fmt: skip
         """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback.
@@ -1686,10 +1688,11 @@ class Pace(keras.callbacks.Callback):
 
     def _startup(self) -> float:
         """Seconds of the first step beyond an ordinary one: it may compile, or wait until the data go on from where they were."""
-        if len(self._steps) < 2:
+        ends = sorted(self._steps)
+        if len(ends) < 2:
             return 0.0
-        ordinary = (self._steps[-1] - self._steps[0]) / (len(self._steps) - 1)
-        return max(0.0, self._steps[0] - self._begin - ordinary)
+        ordinary = (ends[-1] - ends[0]) / (len(ends) - 1)
+        return max(0.0, ends[0] - self._begin - ordinary)
 
 
 class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
@@ -2042,10 +2045,10 @@ class Config(_Frozen):
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
 # Sizes are multiples of 32 px, so that every stride of the networks divides them.
-# make run DATA=cars10 SET="preset=quick" (one seed each, 367 validation photos, 8 views, interval ±0.04): 0.81 with these, 0.80
-# with strength_end=0.5 and no label smoothing or colour. Of the same cost and no better, one view: batch=16 0.798 against
-# 0.796; stages=64x96x6,96x160x7,128x224x4 with it 0.793. make run DATA=cars10 SET="preset=good": 0.815 (log-loss 0.517), with
-# every training photo right: beyond quick it is held back by over-fitting, not by time.
+# make run DATA=cars10 SET="preset=quick" (one seed each, 367 validation photos, 8 views, interval ±0.04): 0.801, log-loss 0.556;
+# with batch=32 0.809; with strength_end=0.5 and no label smoothing or colour as well 0.80. No better, one view, at the same
+# cost: stages=64x96x6,96x160x7,128x224x4 0.793. SET="preset=good batch=32": 0.815 (log-loss 0.517), with every training photo
+# right: beyond quick it is held back by over-fitting, not by time.
 _REGULARISED = {"augment": "medium", "strength_end": 1.0, "label_smoothing": 0.1}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -3248,6 +3251,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -3256,10 +3260,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, steps, votes
+from carcls import inputs, photos, pseudo, runtime, steps, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
-from carcls.schedule import Budget
+from carcls.schedule import Budget, TimeLeft
 from carcls.votes import Votes
 
 if TYPE_CHECKING:
@@ -3310,11 +3314,11 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
         # How many networks still share the time, this one included.
         share = (len(cfg.members) - number) * len(parts) - k + _pseudo_share(cfg)
+        fixed = number or k  # networks that vote together have the same number of views
         trained = train.done(mine, part, folder / sub, limited=bool(budget))
         if trained:
             print(f"training   done before in {trained.seconds:.0f} s, taken from {folder / sub}")
         else:
-            fixed = number or k  # networks that vote together have the same number of views
             trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None,
                                 time_left=budget.share(share) if budget else None, fewer_views=not fixed)  # fmt: skip
         if trained is None:
@@ -3323,6 +3327,12 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
                 break
             return None
         mine = with_views(mine, trained.views) if trained.views else mine
+        if budget and not fixed:
+            cast = steps.Steps(folder / sub).made_from(VALIDATION)
+            if cast:  # by an earlier session, which had its own reasons for so many
+                mine = with_views(mine, max(cast["tta_views"], cast["tta_cap"]))
+            else:
+                trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget.share(share))
         seconds["training"] += trained.seconds
         for kind, took in cast_votes(mine, rt, trained, part, place, folder / sub).items():
             seconds[kind] += took
@@ -3342,6 +3352,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 
 
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
+VALIDATION = "validation votes"  # in the folder's steps.json
 NOTE = "member.json"
 _CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
@@ -3411,6 +3422,34 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
         return made, {VOTES[2]: took}
 
     return cast("validation", table.val, validation) | cast("test", table.test, test)
+
+
+def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path,
+             time_left: TimeLeft) -> tuple[Trained, Config]:  # fmt: skip
+    """The network to vote, and the settings with as many views as there is time for, by the clock: at least one.
+
+    A plan has kept that time; but its training may have been slower in the end, or another session's.
+    """
+    from carcls import pipeline, timing, train, tta
+
+    net = trained.model or train.network(cfg, rt, len(table.classes), folder)
+    stage, views = trained.stages[-1], 1 if cfg.tta == "never" else max(cfg.tta_views, cfg.tta_cap)
+    if views > 1:
+        cache, rows = tta.photo_cache(cfg, table.val, place, stage), np.arange(len(table.val))
+        looks = pipeline.make_batches(cfg, cache, rows, table.val["label"].to_numpy(), (stage.height, stage.width),
+                                      len(table.classes), views=range(1, 2) if views == 2 else range(2, 3), rt=rt)  # fmt: skip
+        val, test = len(table.val), len(table.test)
+        each = runtime.agree(rt, timing.predicted(net, looks)) * (
+            1.25 * val + 0.25 * test if cfg.tta_cap else val + test
+        )
+        left = runtime.agree(rt, time_left.deadline - time_left.report - time.monotonic())
+        fits = max(1, int(left / max(each, 1e-9)))
+        if fits < views:
+            print(
+                f"views      {fits} instead of {views}: one of all photos takes {each:.1f} s, {max(0.0, left):.0f} s are left"
+            )
+            cfg = with_views(cfg, fits)
+    return replace(trained, model=net), cfg
 
 
 def as_test(cfg: Config, val: Votes) -> Votes:
@@ -5330,6 +5369,11 @@ def run(cfg: Config) -> Path:
     is gone on from (cfg.resume). Bad input raises inputs.InputError or config.ConfigError before training starts, wherever
     it can be seen that early. SIGTERM ends a run with config.Stopped.
     """
+    with _stoppable():
+        return _run(cfg)
+
+
+def _run(cfg: Config) -> Path:
     start = time.monotonic()
     check(cfg)
     place = runtime.apart(inputs.locate(cfg))
@@ -5358,47 +5402,44 @@ def run(cfg: Config) -> Path:
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
     try:
-        with _stoppable():
-            events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
-            for mine in cfg.of_members():
-                tta.check_views(mine, table.val, place)
-            rt = timing.xla(cfg, rt, table, place, events, budget)
-            (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
-            made: list[members.Member] = []
-            for number in range(len(cfg.members)):
-                _say(f"train member {members.name(cfg, number)}")
-                member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
-                if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
-                    break
-                made.append(member)
-                fewer = members.with_views(cfg, max(member.tta))
-                if cfg.pseudo and not fewer.pseudo:
-                    print(
-                        f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little"
-                    )
-                cfg = fewer
-                groups = members.groups(table.frame, made[0].val.ids)
+        events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
+        for mine in cfg.of_members():
+            tta.check_views(mine, table.val, place)
+        rt = timing.xla(cfg, rt, table, place, events, budget)
+        (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
+        made: list[members.Member] = []
+        for number in range(len(cfg.members)):
+            _say(f"train member {members.name(cfg, number)}")
+            member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
+            if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
+                break
+            made.append(member)
+            fewer = members.with_views(cfg, max(member.tta))
+            if cfg.pseudo and not fewer.pseudo:
+                print(f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little")
+            cfg = fewer
+            groups = members.groups(table.frame, made[0].val.ids)
+            decision = decide.decide(cfg, made, groups)
+            if len(made) < len(cfg.members):
+                submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+        if not made:
+            return _without_training(cfg, table, place, submit, events, budget)
+        inputs.write_atomic(
+            place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
+        )  # with the views it has used
+        _say("decide")
+        print(*decide.lines(decision), sep="\n")
+        figures.augmentation(cfg, table, place.out / "augmentation.png")
+        result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
+        if cfg.pseudo:
+            _say("pseudo-labels")
+            found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
+            if any(found["kept"]):
+                made = [members.load(cfg, number, place.out) for number in range(len(made))]
                 decision = decide.decide(cfg, made, groups)
-                if len(made) < len(cfg.members):
-                    submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
-            if not made:
-                return _without_training(cfg, table, place, submit, events, budget)
-            inputs.write_atomic(
-                place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
-            )  # with the views it has used
-            _say("decide")
-            print(*decide.lines(decision), sep="\n")
-            figures.augmentation(cfg, table, place.out / "augmentation.png")
-            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
-            if cfg.pseudo:
-                _say("pseudo-labels")
-                found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
-                if any(found["kept"]):
-                    made = [members.load(cfg, number, place.out) for number in range(len(made))]
-                    decision = decide.decide(cfg, made, groups)
-                    print(*decide.lines(decision), sep="\n")
-                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
-            events.send("end", **result)
+                print(*decide.lines(decision), sep="\n")
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
+        events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
         raise
@@ -6372,6 +6413,11 @@ class Steps:
         steps = {**self._read(), name: {"facts": facts, "files": written, "about": about}}
         inputs.write_atomic(self.note, json.dumps(steps, indent=2) + "\n")
 
+    def made_from(self, name: str) -> Facts | None:
+        """What a finished step was made from; None if it is not done."""
+        done = self._read().get(name)
+        return dict(done["facts"]) if done else None
+
     def forget(self) -> None:
         self.note.unlink(missing_ok=True)
 
@@ -6747,8 +6793,8 @@ def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: B
     count = int(np.clip(SHARE * left / max(runtime.agree(rt, warm), 1e-9), LEAST, MOST))
     step = _trained(net, train, count)
     net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
-    photo = _predicted(net, val)
-    view = photo if look is val else _predicted(net, look)
+    photo = predicted(net, val)
+    view = photo if look is val else predicted(net, look)
     return runtime.agree(rt, step), runtime.agree(rt, photo), runtime.agree(rt, view)
 
 
@@ -6759,8 +6805,8 @@ def _trained(net: keras.Model, batches: Batches, count: int) -> float:
     return timed.seconds()
 
 
-def _predicted(net: keras.Model, batches: Batches) -> float:
-    """Seconds a photo."""
+def predicted(net: keras.Model, batches: Batches) -> float:
+    """Seconds a photo, of the first steps."""
     timed = _Timed()
     net.predict(batches.dataset, steps=min(batches.steps, PREDICTED), callbacks=[timed], verbose=0)
     return timed.seconds() / batches.batch

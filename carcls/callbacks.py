@@ -420,6 +420,8 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
 class Pace(keras.callbacks.Callback):
     """Ends ``fit`` after an epoch where the time left makes another plan; ``plan`` is then the new one."""
 
+    async_safe = True  # else Keras waits for every step on JAX; the threads that call it wait for the step's loss first
+
     def __init__(self, plan: Plan, stage: int, costs: Costs, deadline: float, also: Callable[[], float],
                  agree: Callable[[float], float] = float, most: tuple[int, ...] | None = None) -> None:  # fmt: skip
         """``deadline``: by time.monotonic. ``also``: seconds that an epoch takes after this callback.
@@ -454,10 +456,11 @@ class Pace(keras.callbacks.Callback):
 
     def _startup(self) -> float:
         """Seconds of the first step beyond an ordinary one: it may compile, or wait until the data go on from where they were."""
-        if len(self._steps) < 2:
+        ends = sorted(self._steps)
+        if len(ends) < 2:
             return 0.0
-        ordinary = (self._steps[-1] - self._steps[0]) / (len(self._steps) - 1)
-        return max(0.0, self._steps[0] - self._begin - ordinary)
+        ordinary = (ends[-1] - ends[0]) / (len(ends) - 1)
+        return max(0.0, ends[0] - self._begin - ordinary)
 
 
 class EarlyStop(Resumable, keras.callbacks.EarlyStopping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, steps, votes
+from carcls import inputs, photos, pseudo, runtime, steps, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
-from carcls.schedule import Budget
+from carcls.schedule import Budget, TimeLeft
 from carcls.votes import Votes
 
 if TYPE_CHECKING:
@@ -66,11 +67,11 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
         # How many networks still share the time, this one included.
         share = (len(cfg.members) - number) * len(parts) - k + _pseudo_share(cfg)
+        fixed = number or k  # networks that vote together have the same number of views
         trained = train.done(mine, part, folder / sub, limited=bool(budget))
         if trained:
             print(f"training   done before in {trained.seconds:.0f} s, taken from {folder / sub}")
         else:
-            fixed = number or k  # networks that vote together have the same number of views
             trained = train.fit(mine, rt, part, place, folder / sub, events, ready if submit and not k else None,
                                 time_left=budget.share(share) if budget else None, fewer_views=not fixed)  # fmt: skip
         if trained is None:
@@ -79,6 +80,12 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
                 break
             return None
         mine = with_views(mine, trained.views) if trained.views else mine
+        if budget and not fixed:
+            cast = steps.Steps(folder / sub).made_from(VALIDATION)
+            if cast:  # by an earlier session, which had its own reasons for so many
+                mine = with_views(mine, max(cast["tta_views"], cast["tta_cap"]))
+            else:
+                trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget.share(share))
         seconds["training"] += trained.seconds
         for kind, took in cast_votes(mine, rt, trained, part, place, folder / sub).items():
             seconds[kind] += took
@@ -98,6 +105,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 
 
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
+VALIDATION = "validation votes"  # in the folder's steps.json
 NOTE = "member.json"
 _CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
@@ -167,6 +175,34 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
         return made, {VOTES[2]: took}
 
     return cast("validation", table.val, validation) | cast("test", table.test, test)
+
+
+def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path,
+             time_left: TimeLeft) -> tuple[Trained, Config]:  # fmt: skip
+    """The network to vote, and the settings with as many views as there is time for, by the clock: at least one.
+
+    A plan has kept that time; but its training may have been slower in the end, or another session's.
+    """
+    from carcls import pipeline, timing, train, tta
+
+    net = trained.model or train.network(cfg, rt, len(table.classes), folder)
+    stage, views = trained.stages[-1], 1 if cfg.tta == "never" else max(cfg.tta_views, cfg.tta_cap)
+    if views > 1:
+        cache, rows = tta.photo_cache(cfg, table.val, place, stage), np.arange(len(table.val))
+        looks = pipeline.make_batches(cfg, cache, rows, table.val["label"].to_numpy(), (stage.height, stage.width),
+                                      len(table.classes), views=range(1, 2) if views == 2 else range(2, 3), rt=rt)  # fmt: skip
+        val, test = len(table.val), len(table.test)
+        each = runtime.agree(rt, timing.predicted(net, looks)) * (
+            1.25 * val + 0.25 * test if cfg.tta_cap else val + test
+        )
+        left = runtime.agree(rt, time_left.deadline - time_left.report - time.monotonic())
+        fits = max(1, int(left / max(each, 1e-9)))
+        if fits < views:
+            print(
+                f"views      {fits} instead of {views}: one of all photos takes {each:.1f} s, {max(0.0, left):.0f} s are left"
+            )
+            cfg = with_views(cfg, fits)
+    return replace(trained, model=net), cfg
 
 
 def as_test(cfg: Config, val: Votes) -> Votes:

@@ -56,6 +56,11 @@ class Steps:
         steps = {**self._read(), name: {"facts": facts, "files": written, "about": about}}
         inputs.write_atomic(self.note, json.dumps(steps, indent=2) + "\n")
 
+    def made_from(self, name: str) -> Facts | None:
+        """What a finished step was made from; None if it is not done."""
+        done = self._read().get(name)
+        return dict(done["facts"]) if done else None
+
     def forget(self) -> None:
         self.note.unlink(missing_ok=True)
 

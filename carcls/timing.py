@@ -37,8 +37,8 @@ def of_size(net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: B
     count = int(np.clip(SHARE * left / max(runtime.agree(rt, warm), 1e-9), LEAST, MOST))
     step = _trained(net, train, count)
     net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
-    photo = _predicted(net, val)
-    view = photo if look is val else _predicted(net, look)
+    photo = predicted(net, val)
+    view = photo if look is val else predicted(net, look)
     return runtime.agree(rt, step), runtime.agree(rt, photo), runtime.agree(rt, view)
 
 
@@ -49,8 +49,8 @@ def _trained(net: keras.Model, batches: Batches, count: int) -> float:
     return timed.seconds()
 
 
-def _predicted(net: keras.Model, batches: Batches) -> float:
-    """Seconds a photo."""
+def predicted(net: keras.Model, batches: Batches) -> float:
+    """Seconds a photo, of the first steps."""
     timed = _Timed()
     net.predict(batches.dataset, steps=min(batches.steps, PREDICTED), callbacks=[timed], verbose=0)
     return timed.seconds() / batches.batch

@@ -1,6 +1,7 @@
 """Time budgets: a run ends in its time with a valid submission, and says what it gave up for it."""
 
 import json
+import re
 import time
 from types import SimpleNamespace
 
@@ -195,7 +196,7 @@ def test_members_share_the_time_and_those_without_are_left_out(cfg, monkeypatch,
 
     monkeypatch.setattr(schedule.Budget, "share", share)
     target = run(cfg.replace(budget_minutes=7.0, members="seed=1+seed=2", val_fraction=0.4))
-    assert shares == [2, 1]
+    assert shares == [2, 2, 1]  # to train and to vote, and to train
     assert "skipped    member 2: no time to train" in capsys.readouterr().out
     result = json.loads((target.parent / "result.json").read_text())
     assert [m["name"] for m in result["members"]] == ["1 tiny seed=1"]
@@ -235,6 +236,26 @@ def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatc
     target = run(cfg)
     assert "resumed    after 1 epochs" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
+
+
+def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeypatch, capsys):
+    """A training of another session is there, and little time."""
+    from carcls import timing
+
+    target = run(cfg.replace(stages="32x48x2"))
+    note = target.parent / "member1" / "steps.json"
+    note.write_text(json.dumps({"training": json.loads(note.read_text())["training"]}))  # killed before it voted
+    capsys.readouterr()
+    monkeypatch.setattr(timing, "predicted", lambda *_: 10.0)  # seconds a photo
+    run(cfg.replace(stages="32x48x2", budget_minutes=10.0))
+    said = capsys.readouterr().out
+    assert "training   done before" in said
+    assert re.search(r"views      [23] instead of 4: one of all photos takes 190\.0 s, 5[0-9][0-9] s are left", said)
+    views = len(votes.load(target.parent / "member1" / "votes_test.npz").probs)
+    assert views in (2, 3)
+    run(cfg.replace(stages="32x48x2", budget_minutes=0.5))  # what is there is taken
+    assert "votes      on test photos cast before" in capsys.readouterr().out
+    assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == views
 
 
 def test_measuring_changes_nothing(cfg, monkeypatch, capsys):

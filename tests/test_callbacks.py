@@ -472,3 +472,15 @@ def test_nan_stops_at_its_step_and_names_it() -> None:
     text = str(caught.value)
     assert "the loss is nan in stage 1/2 (32x64), epoch 2/4, step 3/4, at learning rate 6.00e-03" in text
     assert "try lr=0.0007, a longer warm-up (warmup=0.2) or precision=float32" in text
+
+
+def test_nothing_that_looks_at_steps_makes_keras_wait_for_each_of_them():
+    """On JAX the next step then begins before the last one's loss is a number."""
+    import keras
+
+    from carcls import callbacks
+
+    looks = [c for c in vars(callbacks).values() if isinstance(c, type) and issubclass(c, keras.callbacks.Callback)
+             and "on_train_batch_end" in vars(c)]  # fmt: skip
+    assert callbacks.Pace in looks
+    assert [c.__name__ for c in looks if not getattr(c, "async_safe", False)] == []

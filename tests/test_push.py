@@ -41,6 +41,28 @@ def kaggle(tmp_path, monkeypatch):
     server.close()
 
 
+MODEL = "keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"
+
+
+def with_models(*models: str) -> dict:
+    """A kernel as Kaggle has it, with these models attached."""
+    return {
+        "metadata": {"ref": ID, "id": 1, "title": "x", "modelDataSources": list(models)},
+        "blob": {"source": "", "language": "python", "kernelType": "script", "slug": "x"},
+    }
+
+
+def test_a_push_without_its_model_fails_although_the_command_says_nothing_of_it(kaggle, capsys):
+    kaggle.answers = {"SaveKernel": PUSHED | {"invalidModelSources": [MODEL]}, "GetKernel": with_models()}
+    assert cli.main(["push", "--owner", "alice"]) == 2
+    said = capsys.readouterr()
+    assert f"without all of its models, so it will fail. Attached: none; expected {MODEL}" in said.err
+    assert "next" not in said.out
+    kaggle.answers["GetKernel"] = refusal(500, "later")
+    assert cli.main(["push", "--owner", "alice"]) == 0
+    assert "warning: whether the models are attached is not known; Kaggle said: " in capsys.readouterr().out
+
+
 def settings_of(text: str) -> dict:
     """SETTINGS of a kernel.py, as Python reads it."""
     (found,) = (node.value for node in ast.parse(text).body
@@ -49,7 +71,7 @@ def settings_of(text: str) -> dict:
 
 
 def test_a_push_sends_the_kernel_with_its_settings_and_inputs(kaggle, capsys):
-    kaggle.answers = {"SaveKernel": PUSHED, "GetDatasetStatus": {"status": "READY"}}
+    kaggle.answers = {"SaveKernel": PUSHED, "GetDatasetStatus": {"status": "READY"}, "GetKernel": with_models(MODEL)}
     words = ["tta_views=4", "members=seed=1+seed=2/backbone=keras_xception", "pseudo=true", "stages=64x96x1"]
     left = (REPOSITORY / push.METADATA).read_text()
     assert cli.main(["push", *words, "--kernel", "bob/an-earlier-run"]) == 0
@@ -74,6 +96,7 @@ def test_a_push_sends_the_kernel_with_its_settings_and_inputs(kaggle, capsys):
     assert sent["modelDataSources"] == ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]
     assert sent["datasetDataSources"] == ["alice/carcls-keras-xception"]  # no Kaggle model has those weights
     assert sent["kernelDataSources"] == ["bob/an-earlier-run"]
+    assert "warning" not in said
 
 
 def test_a_tpu_another_network_and_a_title(kaggle):
@@ -121,6 +144,7 @@ def test_a_server_that_never_answers(kaggle):
         (["tta_views=many"], "tta_views='many'"),
         (["tta_views"], "not key=value"),
         (["data=photos"], "data=photos: a kernel sees only what begins with /kaggle/"),
+        (["earlier=out"], "earlier=out: a kernel sees only .*make push EARLIER=owner/slug"),
         (["members=seed=1+weights=my.h5"], "weights=my.h5.*make dataset"),
         (["out=run2"], "out=run2: what a kernel leaves is /kaggle/working"),
         (["--accelerator", "tpu", "backend=tensorflow"], "backend=tensorflow with ACCELERATOR=tpu"),
@@ -255,7 +279,22 @@ def test_a_kernel_that_failed_shows_the_end_of_its_log(kaggle, capfd):
     assert cli.main(["watch"]) == 2
     said = capfd.readouterr()
     assert f"kernel {ID} ended as ERROR (exit code 1)" in said.err
-    assert said.err.endswith("  epoch 1\n  carcls: the loss is no longer a number\n")
+    assert (
+        "  epoch 1\n  carcls: the loss is no longer a number\nIt left nothing to submit: output of kernel" in said.err
+    )
+
+
+def test_what_a_kernel_had_before_it_failed_is_fetched_and_not_submitted(kaggle, capfd):
+    kaggle.answers = {"GetKernelSessionStatus": {"status": "CANCEL_ACKNOWLEDGED"}, LOG: blob("epoch 1\n")}
+    early = finished()
+    del early["result.json"], early["report.html"]
+    leave(kaggle, early)
+    assert cli.main(["watch", ID, "--every", "0.01", "--submit"]) == 2
+    said = capfd.readouterr()
+    assert "validation 0.9000 accuracy of an early submission: the run has no result" in said.out
+    assert f"make push EARLIER={ID} goes on from it; nothing was submitted" in said.err
+    assert (watch.OUTPUT / "carcls-car-classification" / "submission.csv").read_bytes() == early["submission.csv"]
+    assert not kaggle.sent("CreateSubmission")
 
 
 def test_watch_survives_a_bad_minute_and_ends_on_a_lasting_one(monkeypatch):

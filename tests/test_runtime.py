@@ -113,3 +113,23 @@ def test_memory_errors_of_jax():
         error("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3221225472 bytes.")
     )
     assert not runtime.is_out_of_memory(error("INVALID_ARGUMENT: shapes do not match"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "count", "bfloat16", "precision", "xla"),
+    [
+        ("cpu", "tensorflow", 1, False, "float32", False),
+        ("cpu", "jax", 8, False, "float32", True),
+        ("gpu", "tensorflow", 1, True, "mixed_bfloat16", None),  # the clock will say
+        ("gpu", "tensorflow", 2, False, "mixed_float16", False),  # two T4
+        ("gpu", "jax", 1, False, "mixed_float16", True),
+        ("tpu", "jax", 8, True, "mixed_bfloat16", True),
+    ],
+)
+def test_each_machine_gets_its_precision_and_its_compiler(kind, backend, count, bfloat16, precision, xla):
+    cfg = Config()
+    assert runtime._precision(cfg, kind, bfloat16)[0] == precision
+    assert runtime._xla(cfg, kind, backend, count)[0] is xla
+    assert runtime._precision(cfg.replace(precision="float32"), kind, bfloat16) == ("float32", "as set")
+    if kind == "gpu" and backend == "tensorflow":
+        assert runtime._xla(cfg.replace(xla="on"), kind, backend, count) == (True, "as set")

@@ -207,12 +207,20 @@ def _watch(args: argparse.Namespace) -> None:
 
     kernel = watch.named(args.kernel)
     try:
-        watch.wait(kernel, args.every)
+        failure = watch.wait(kernel, args.every)
     except KeyboardInterrupt:
         raise SystemExit(f"\nno longer watching; {kernel} goes on, and `make watch` follows it again") from None
-    out = watch.download(kernel, watch.OUTPUT / kernel.partition("/")[2])
-    found, made = watch.summary(out)
+    try:
+        out = watch.download(kernel, watch.OUTPUT / kernel.partition("/")[2])
+        found, made = watch.summary(out)
+    except inputs.InputError as error:
+        if not failure:
+            raise
+        raise inputs.InputError(f"{failure}\nIt left nothing to submit: {error}") from None
     print("\n== result", *found, sep="\n  ", flush=True)
+    if failure:
+        more = f"What it had until then is in {out}; make push EARLIER={kernel} goes on from it"
+        raise inputs.InputError(f"{failure}\n{more}" + ("; nothing was submitted" if args.submit else ""))
     if args.submit:
         print(f"  submitted  {watch.submit(out, made, watch.competition(out))}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,18 +85,15 @@ def _read(template: Path) -> dict[str, Any]:
 
 def _refuse(cfg: config.Config, request: Request) -> None:
     """What is right here and wrong in a kernel. Raises ConfigError."""
-    named = [("data", cfg.data)]
+    named = [("data", cfg.data), ("earlier", cfg.earlier)]
     for mine in cfg.of_members():
         named += [("weights", mine.weights)] if mine.weights not in ("imagenet", "none") else []
         named += [("augment", mine.augment)] if mine.augment not in ("light", "medium", "none") else []
     for name, path in named:
         if path and not path.startswith("/kaggle/"):
-            more = (
-                '; make dataset SET="…" uploads weights, and weights=imagenet then finds them'
-                if name == "weights"
-                else ""
-            )
-            raise config.ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more}")
+            more = {"weights": '; make dataset SET="…" uploads weights, and weights=imagenet then finds them',
+                    "earlier": "; make push EARLIER=owner/slug attaches an earlier version's output"}  # fmt: skip
+            raise config.ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more.get(name, '')}")
     if cfg.out not in ("", "/kaggle/working"):
         raise config.ConfigError(f"out={cfg.out}: what a kernel leaves is /kaggle/working, its default; leave out out")
     if request.accelerator and request.accelerator not in ACCELERATORS:
@@ -202,7 +200,26 @@ def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = remote.SE
         raise remote.refused(doing, reply, 'choose another title: make push TITLE="my cars"' if taken else "")
     if "not valid" in reply.text:
         raise inputs.InputError(f"{doing}: it runs, but without an input, so it will fail. Kaggle said: {reply.words}")
+    _expect_models(data)
     return next(line for line in reply.text.splitlines() if "successfully pushed" in line)
+
+
+def _expect_models(data: dict[str, Any]) -> None:
+    """Kaggle's answer names models that it did not attach too, but the command (2.2.4) does not print them, so ask."""
+    if not data["model_sources"]:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        reply = remote.call("kernels", "pull", data["id"], "-p", folder, "-m")
+        pulled = Path(folder) / METADATA
+        if reply.code or not pulled.is_file():
+            print(f"warning: whether the models are attached is not known; Kaggle said: {reply.words}")
+            return
+        attached = json.loads(pulled.read_text(encoding="utf-8")).get("model_sources") or []
+    if len(attached) < len(data["model_sources"]):
+        wanted, found = ", ".join(data["model_sources"]), ", ".join(attached) or "none"
+        raise inputs.InputError(
+            f"push of {data['id']}: it runs, but without all of its models, so it will fail. Attached: {found}; expected {wanted}"
+        )
 
 
 def _expect_ready(dataset: str) -> None:

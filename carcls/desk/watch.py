@@ -54,8 +54,8 @@ def named(kernel: str) -> str:
     return kernel
 
 
-def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> None:
-    """Print the kernel's log until it ends. Raises InputError, with the end of the log, unless it completed."""
+def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
+    """Print the kernel's log until it ends; returns what is to say, with the end of the log, unless it completed."""
     log = _Log()
     said, failures = "", 0
     while True:
@@ -81,13 +81,10 @@ def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> None:
             print(f"{kernel}: {state.lower().replace('_', ' ')}", flush=True)
         time.sleep(every)
     _print_rest(kernel, log)
-    if state != "COMPLETE":
-        end = "\n".join(f"  {line}" for line in log.tail) or "  (no log)"
-        why = f" ({message})" if message else ""
-        raise inputs.InputError(
-            f"kernel {kernel} ended as {state}{why}. What it wrote is kept: kaggle kernels output {kernel} -p FOLDER. "
-            f"The end of its log:\n{end}"
-        )
+    if state == "COMPLETE":
+        return ""
+    end = "\n".join(f"  {line}" for line in log.tail) or "  (no log)"
+    return f"kernel {kernel} ended as {state}{message and f' ({message})'}. The end of its log:\n{end}"
 
 
 def status(kernel: str) -> tuple[str, str]:
