@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from carcls import decide, inputs, members, photos, pipeline, runtime, votes
+from carcls import augment, decide, inputs, members, photos, pipeline, runtime, votes
 from carcls.config import Config
 from carcls.desk import sample
 
@@ -96,25 +96,24 @@ def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int =
 def _first_epoch(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, title: str) -> None:
     """Nothing is decoded yet: what making batches adds to decoding and resizing, and what augmentation does."""
     _compare(f"{title}, {size} px, first epoch", {
-        "decode + resize alone (cv2, threads)": partial(_decode_only, cfg, frame, size),
+        "decode + resize alone (cv2, threads)": partial(_decode_only, frame, size),
         "ours, batches of decoded photos": partial(_ours, cfg, place, frame, size, cached=False, train=False),
         "ours, with flip + crop + affine": partial(_ours, cfg, place, frame, size, cached=False),
     })  # fmt: skip
 
 
-def _decode_only(cfg: Config, frame: pd.DataFrame, size: int) -> float:
-    """The ceiling: photos/s of reading, decoding at reduced scale and resizing, on as many threads as cores."""
-    shapes = pipeline.PhotoCache(frame, size, size, "crop", 0.9, Path(tempfile.gettempdir())).shapes
+def _decode_only(frame: pd.DataFrame, size: int) -> float:
+    """The least that a network needs: photos/s of reading, decoding at reduced scale and resizing to its size, in as many
+    threads as cores."""
 
     def one(i: int) -> None:
-        h, w = shapes[i]
         data = np.fromfile(paths[i], np.uint8)
-        reduce = next((r for r in (8, 4, 2) if full[i][0] // r >= h and full[i][1] // r >= w), 1)
+        reduce = next((r for r in (8, 4, 2) if full[i].min() // r >= size), 1)
         flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
                 8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]  # fmt: skip
         photo = cv2.imdecode(data, flag)
         assert photo is not None, f"{paths[i]} cannot be decoded"
-        cv2.resize(photo, (w, h), interpolation=cv2.INTER_LINEAR)
+        augment.view(photo, (size, size), "crop")
 
     paths, full = frame["path"].tolist(), frame[["height", "width"]].to_numpy()
     cv2.setNumThreads(1)
