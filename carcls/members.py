@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 from carcls import inputs, photos, pseudo, runtime, steps, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
-from carcls.schedule import Budget, TimeLeft
+from carcls.schedule import PER_NETWORK, REPORT, Budget
 from carcls.votes import Votes
 
 if TYPE_CHECKING:
@@ -80,12 +79,8 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
                 break
             return None
         mine = with_views(mine, trained.views) if trained.views else mine
-        if budget and not fixed:
-            cast = steps.Steps(folder / sub).made_from(VALIDATION)
-            if cast:  # by an earlier session, which had its own reasons for so many
-                mine = with_views(mine, max(cast["tta_views"], cast["tta_cap"]))
-            else:
-                trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget.share(share))
+        if budget and not fixed and not trained.planned:
+            trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget, share)
         seconds["training"] += trained.seconds
         for kind, took in cast_votes(mine, rt, trained, part, place, folder / sub).items():
             seconds[kind] += took
@@ -178,31 +173,49 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
 
 
 def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path,
-             time_left: TimeLeft) -> tuple[Trained, Config]:  # fmt: skip
+             budget: Budget, networks: float) -> tuple[Trained, Config]:  # fmt: skip
     """The network to vote, and the settings with as many views as there is time for, by the clock: at least one.
 
-    A plan has kept that time; but its training may have been slower in the end, or another session's.
+    For a training that another session has planned. ``networks``: how many still share the time, this one included.
     """
     from carcls import pipeline, timing, train, tta
 
-    net = trained.model or train.network(cfg, rt, len(table.classes), folder)
-    stage, views = trained.stages[-1], 1 if cfg.tta == "never" else max(cfg.tta_views, cfg.tta_cap)
-    if views > 1:
+    record, views = steps.Steps(folder), max(cfg.tta_views, cfg.tta_cap)
+    cast = record.made_from(VALIDATION)
+    if (
+        cfg.tta == "never"
+        or views == 1
+        or (cast and [cast["tta_views"], cast["tta_cap"]] == [cfg.tta_views, cfg.tta_cap])
+    ):
+        return trained, cfg
+    asked = {"tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap}
+    known = record.about("views", asked)
+    if known is None:
+        net, stage = trained.model or train.network(cfg, rt, len(table.classes), folder), trained.stages[-1]
         cache, rows = tta.photo_cache(cfg, table.val, place, stage), np.arange(len(table.val))
         looks = pipeline.make_batches(cfg, cache, rows, table.val["label"].to_numpy(), (stage.height, stage.width),
                                       len(table.classes), views=range(1, 2) if views == 2 else range(2, 3), rt=rt)  # fmt: skip
+        trained = replace(trained, model=net)
+        try:
+            timing.predicted(net, looks)  # decoded and traced
+            photo = runtime.agree(rt, timing.predicted(net, looks))
+        except runtime.memory_errors() as error:
+            if not runtime.is_out_of_memory(error) or rt.processes > 1:
+                raise
+            print("views      not timed: out of memory")  # which voting has its own way with
+            return replace(trained, model=None), cfg  # a step that failed may have emptied its variables
         val, test = len(table.val), len(table.test)
-        each = runtime.agree(rt, timing.predicted(net, looks)) * (
-            1.25 * val + 0.25 * test if cfg.tta_cap else val + test
-        )
-        left = runtime.agree(rt, time_left.deadline - time_left.report - time.monotonic())
-        fits = max(1, int(left / max(each, 1e-9)))
-        if fits < views:
-            print(
-                f"views      {fits} instead of {views}: one of all photos takes {each:.1f} s, {max(0.0, left):.0f} s are left"
-            )
-            cfg = with_views(cfg, fits)
-    return replace(trained, model=net), cfg
+        each = photo * (1.25 * val + 0.25 * test if cfg.tta_cap else val + test)
+        # What is trained after this needs most of the time.
+        left = runtime.agree(rt, budget.left()) / (4 if networks > 1 else 1) - REPORT - PER_NETWORK
+        known = {"views": int(np.clip(left / max(each, 1e-9), 1, views))}
+        record.finish("views", asked, (), **known)
+        if known["views"] < views:
+            print(f"views      one of all photos takes {each:.1f} s, and there are {max(0.0, left):.0f} s for them")
+    fewer = with_views(cfg, known["views"])
+    if fewer is not cfg:
+        print(f"views      {fewer.tta_views} instead of {views}")
+    return trained, fewer
 
 
 def as_test(cfg: Config, val: Votes) -> Votes:

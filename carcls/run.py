@@ -26,11 +26,6 @@ def run(cfg: Config) -> Path:
     is gone on from (cfg.resume). Bad input raises inputs.InputError or config.ConfigError before training starts, wherever
     it can be seen that early. SIGTERM ends a run with config.Stopped.
     """
-    with _stoppable():
-        return _run(cfg)
-
-
-def _run(cfg: Config) -> Path:
     start = time.monotonic()
     check(cfg)
     place = runtime.apart(inputs.locate(cfg))
@@ -59,44 +54,47 @@ def _run(cfg: Config) -> Path:
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
     submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
     try:
-        events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
-        for mine in cfg.of_members():
-            tta.check_views(mine, table.val, place)
-        rt = timing.xla(cfg, rt, table, place, events, budget)
-        (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
-        made: list[members.Member] = []
-        for number in range(len(cfg.members)):
-            _say(f"train member {members.name(cfg, number)}")
-            member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
-            if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
-                break
-            made.append(member)
-            fewer = members.with_views(cfg, max(member.tta))
-            if cfg.pseudo and not fewer.pseudo:
-                print(f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little")
-            cfg = fewer
-            groups = members.groups(table.frame, made[0].val.ids)
-            decision = decide.decide(cfg, made, groups)
-            if len(made) < len(cfg.members):
-                submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
-        if not made:
-            return _without_training(cfg, table, place, submit, events, budget)
-        inputs.write_atomic(
-            place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
-        )  # with the views it has used
-        _say("decide")
-        print(*decide.lines(decision), sep="\n")
-        figures.augmentation(cfg, table, place.out / "augmentation.png")
-        result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
-        if cfg.pseudo:
-            _say("pseudo-labels")
-            found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
-            if any(found["kept"]):
-                made = [members.load(cfg, number, place.out) for number in range(len(made))]
+        with _stoppable():
+            events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
+            for mine in cfg.of_members():
+                tta.check_views(mine, table.val, place)
+            rt = timing.xla(cfg, rt, table, place, events, budget)
+            (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
+            made: list[members.Member] = []
+            for number in range(len(cfg.members)):
+                _say(f"train member {members.name(cfg, number)}")
+                member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
+                if member is None or (made and len(member.test) < len(made[0].test)):  # out of time
+                    break
+                made.append(member)
+                fewer = members.with_views(cfg, max(member.tta))
+                if cfg.pseudo and not fewer.pseudo:
+                    print(
+                        f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little"
+                    )
+                cfg = fewer
+                groups = members.groups(table.frame, made[0].val.ids)
                 decision = decide.decide(cfg, made, groups)
-                print(*decide.lines(decision), sep="\n")
-            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
-        events.send("end", **result)
+                if len(made) < len(cfg.members):
+                    submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+            if not made:
+                return _without_training(cfg, table, place, submit, events, budget)
+            inputs.write_atomic(
+                place.out / "config.json", cfg.model_dump_json(indent=2) + "\n"
+            )  # with the views it has used
+            _say("decide")
+            print(*decide.lines(decision), sep="\n")
+            figures.augmentation(cfg, table, place.out / "augmentation.png")
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
+            if cfg.pseudo:
+                _say("pseudo-labels")
+                found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
+                if any(found["kept"]):
+                    made = [members.load(cfg, number, place.out) for number in range(len(made))]
+                    decision = decide.decide(cfg, made, groups)
+                    print(*decide.lines(decision), sep="\n")
+                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
+            events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
         raise

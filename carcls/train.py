@@ -40,6 +40,7 @@ class Trained:
     views: int | None  # where the time does not allow for as many as are set
     seconds: float  # of training in all sessions, validation included, without the predictions that ``ready`` makes
     model: keras.Model | None = None  # where it was trained in this session
+    planned: bool = False  # in this session, from its beginning
 
 
 # What a network is good for so far: (network, stage that it was trained in, what it is, its validation accuracy).
@@ -220,7 +221,7 @@ class _Training:
             f"training   {took:.0f} s, {self.saving:.1f} s of it ({self.saving / took:.1%}) to keep the state of every epoch"
         )
         views = self.plan.views if self.plan.views < self._views() else None
-        return Trained(tuple(stages), views, self._seconds(), self.net)
+        return Trained(tuple(stages), views, self._seconds(), self.net, planned=not self.resumed)
 
     def restore(self, which: str) -> None:
         """Put the last or the best state of the last stage into the network, as validation has measured it."""

@@ -196,7 +196,7 @@ def test_members_share_the_time_and_those_without_are_left_out(cfg, monkeypatch,
 
     monkeypatch.setattr(schedule.Budget, "share", share)
     target = run(cfg.replace(budget_minutes=7.0, members="seed=1+seed=2", val_fraction=0.4))
-    assert shares == [2, 2, 1]  # to train and to vote, and to train
+    assert shares == [2, 1]
     assert "skipped    member 2: no time to train" in capsys.readouterr().out
     result = json.loads((target.parent / "result.json").read_text())
     assert [m["name"] for m in result["members"]] == ["1 tiny seed=1"]
@@ -250,12 +250,16 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     run(cfg.replace(stages="32x48x2", budget_minutes=10.0))
     said = capsys.readouterr().out
     assert "training   done before" in said
-    assert re.search(r"views      [23] instead of 4: one of all photos takes 190\.0 s, 5[0-9][0-9] s are left", said)
+    assert re.search(r"views      one of all photos takes 190\.0 s, and there are [45]\d\d s for them\n", said)
+    assert re.search(r"views      [23] instead of 4\n", said)
     views = len(votes.load(target.parent / "member1" / "votes_test.npz").probs)
     assert views in (2, 3)
     run(cfg.replace(stages="32x48x2", budget_minutes=0.5))  # what is there is taken
     assert "votes      on test photos cast before" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == views
+    run(cfg.replace(stages="32x48x2", tta_views=5, budget_minutes=99.0))  # asked for anew, with time for it
+    assert "views is made anew: tta_views 4 → 5" in capsys.readouterr().out
+    assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 5
 
 
 def test_measuring_changes_nothing(cfg, monkeypatch, capsys):

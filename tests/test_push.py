@@ -60,7 +60,7 @@ def test_a_push_without_its_model_fails_although_the_command_says_nothing_of_it(
     assert "next" not in said.out
     kaggle.answers["GetKernel"] = refusal(500, "later")
     assert cli.main(["push", "--owner", "alice"]) == 0
-    assert "warning: whether the models are attached is not known; Kaggle said: " in capsys.readouterr().out
+    assert "warning: whether the models are attached is not known: " in capsys.readouterr().out
 
 
 def settings_of(text: str) -> dict:
@@ -280,19 +280,20 @@ def test_a_kernel_that_failed_shows_the_end_of_its_log(kaggle, capfd):
     said = capfd.readouterr()
     assert f"kernel {ID} ended as ERROR (exit code 1)" in said.err
     assert (
-        "  epoch 1\n  carcls: the loss is no longer a number\nIt left nothing to submit: output of kernel" in said.err
+        "  epoch 1\n  carcls: the loss is no longer a number\nWhat it left was not fetched: output of kernel"
+        in said.err
     )
 
 
 def test_what_a_kernel_had_before_it_failed_is_fetched_and_not_submitted(kaggle, capfd):
     kaggle.answers = {"GetKernelSessionStatus": {"status": "CANCEL_ACKNOWLEDGED"}, LOG: blob("epoch 1\n")}
-    early = finished()
+    early = finished() | {"member1/state/note.json": b"{}"}
     del early["result.json"], early["report.html"]
     leave(kaggle, early)
     assert cli.main(["watch", ID, "--every", "0.01", "--submit"]) == 2
     said = capfd.readouterr()
     assert "validation 0.9000 accuracy of an early submission: the run has no result" in said.out
-    assert f"make push EARLIER={ID} goes on from it; nothing was submitted" in said.err
+    assert f"was not submitted; make push EARLIER={ID} goes on from it" in said.err
     assert (watch.OUTPUT / "carcls-car-classification" / "submission.csv").read_bytes() == early["submission.csv"]
     assert not kaggle.sent("CreateSubmission")
 

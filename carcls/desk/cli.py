@@ -203,6 +203,7 @@ def _push(args: argparse.Namespace) -> None:
 
 
 def _watch(args: argparse.Namespace) -> None:
+    from carcls import steps
     from carcls.desk import watch
 
     kernel = watch.named(args.kernel)
@@ -212,6 +213,11 @@ def _watch(args: argparse.Namespace) -> None:
         raise SystemExit(f"\nno longer watching; {kernel} goes on, and `make watch` follows it again") from None
     try:
         out = watch.download(kernel, watch.OUTPUT / kernel.partition("/")[2])
+    except inputs.InputError as error:
+        if not failure:
+            raise
+        raise inputs.InputError(f"{failure}\nWhat it left was not fetched: {error}") from None
+    try:
         found, made = watch.summary(out)
     except inputs.InputError as error:
         if not failure:
@@ -219,8 +225,8 @@ def _watch(args: argparse.Namespace) -> None:
         raise inputs.InputError(f"{failure}\nIt left nothing to submit: {error}") from None
     print("\n== result", *found, sep="\n  ", flush=True)
     if failure:
-        more = f"What it had until then is in {out}; make push EARLIER={kernel} goes on from it"
-        raise inputs.InputError(f"{failure}\n{more}" + ("; nothing was submitted" if args.submit else ""))
+        more = f"; make push EARLIER={kernel} goes on from it" if steps.is_run(out) else ""
+        raise inputs.InputError(f"{failure}\nWhat it had until then is in {out}, and was not submitted{more}")
     if args.submit:
         print(f"  submitted  {watch.submit(out, made, watch.competition(out))}")
 

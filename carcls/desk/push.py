@@ -200,25 +200,30 @@ def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = remote.SE
         raise remote.refused(doing, reply, 'choose another title: make push TITLE="my cars"' if taken else "")
     if "not valid" in reply.text:
         raise inputs.InputError(f"{doing}: it runs, but without an input, so it will fail. Kaggle said: {reply.words}")
-    _expect_models(data)
-    return next(line for line in reply.text.splitlines() if "successfully pushed" in line)
+    line = next(line for line in reply.text.splitlines() if "successfully pushed" in line)
+    address = re.search(r"/code/([\w-]+/[\w-]+)", line)
+    _expect_models(address[1] if address else data["id"], data["model_sources"])
+    return line
 
 
-def _expect_models(data: dict[str, Any]) -> None:
+def _expect_models(kernel: str, models: list[str]) -> None:
     """Kaggle's answer names models that it did not attach too, but the command (2.2.4) does not print them, so ask."""
-    if not data["model_sources"]:
+    if not models:
         return
     with tempfile.TemporaryDirectory() as folder:
-        reply = remote.call("kernels", "pull", data["id"], "-p", folder, "-m")
         pulled = Path(folder) / METADATA
-        if reply.code or not pulled.is_file():
-            print(f"warning: whether the models are attached is not known; Kaggle said: {reply.words}")
+        try:
+            words = remote.call("kernels", "pull", kernel, "-p", folder, "-m").words
+        except inputs.InputError as error:
+            words = str(error)
+        if not pulled.is_file():  # the push itself was done
+            print(f"warning: whether the models are attached is not known: {words}")
             return
         attached = json.loads(pulled.read_text(encoding="utf-8")).get("model_sources") or []
-    if len(attached) < len(data["model_sources"]):
-        wanted, found = ", ".join(data["model_sources"]), ", ".join(attached) or "none"
+    if len(attached) < len(set(models)):
         raise inputs.InputError(
-            f"push of {data['id']}: it runs, but without all of its models, so it will fail. Attached: {found}; expected {wanted}"
+            f"push of {kernel}: it runs, but without all of its models, so it will fail. Attached: "
+            f"{', '.join(attached) or 'none'}; expected {', '.join(models)}"
         )
 
 
