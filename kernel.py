@@ -6227,7 +6227,7 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
     """The longest training that ends in ``left`` seconds with its predictions. Pure arithmetic.
 
     Views are halved (if they may be) while they take more than a quarter of the time, or keep the last stage out, and not
-    everything fits. ``Plan.steps`` 0: there is no time to train.
+    everything fits; where all epochs do, they get what is left over. ``Plan.steps`` 0: there is no time to train.
     """
     left *= 1 - RESERVE
     plans = []
@@ -6237,7 +6237,12 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
         plans.append(plan := Plan(epochs, views, steps))
         whole = epochs == configured and steps is None
         fair = steps != 0 and views * costs.view[ahead.last(epochs)] <= left / 4
-        if whole or (fair and epochs[-1]) or not fewer_views:
+        if whole:  # what is left over is for views
+            spare = left - ahead.seconds(epochs, None)
+            return replace(
+                plan, views=min(plans[0].views, views + max(0, int(spare / max(costs.view[ahead.last(epochs)], 1e-9))))
+            )
+        if (fair and epochs[-1]) or not fewer_views:
             return plan
         if views == 1:  # with no number of views is there time for the last stage
             best = (

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from carcls import schedule
@@ -118,6 +118,7 @@ def test_plan_by_arithmetic(left: float, epochs: tuple, views: int, steps: int |
     st.floats(-10, 2000), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.sampled_from([1, 2, 8, 32]),
     st.integers(1, 40),
 )  # fmt: skip
+@example(163.0, [1, 1], 32, 1)  # all epochs, and more than half of the views
 def test_a_plan_fills_the_time_and_never_takes_longer(left: float, configured: list, views: int, steps: int) -> None:
     costs = dataclasses.replace(COSTS, steps=steps)
     plan = schedule.make_plan(tuple(configured), views, costs, left * WITH_RESERVE)
