@@ -99,12 +99,12 @@ def resumed(cfg: Config, rt: runtime.Runtime) -> None:
         save(self, *args)
         raise KeyboardInterrupt
 
-    steps.States.save = killed  # type: ignore[method-assign]
+    steps.States.save = killed  # type: ignore[method-assign]  # put back below
     try:
         train(cfg, rt, "resumed")
     except KeyboardInterrupt:
         print("killed")
-    steps.States.save = save  # type: ignore[method-assign]
+    steps.States.save = save  # type: ignore[method-assign]  # as it was
     train(cfg, rt, "resumed")
 
 
@@ -186,7 +186,7 @@ def mirrored(data: str, out: str) -> None:
 
 def xla(data: str, out: str) -> None:
     """TensorFlow on what is taken for one GPU: XLA by the clock, by what an earlier session found, and where it fails."""
-    runtime._tf_devices = lambda tf: (["processor"], "gpu", True)  # type: ignore[assignment]
+    runtime._tf_devices = lambda tf: (["processor"], "gpu", True)  # type: ignore[assignment]  # this process's only machine
     cfg = settings(data, out, backend="tensorflow", precision="float32", stages="32x32x1,32x64x2")
     rt = runtime.setup(cfg)
     import tensorflow as tf
