@@ -41,20 +41,35 @@ MODULES = {}
 # ==================================================================================================
 MODULES["__init__.py"] = r'''"""carcls: a folder of car photos in, a submission.csv out. Importing it imports nothing heavy."""
 
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
 __version__ = "0.1.0"
 __all__ = ["Config", "run"]
 
 
-def __getattr__(name: str):  # PEP 562: `import carcls` stays below 50 ms
-    if name == "Config":
-        from carcls.config import Config
+class _Package(ModuleType):
+    """`carcls.run` is the function, although a module has that name, which Python would put there once it is imported."""
 
-        return Config
-    if name == "run":
-        from carcls.run import run
+    def __getattr__(self, name: str) -> Any:  # when asked for: `import carcls` stays below 50 ms
+        if name == "Config":
+            from carcls.config import Config
 
-        return run
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return Config
+        if name == "run":
+            from carcls.run import run
+
+            return run
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value.run if name == "run" and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package
 '''
 
 # ==================================================================================================
@@ -362,7 +377,7 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
     none: the photo itself. A path: a policy saved by ``albumentations.save``, after the photo is
     brought to size; strength does not change it, and it is linted. Raises ConfigError on an unknown name or a refused policy.
     """
-    place = RandomView(height, width, fit, strength=0.0 if name == "none" else strength)
+    place = RandomView(height, width, fit, strength)
     if name in ("light", "none"):
         return Policy([place] if name == "light" else [_Place(height, width, fit)])
     if name == "medium":
@@ -382,7 +397,9 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
         raise ConfigError(f"augment={name!r}: expected {', '.join(POLICIES)} or a file saved by albumentations.save")
     try:
         loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        Exception
+    ) as error:  # YAML's own errors and whatever a transform says of its arguments; here it becomes a sentence
         raise ConfigError(f"augment={name}: not a policy saved by albumentations.save ({error})") from None
     transforms = list(loaded.transforms) if isinstance(loaded, A.Compose) else [loaded]
     problems = lint(transforms, height, width)
@@ -424,6 +441,9 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
         except Exception as error:  # somebody else's transform may raise anything; here it becomes a sentence
             problems.append(f"{name} cannot be applied to a photo of {height}x{width}: {error}")
             continue
+        # Inside OneOf and the like a flip may be rare: each is looked at by itself.
+        for leaf in _leaves(transform)[1:]:
+            skies += [_apply_always(leaf, sky, seed) for seed in range(16)]
         third = height // 3
         if any(s.dtype == np.uint8 and s[:third].mean() <= s[-third:].mean() + 20 for s in skies):
             problems.append(f"{name} turns cars upside down or on their side; use HorizontalFlip and small rotations")
@@ -436,6 +456,11 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
         if change < NO_OP:
             problems.append(f"{name} changes a photo by {change:.1f} of 255 grey levels: it only costs time")
     return problems
+
+
+def _leaves(transform: Any) -> list[Any]:
+    """The transform, then all those inside it."""
+    return [transform, *(leaf for inner in getattr(transform, "transforms", ()) for leaf in _leaves(inner))]
 
 
 def _probe(height: int, width: int) -> np.ndarray:
@@ -850,7 +875,8 @@ def _load(model: Any, backbone: Backbone, file: Path) -> None:
             # Keras loads what it finds by class and order, and is silent about layers that the network lacks.
             raise ValueError(f"it holds {found:,} numbers, the network {model.count_params():,}")
         model.load_weights(file)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    # RuntimeError and TypeError: what h5py makes of damaged bytes.
+    except (ValueError, OSError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
         raise inputs.InputError(f"{file}: does not fit backbone={backbone.name}: {_first(error)}") from None
     for layer in _normalisations(model):
         mean, variance, _ = (np.round(value.ravel(), 3).tolist() for value in layer.get_weights())
@@ -1896,7 +1922,9 @@ class Config(_Frozen):
     weight_decay: float | None = Field(None, ge=0, description="decoupled weight decay; empty: the optimiser's own")
     schedule: Literal["cosine", "piecewise", "constant", "exponential", "plateau"] = Field(
         "cosine", description="of the learning rate over the whole run")  # fmt: skip
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0")
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0; not with plateau"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
     ema: float = Field(0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
@@ -1963,6 +1991,15 @@ class Config(_Frozen):
     # Progress
     monitor_url: str = Field("", description="where RemoteMonitor posts progress; empty: nowhere")
     tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/member1/tensorboard and so on")
+
+    @field_validator("data", "out", "weights", "earlier")
+    @classmethod
+    def _has_home(cls, value: str) -> str:
+        try:
+            Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError(f"there is no home folder of {value.partition('/')[0]}") from None
+        return value
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -2923,7 +2960,7 @@ class Place:
     train_photos: Path
     test_photos: Path
     on_kaggle: bool
-    answers: Path | None  # the true test labels, where a competition comes with them (the drawn sample does)
+    answers: Path | None  # the true test labels, which the drawn sample has
 
 
 def kaggle_root() -> Path:
@@ -3019,7 +3056,7 @@ def locate(cfg: Config) -> Place:
     root, train_csv, sample_csv, train, test = _found(cfg)
     out = _writable(Path(cfg.out).expanduser() if cfg.out else kaggle_root() / "working" if kaggle else Path("out"))
     scratch = _scratch(out, kaggle)
-    answers = root / "answers" / "answers.csv"
+    answers = root / "answers" / "answers.csv" if (root / "sample.json").is_file() else None
     return Place(
         root=root,
         out=out,
@@ -3029,7 +3066,7 @@ def locate(cfg: Config) -> Place:
         train_photos=_top(_unpacked(train, scratch / "train")),
         test_photos=_top(_unpacked(test, scratch / "test")),
         on_kaggle=kaggle,
-        answers=answers if answers.is_file() else None,
+        answers=answers if answers and answers.is_file() else None,
     )
 
 
@@ -3198,8 +3235,11 @@ def _unpacked(source: Path, target: Path) -> Path:
                 return target
             _remove(target)
             part.rename(target)
-    # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    # What zipfile lets through of a file that is broken (ValueError: a name that cannot be decoded), uses an unknown
+    # compression, or is encrypted (RuntimeError).
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None
@@ -4001,9 +4041,13 @@ def write_audit(table: Table, path: Path) -> None:
 def _read_csv(path: Path) -> pd.DataFrame:
     """A CSV file as text; "" where a field is empty. Raises InputError."""
     try:
-        # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # more fields in a row than the header has
+            # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except (
+        OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning
+    ) as error:  # fmt: skip
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
         raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
@@ -4063,6 +4107,13 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
         if not rows:
             raise InputError(f"{place.root}: missing train.csv, and {place.train_photos} has no folder "
                              f"per class. There is:\n{tree(place.train_photos)}")  # fmt: skip
+        for path, _, _ in rows:
+            if any(
+                "\ud800" <= c <= "\udfff" for c in path
+            ):  # Python's stand-ins for bytes that are no text; an id is written
+                raise InputError(
+                    f"{place.train_photos}: the name {path!a} is not text in UTF-8; rename it, or add train.csv"
+                )
         frame = pd.DataFrame(rows, columns=["id", "label", "path"], dtype=object)
         frame["label"] = frame["label"].map(_label_values(frame["label"]))
         frame["path"] = [files.full(path) for path in frame["path"]]

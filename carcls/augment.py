@@ -166,7 +166,7 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
     none: the photo itself. A path: a policy saved by ``albumentations.save``, after the photo is
     brought to size; strength does not change it, and it is linted. Raises ConfigError on an unknown name or a refused policy.
     """
-    place = RandomView(height, width, fit, strength=0.0 if name == "none" else strength)
+    place = RandomView(height, width, fit, strength)
     if name in ("light", "none"):
         return Policy([place] if name == "light" else [_Place(height, width, fit)])
     if name == "medium":
@@ -186,7 +186,9 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
         raise ConfigError(f"augment={name!r}: expected {', '.join(POLICIES)} or a file saved by albumentations.save")
     try:
         loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        Exception
+    ) as error:  # YAML's own errors and whatever a transform says of its arguments; here it becomes a sentence
         raise ConfigError(f"augment={name}: not a policy saved by albumentations.save ({error})") from None
     transforms = list(loaded.transforms) if isinstance(loaded, A.Compose) else [loaded]
     problems = lint(transforms, height, width)
@@ -228,6 +230,9 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
         except Exception as error:  # somebody else's transform may raise anything; here it becomes a sentence
             problems.append(f"{name} cannot be applied to a photo of {height}x{width}: {error}")
             continue
+        # Inside OneOf and the like a flip may be rare: each is looked at by itself.
+        for leaf in _leaves(transform)[1:]:
+            skies += [_apply_always(leaf, sky, seed) for seed in range(16)]
         third = height // 3
         if any(s.dtype == np.uint8 and s[:third].mean() <= s[-third:].mean() + 20 for s in skies):
             problems.append(f"{name} turns cars upside down or on their side; use HorizontalFlip and small rotations")
@@ -240,6 +245,11 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
         if change < NO_OP:
             problems.append(f"{name} changes a photo by {change:.1f} of 255 grey levels: it only costs time")
     return problems
+
+
+def _leaves(transform: Any) -> list[Any]:
+    """The transform, then all those inside it."""
+    return [transform, *(leaf for inner in getattr(transform, "transforms", ()) for leaf in _leaves(inner))]
 
 
 def _probe(height: int, width: int) -> np.ndarray:

@@ -115,7 +115,9 @@ class Config(_Frozen):
     weight_decay: float | None = Field(None, ge=0, description="decoupled weight decay; empty: the optimiser's own")
     schedule: Literal["cosine", "piecewise", "constant", "exponential", "plateau"] = Field(
         "cosine", description="of the learning rate over the whole run")  # fmt: skip
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0")
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0; not with plateau"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
     ema: float = Field(0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
@@ -182,6 +184,15 @@ class Config(_Frozen):
     # Progress
     monitor_url: str = Field("", description="where RemoteMonitor posts progress; empty: nowhere")
     tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/member1/tensorboard and so on")
+
+    @field_validator("data", "out", "weights", "earlier")
+    @classmethod
+    def _has_home(cls, value: str) -> str:
+        try:
+            Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError(f"there is no home folder of {value.partition('/')[0]}") from None
+        return value
 
     @field_validator("stages", mode="before")
     @classmethod

@@ -44,7 +44,7 @@ class Place:
     train_photos: Path
     test_photos: Path
     on_kaggle: bool
-    answers: Path | None  # the true test labels, where a competition comes with them (the drawn sample does)
+    answers: Path | None  # the true test labels, which the drawn sample has
 
 
 def kaggle_root() -> Path:
@@ -140,7 +140,7 @@ def locate(cfg: Config) -> Place:
     root, train_csv, sample_csv, train, test = _found(cfg)
     out = _writable(Path(cfg.out).expanduser() if cfg.out else kaggle_root() / "working" if kaggle else Path("out"))
     scratch = _scratch(out, kaggle)
-    answers = root / "answers" / "answers.csv"
+    answers = root / "answers" / "answers.csv" if (root / "sample.json").is_file() else None
     return Place(
         root=root,
         out=out,
@@ -150,7 +150,7 @@ def locate(cfg: Config) -> Place:
         train_photos=_top(_unpacked(train, scratch / "train")),
         test_photos=_top(_unpacked(test, scratch / "test")),
         on_kaggle=kaggle,
-        answers=answers if answers.is_file() else None,
+        answers=answers if answers and answers.is_file() else None,
     )
 
 
@@ -319,8 +319,11 @@ def _unpacked(source: Path, target: Path) -> Path:
                 return target
             _remove(target)
             part.rename(target)
-    # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    # What zipfile lets through of a file that is broken (ValueError: a name that cannot be decoded), uses an unknown
+    # compression, or is encrypted (RuntimeError).
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None

@@ -227,9 +227,13 @@ def write_audit(table: Table, path: Path) -> None:
 def _read_csv(path: Path) -> pd.DataFrame:
     """A CSV file as text; "" where a field is empty. Raises InputError."""
     try:
-        # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # more fields in a row than the header has
+            # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except (
+        OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning
+    ) as error:  # fmt: skip
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
         raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
@@ -289,6 +293,13 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
         if not rows:
             raise InputError(f"{place.root}: missing train.csv, and {place.train_photos} has no folder "
                              f"per class. There is:\n{tree(place.train_photos)}")  # fmt: skip
+        for path, _, _ in rows:
+            if any(
+                "\ud800" <= c <= "\udfff" for c in path
+            ):  # Python's stand-ins for bytes that are no text; an id is written
+                raise InputError(
+                    f"{place.train_photos}: the name {path!a} is not text in UTF-8; rename it, or add train.csv"
+                )
         frame = pd.DataFrame(rows, columns=["id", "label", "path"], dtype=object)
         frame["label"] = frame["label"].map(_label_values(frame["label"]))
         frame["path"] = [files.full(path) for path in frame["path"]]

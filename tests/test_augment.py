@@ -138,6 +138,7 @@ def test_other_pixels_are_refused(photo, said):
         (A.CoarseDropout((1, 1), (18 / 250, 18 / 250), (18 / 250, 18 / 250)), "only costs time"),  # S18
         (A.ToFloat(), "into float32"),
         (A.Resize(50, 50), r"into uint8 \(50, 50, 3\)"),
+        (A.OneOf([A.VerticalFlip(), *[A.HorizontalFlip()] * 40]), "OneOf turns cars upside down"),  # rare in there
     ],
 )
 def test_the_linter_refuses(transform, said):
@@ -168,9 +169,9 @@ def test_a_policy_from_a_file_is_linted_and_used(tmp_path):
     A.save(A.Compose([A.VerticalFlip(p=1.0)]), tmp_path / "bad.json")
     with pytest.raises(ConfigError, match="bad.json: VerticalFlip"):
         augment.policy(str(tmp_path / "bad.json"), 40, 60, "pad")
-    for text in ("{", "{}", "[1]"):
-        (tmp_path / "broken.json").write_text(text)
-        with pytest.raises(ConfigError, match="broken.json: not a policy"):
-            augment.policy(str(tmp_path / "broken.json"), 40, 60, "pad")
+    for name, text in (("json", "{"), ("json", "{}"), ("json", "[1]"), ("yaml", "a: [b"), ("yaml", "\x00")):
+        (tmp_path / f"broken.{name}").write_text(text)
+        with pytest.raises(ConfigError, match=f"broken.{name}: not a policy"):
+            augment.policy(str(tmp_path / f"broken.{name}"), 40, 60, "pad")
     with pytest.raises(ConfigError, match="augment='strong'.*light, medium, none"):
         augment.policy("strong", 40, 60, "pad")

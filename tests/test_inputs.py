@@ -64,6 +64,8 @@ def test_data_one_level_down_answers_and_default_out(tmp_path):
     data = competition(tmp_path / "download" / "cars")
     (data / "answers").mkdir()
     (data / "answers" / "answers.csv").write_text("Id,Category\n3.jpg,1\n")
+    assert inputs.locate(Config(data=str(data))).answers is None  # somebody's own file, of whatever form
+    (data / "sample.json").write_text("{}")
     place = inputs.locate(Config(data=str(tmp_path / "download")))
     assert place.root == data and place.answers == data / "answers" / "answers.csv"
     assert place.out.resolve() == tmp_path / "out"
@@ -176,6 +178,12 @@ def test_truncated_and_corrupt_zips(tmp_path):
     with pytest.raises(InputError, match=r"train.zip: not a whole zip file .*1.jpg"):
         inputs.locate(Config(data=str(data), out="out"))
     assert not (tmp_path / "out" / ".scratch" / "train").exists()
+    with zipfile.ZipFile(data / "train.zip", "w") as archive:
+        archive.writestr("train/Нива/1.jpg", b"")
+    named = (data / "train.zip").read_bytes()
+    (data / "train.zip").write_bytes(named.replace("Н".encode(), b"\xd0\xd0"))  # no UTF-8 any more
+    with pytest.raises(InputError, match=r"train.zip: not a whole zip file .*decode"):
+        inputs.locate(Config(data=str(data), out="out"))
     (data / "train.zip").write_bytes(whole)
     assert names(inputs.locate(Config(data=str(data), out="out")).train_photos) == ["0/1.jpg", "1/2.jpg"]
 

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import cv2
@@ -157,6 +158,11 @@ def test_folders_alone_give_the_labels(tmp_path):
     table = photos.load(cfg, inputs.locate(cfg))
     assert table.classes == ["a", "b"] and table.frame["id"][0] == "a/0.jpg"
     assert table.test["readable"].all() and table.audit.empty
+    odd = tmp_path / "train" / "a" / os.fsdecode(b"\xff.jpg")
+    write(odd, jpeg(9))
+    with pytest.raises(InputError, match=r"train: the name 'a/\\udcff.jpg' is not text in UTF-8; rename it"):
+        photos.load(cfg, inputs.locate(cfg))
+    odd.unlink()
     for path in list((tmp_path / "train").rglob("*.jpg")):
         path.rename(tmp_path / "train" / f"{path.parent.name}{path.name}")
     with pytest.raises(InputError, match=r"(?s)missing train.csv, and .* no folder per class.*a0\.jpg"):
@@ -229,6 +235,11 @@ def test_ids_twice_no_label_missing_file(tmp_path):
         ("train.csv", "Id,Category\n", r"no rows below the header"),
         ("train.csv", "Id,Category\n1,2,3,4\n1,2\n1,2,3,4,5,6\n", r"train.csv: not a readable CSV file"),
         ("train.csv", b"Id,Category\n\xff\xfe,0\n", r"train.csv: not a readable CSV file"),
+        (
+            "train.csv",
+            "Id,Category\n100.jpg,0,9\n101.jpg,1,9\n",
+            r"train.csv: not a readable CSV file \(Length of header",
+        ),
         ("train.csv", "Id,Label\n100.jpg,0\n", r"columns Id, Label; expected Id and Category, as in sample-sub"),
         ("train.csv", "Id,Category\n100.jpg,0\n101.jpg,0\n", r"every usable photo is of class 0; expected two"),
         ("train.csv", "Id,Category\n100.jpg,0\n200.jpg,1\n", r"no class has two different photos"),

@@ -33,6 +33,8 @@ LIMIT = 2500  # photos: all of a small competition's, as an epoch has them; a pi
 
 def main(data: str = "", large: str = "") -> None:
     """Print the ratios. data: a competition's folder, else the drawn sample. large: a folder of large photos, for decoding."""
+    if large and not _photos_in(Path(large)):
+        raise inputs.InputError(f"large={large}: expected a folder with photos ({', '.join(inputs.PHOTO_SUFFIXES)})")
     _votes()  # first, as it reports the most memory that the process has had
     data = data or str(sample.draw(inputs.cache_home() / "sample"))
     with tempfile.TemporaryDirectory() as out:
@@ -48,13 +50,17 @@ def main(data: str = "", large: str = "") -> None:
 
 
 def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in inputs.PHOTO_SUFFIXES)
+    paths = _photos_in(folder)
     sizes = [photos.read_photo(p).shape[:2] for p in paths]
     frame = pd.DataFrame({"id": [p.name for p in paths], "path": [str(p) for p in paths], "height": [s[0] for s in sizes],
                           "width": [s[1] for s in sizes], "readable": True, "label": 0})  # fmt: skip
     frame = pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
     for size in SIZES:
         _first_epoch(cfg, place, frame, size, "large photos")
+
+
+def _photos_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*") if p.suffix.lower() in inputs.PHOTO_SUFFIXES)
 
 
 def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) -> None:

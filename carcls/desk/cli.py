@@ -103,6 +103,7 @@ def settings_help() -> str:
     for name, field in Config.model_fields.items():
         choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
         default = {"stages": ",".join(map(str, Config().stages)), "members": ""}.get(name, field.default)
+        default = "" if default is None else default
         rows.append(f"  {name}={default}" + (f"   ({'|'.join(map(str, choices))})" if choices else ""))
         rows.append(f"      {field.description}")
     rows.append("presets:")

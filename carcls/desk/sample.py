@@ -570,7 +570,10 @@ def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path
     what = json.dumps({"drawn": True, "version": VERSION, "seed": seed, "train": train, "test": test}) + "\n"
     if all((folder / f).is_file() for f in files) and done.is_file() and done.read_text(encoding="utf-8") == what:
         return folder
-    (folder / "answers").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "answers").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise inputs.InputError(f"{folder}: no folder for a sample can be made there ({error.strerror})") from None
     done.unlink(missing_ok=True)
 
     rng = np.random.default_rng(seed)
