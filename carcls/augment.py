@@ -226,16 +226,14 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
             problems.append(f"{name} has p={transform.p}; test-time views need p=1, or some are the photo itself")
         try:
             outputs = [_apply_always(transform, probe, seed) for seed in range(16)]
-            skies = [_apply_always(transform, sky, seed) for seed in range(16)]
         except Exception as error:  # somebody else's transform may raise anything; here it becomes a sentence
             problems.append(f"{name} cannot be applied to a photo of {height}x{width}: {error}")
             continue
-        # Inside OneOf and the like a flip may be rare: each is looked at by itself.
-        for leaf in _leaves(transform)[1:]:
-            skies += [_apply_always(leaf, sky, seed) for seed in range(16)]
-        third = height // 3
-        if any(s.dtype == np.uint8 and s[:third].mean() <= s[-third:].mean() + 20 for s in skies):
-            problems.append(f"{name} turns cars upside down or on their side; use HorizontalFlip and small rotations")
+        # Inside OneOf and the like a flip may be rare: each part is looked at by itself.
+        turning = next((part for part in _parts(transform) if _turns(part, sky)), None)
+        if turning is not None:
+            which = name if turning is transform else f"{type(turning).__name__} in {name}"
+            problems.append(f"{which} turns cars upside down or on their side; use HorizontalFlip and small rotations")
             continue
         wrong = [o for o in outputs if o.dtype != np.uint8 or o.shape != probe.shape]
         if wrong:
@@ -247,9 +245,22 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
     return problems
 
 
-def _leaves(transform: Any) -> list[Any]:
+def _parts(transform: Any) -> list[Any]:
     """The transform, then all those inside it."""
-    return [transform, *(leaf for inner in getattr(transform, "transforms", ()) for leaf in _leaves(inner))]
+    return [transform, *(part for inner in getattr(transform, "transforms", ()) for part in _parts(inner))]
+
+
+def _turns(transform: Any, sky: np.ndarray) -> bool:
+    third = len(sky) // 3
+    for seed in range(16):
+        try:
+            seen = _apply_always(transform, sky, seed)
+        except Exception:  # a part may be made for what another one leaves; the whole can be applied
+            return False
+        alike = seen.dtype == np.uint8 and seen.shape == sky.shape
+        if alike and seen[:third].mean() <= seen[-third:].mean() + 20:
+            return True
+    return False
 
 
 def _probe(height: int, width: int) -> np.ndarray:

@@ -292,7 +292,7 @@ def find_weights(name: str, cfg: Config) -> Path | None:
     backbone = find(name)
     if cfg.weights == "none":
         return None
-    file = _search(backbone, cfg) if cfg.weights == "imagenet" else _given(backbone, Path(cfg.weights).expanduser())
+    file = _search(backbone, cfg) if cfg.weights == "imagenet" else _given(backbone, inputs.user_path(cfg.weights))
     _check_class(backbone, file)
     return file
 
@@ -390,8 +390,13 @@ def _load(model: Any, backbone: Backbone, file: Path) -> None:
             # Keras loads what it finds by class and order, and is silent about layers that the network lacks.
             raise ValueError(f"it holds {found:,} numbers, the network {model.count_params():,}")
         model.load_weights(file)
-    # RuntimeError and TypeError: what h5py makes of damaged bytes.
-    except (ValueError, OSError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        ValueError,
+        OSError,
+        KeyError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ) as error:  # Runtime: h5py, of damaged bytes
         raise inputs.InputError(f"{file}: does not fit backbone={backbone.name}: {_first(error)}") from None
     for layer in _normalisations(model):
         mean, variance, _ = (np.round(value.ravel(), 3).tolist() for value in layer.get_weights())

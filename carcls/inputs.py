@@ -59,7 +59,15 @@ def on_kaggle() -> bool:
 def cache_home() -> Path:
     """Where things are kept from run to run: $CARCLS_HOME, else ~/.cache/carcls."""
     home = os.environ.get("CARCLS_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "carcls"
+    return user_path(home) if home else Path.home() / ".cache" / "carcls"
+
+
+def user_path(text: str) -> Path:
+    """A path as a person wrote it: ~ is a home folder. Raises InputError if there is none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{text}: there is no home folder of {text.partition('/')[0]}") from None
 
 
 def search_roots(cfg: Config) -> list[Path]:
@@ -138,7 +146,7 @@ def locate(cfg: Config) -> Place:
     """Find the competition's files, unpack its photos, make the run folder. Raises InputError."""
     kaggle = on_kaggle()
     root, train_csv, sample_csv, train, test = _found(cfg)
-    out = _writable(Path(cfg.out).expanduser() if cfg.out else kaggle_root() / "working" if kaggle else Path("out"))
+    out = _writable(user_path(cfg.out) if cfg.out else kaggle_root() / "working" if kaggle else Path("out"))
     scratch = _scratch(out, kaggle)
     answers = root / "answers" / "answers.csv" if (root / "sample.json").is_file() else None
     return Place(
@@ -157,7 +165,7 @@ def locate(cfg: Config) -> Place:
 def _root(cfg: Config) -> Path:
     """The competition's folder."""
     if cfg.data:
-        root = Path(cfg.data).expanduser()
+        root = user_path(cfg.data)
         if not root.is_dir():
             found = "is a file" if root.is_file() else "does not exist"
             raise InputError(
@@ -319,11 +327,8 @@ def _unpacked(source: Path, target: Path) -> Path:
                 return target
             _remove(target)
             part.rename(target)
-    except InputError:
-        raise
-    # What zipfile lets through of a file that is broken (ValueError: a name that cannot be decoded), uses an unknown
-    # compression, or is encrypted (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None
@@ -355,7 +360,7 @@ def _alive(pid: str) -> bool:
 def _is_done(target: Path, done: dict[str, object]) -> bool:
     try:
         same = json.loads((target / _DONE).read_text()) == done
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):  # none, or damaged
         return False
     return same and sum(1 for _ in photo_files(target)) == done["files"]
 

@@ -132,6 +132,11 @@ def load(cfg: Config, place: Place) -> Table:
     id_column, label_column = map(str, sample.columns)
     test = _test_rows(place, sample[id_column].tolist())
     train = _train_rows(place, id_column, label_column, audit)
+    for path in [*train["path"], *test["path"]]:
+        if not path.isascii() and re.search("[\ud800-\udfff]", path):  # Python's stand-ins for bytes that are no text
+            raise InputError(
+                f"{path!a}: this name is not text in UTF-8, and could not be written to photos.csv; rename it"
+            )
     named = set(train["label"])
     facts = _look(path for path in [*train["path"], *test["path"]] if path)
     for frame in (train, test):
@@ -228,12 +233,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
     """A CSV file as text; "" where a field is empty. Raises InputError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # more fields in a row than the header has
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would cut off what the header does not name
             # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
             frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (
-        OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning
-    ) as error:  # fmt: skip
+    except pd.errors.ParserWarning:
+        raise InputError(
+            f"{path}: not a readable CSV file (its rows have more fields than its header; a comma inside a field wants quotes)"
+        ) from None
+    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
         raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
@@ -293,13 +300,6 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
         if not rows:
             raise InputError(f"{place.root}: missing train.csv, and {place.train_photos} has no folder "
                              f"per class. There is:\n{tree(place.train_photos)}")  # fmt: skip
-        for path, _, _ in rows:
-            if any(
-                "\ud800" <= c <= "\udfff" for c in path
-            ):  # Python's stand-ins for bytes that are no text; an id is written
-                raise InputError(
-                    f"{place.train_photos}: the name {path!a} is not text in UTF-8; rename it, or add train.csv"
-                )
         frame = pd.DataFrame(rows, columns=["id", "label", "path"], dtype=object)
         frame["label"] = frame["label"].map(_label_values(frame["label"]))
         frame["path"] = [files.full(path) for path in frame["path"]]

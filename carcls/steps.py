@@ -255,7 +255,7 @@ def find_earlier(cfg: Any) -> Path | None:
     Raises inputs.InputError if the named folder is none, or several are attached.
     """
     if cfg.earlier:
-        named = Path(cfg.earlier).expanduser()
+        named = inputs.user_path(cfg.earlier)
         found = [folder for folder in _folders(named) if is_run(folder)] if named.is_dir() else []
         if not found:
             has = f"there is:\n{inputs.tree(named)}" if named.is_dir() else "there is no such folder"

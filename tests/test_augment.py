@@ -138,7 +138,7 @@ def test_other_pixels_are_refused(photo, said):
         (A.CoarseDropout((1, 1), (18 / 250, 18 / 250), (18 / 250, 18 / 250)), "only costs time"),  # S18
         (A.ToFloat(), "into float32"),
         (A.Resize(50, 50), r"into uint8 \(50, 50, 3\)"),
-        (A.OneOf([A.VerticalFlip(), *[A.HorizontalFlip()] * 40]), "OneOf turns cars upside down"),  # rare in there
+        (A.OneOf([A.VerticalFlip(), *[A.HorizontalFlip()] * 40]), "VerticalFlip in OneOf turns cars upside down"),
     ],
 )
 def test_the_linter_refuses(transform, said):
@@ -151,6 +151,11 @@ def test_the_linter_passes_what_the_policies_use():
     for name in ("light", "medium"):
         transforms = augment.policy(name, 128, 160, "crop").transforms
         assert augment.lint(transforms, 128, 160) == []
+
+
+def test_the_linter_passes_steps_that_alone_would_not_do():
+    steps = A.Sequential([A.Resize(400, 500), A.RandomCrop(300, 400), A.Resize(128, 160)])
+    assert augment.lint([steps], 128, 160) == []
 
 
 def test_the_linter_wants_p_of_one_at_test_time():  # S56

@@ -275,7 +275,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     net(4, depth=2).save_weights(tmp_path / "deeper.weights.h5")
     damaged = (tmp_path / "deeper.weights.h5").read_bytes().replace(b"HEAP", b"HE\xffP")  # where names of layers are
     (tmp_path / "damaged.weights.h5").write_bytes(damaged)
-    with pytest.raises(inputs.InputError, match=r"damaged.weights.h5: does not fit backbone=mobilenet_v3_small"):
+    with pytest.raises(inputs.InputError, match=r"damaged.weights.h5: does not fit backbone=mob.*heap"):
         backbones._load(net(4), backbones.find(name), tmp_path / "damaged.weights.h5")
     with pytest.raises(inputs.InputError, match="it holds 260 numbers, the network 112"):
         backbones._load(net(4), backbones.find(name), tmp_path / "deeper.weights.h5")

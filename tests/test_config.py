@@ -83,8 +83,3 @@ def test_a_notebook_imports_the_settings_and_the_run_from_the_package(before):
     code = f"{before}from carcls import Config, run; import carcls; print(run.__module__, carcls.run is run, Config().batch)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["carcls.run", "True", str(Config().batch)]
-
-
-def test_a_home_folder_that_nobody_has():
-    with pytest.raises(ConfigError, match="out='~nobody-here/x': there is no home folder of ~nobody-here"):
-        config.parse({"out": "~nobody-here/x"})

@@ -168,6 +168,11 @@ def test_unsafe_zip_members(tmp_path, name, mode, why):
     assert not [path for path in tmp_path.rglob("*.jpg") if not path.is_relative_to(data)]
 
 
+def test_a_home_folder_that_nobody_has(tmp_path):
+    with pytest.raises(InputError, match="~nobody-here/x: there is no home folder of ~nobody-here"):
+        inputs.locate(Config(data="~nobody-here/x"))
+
+
 def test_truncated_and_corrupt_zips(tmp_path):
     data = competition(tmp_path / "data")
     whole = (data / "train.zip").read_bytes()
