@@ -186,9 +186,7 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
         raise ConfigError(f"augment={name!r}: expected {', '.join(POLICIES)} or a file saved by albumentations.save")
     try:
         loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
-    except (
-        Exception
-    ) as error:  # YAML's own errors and whatever a transform says of its arguments; here it becomes a sentence
+    except Exception as error:  # YAML's errors, whatever a transform says of its arguments: here it becomes a sentence
         raise ConfigError(f"augment={name}: not a policy saved by albumentations.save ({error})") from None
     transforms = list(loaded.transforms) if isinstance(loaded, A.Compose) else [loaded]
     problems = lint(transforms, height, width)

@@ -390,13 +390,8 @@ def _load(model: Any, backbone: Backbone, file: Path) -> None:
             # Keras loads what it finds by class and order, and is silent about layers that the network lacks.
             raise ValueError(f"it holds {found:,} numbers, the network {model.count_params():,}")
         model.load_weights(file)
-    except (
-        ValueError,
-        OSError,
-        KeyError,
-        RuntimeError,
-        zipfile.BadZipFile,
-    ) as error:  # Runtime: h5py, of damaged bytes
+    # RuntimeError is what h5py makes of damaged bytes.
+    except (ValueError, OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise inputs.InputError(f"{file}: does not fit backbone={backbone.name}: {_first(error)}") from None
     for layer in _normalisations(model):
         mean, variance, _ = (np.round(value.ravel(), 3).tolist() for value in layer.get_weights())

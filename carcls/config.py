@@ -92,9 +92,9 @@ class Config(_Frozen):
                                                        "staged from the head down, or the head alone")  # fmt: skip
     freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came (S32)")
     # Statistics remember 1 / (1 - momentum) steps: longer than an epoch and validation lags behind what is learned, very
-    # short and it is noisy. With batch=32 the sample has 15 steps an epoch: SET="preset=sample batch=32" (0.9) against
-    # SET="preset=sample batch=32 bn_momentum=0.99": validation 0.99 against 0.93, log-loss 0.05 against 0.16, true accuracy
-    # 0.99 against 0.965, the training losses the same to the last digit. cars10 then has 65: 0.9 moved validation by 2
+    # short and it is noisy. When batch was 32, so that the sample had 15 steps an epoch, make run (0.9) against
+    # make run SET="preset=sample bn_momentum=0.99": validation 0.99 against 0.93, log-loss 0.05 against 0.16, true accuracy
+    # 0.99 against 0.965, the training losses the same to the last digit. cars10 then had 65: 0.9 moved validation by 2
     # points at a rate of nearly 0.
     bn_momentum: float = Field(0.97, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
                                "a short run has (S41)")  # fmt: skip
@@ -271,9 +271,9 @@ class Config(_Frozen):
 # Other stages, one seed, make run DATA=cars10 SET="preset=quick val_fraction=0.3 tta_views=2 tta=always stages=…", 1,715
 # photos to train, 735 to validate (interval ±0.03): as they are 0.799 (log-loss 0.604); at the same cost 96x160x3,128x224x7
 # 0.786 (0.620); 64x96x5,96x160x12, 14 % cheaper, 0.776 (0.686; 57 photos corrected, 40 spoiled by the preset's, p = 0.10).
-# SET="preset=good", 367 photos, 8 views: 0.837 (log-loss 0.506; one view 0.853); with stages=96x160x8,128x224x6,160x256x7
+# SET="preset=good stages=96x160x5,160x256x12", what good is now, 367 photos, 8 views: 0.837 (log-loss 0.506; one view 0.853); with stages=96x160x8,128x224x6,160x256x7
 # batch=32, which take as long, 0.815 (0.517; 20 photos corrected, 12 spoiled by the preset's, p = 0.22). Longer at a small size
-# gives nothing: stages=64x96x5,96x160x24 and stronger geometry as well (±11°, ±18 %, ±9 %) stayed below 0.78 on the 735.
+# gives nothing: stages=64x96x5,96x160x24 and stronger geometry as well (±11°, ±18 %, ±9 %), stopped an epoch before the end, had not reached 0.78.
 _REGULARISED = {"augment": "medium", "strength_end": 1.0, "label_smoothing": 0.1}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

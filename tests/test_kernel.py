@@ -43,10 +43,8 @@ def start(tmp_path: Path, settings: str, site: str = "") -> subprocess.Completed
 
 @pytest.mark.parametrize(
     ("layout", "time"),
-    [
-        ("input/competitions", ""),
-        ("input", ', "budget_minutes": 0'),
-    ],  # once trained, once without, which takes less time
+    # Once with training, once without, which takes less time.
+    [("input/competitions", ""), ("input", ', "budget_minutes": 0')],
 )
 def test_a_submission_without_network_in_both_layouts(tmp_path, competition, layout, time):
     root = tmp_path / "kaggle" / layout / SLUG
