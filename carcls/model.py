@@ -58,8 +58,12 @@ def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """All of them, also inside keras-cv's block layers, which no public list reaches."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    """All that compute something, also inside keras-cv's block layers, which no public list reaches.
+
+    A block of EfficientNetV2 that does not expand has one that is never called and has no variables.
+    """
+    kind = keras.layers.BatchNormalization
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kind) and layer.built]
 
 
 def _backbone(model: keras.Model) -> keras.Model:

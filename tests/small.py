@@ -16,9 +16,23 @@ def tiny(shape: tuple[int | None, int | None, int]) -> Any:
     import keras
 
     layers = keras.layers
+
+    class Block(layers.Layer):
+        """BN and ReLU, and a BN that it never calls, as keras-cv's blocks that do not expand have one."""
+
+        def __init__(self, **options: Any):
+            super().__init__(**options)
+            self.bn = layers.BatchNormalization(momentum=0.8, name="batch_normalization")
+            self.unused = layers.BatchNormalization(momentum=0.8)
+
+        def build(self, shape: Any) -> None:
+            self.bn.build(shape)
+
+        def call(self, x: Any, training: Any = None) -> Any:
+            return keras.ops.relu(self.bn(x, training=training))
+
     images = keras.Input(shape)
     x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(images)
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
     x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x)
-    x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
-    return keras.Model(images, x)
+    return keras.Model(images, Block()(x))
