@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -64,6 +65,59 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """
     kind = keras.layers.BatchNormalization
     return [layer for layer in model._flatten_layers() if isinstance(layer, kind) and layer.built]
+
+
+def rebase_batch_norms(model: keras.Model, batches: Iterable[Any]) -> int:
+    """Give the backbone's BN layers the statistics of these photos, with the scale and shift that make up for it.
+
+    batches: images (B, H, W, 3) in 0-255. Returns how many layers it changed; one without scale or shift stays as it is.
+    What the network predicts is the same as before. What it computes in training, where BN uses the statistics of a batch,
+    becomes the same too, but for chance: as it came, photos of cars alone blow up the channels that are there for everything
+    else, and much of what the features know is lost before the first step. Raises ValueError if there are no batches.
+    """
+    backbone = _backbone(model)
+    layers = [layer for layer in batch_norms(backbone) if layer.scale and layer.center]
+    if not layers:
+        return 0
+    seen: list[list[tuple[Any, Any, int]]] = [[] for _ in layers]  # of each batch: mean (C,), variance (C,), photos
+
+    def watched(layer: Any, into: list[tuple[Any, Any, int]]) -> Any:
+        def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+            x = keras.ops.cast(inputs, "float32")
+            axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
+            mean, variance = (keras.ops.convert_to_numpy(m).astype(float) for m in keras.ops.moments(x, axes))
+            into.append((mean, variance, x.shape[0]))
+            return type(layer).call(layer, inputs, training=False, mask=mask)
+
+        return call
+
+    try:
+        for layer, into in zip(layers, seen, strict=True):
+            object.__setattr__(layer, "call", watched(layer, into))  # not Keras's own, which tracks what it is given
+        for images in batches:
+            backbone(images, training=False)
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("call", None)
+    if not seen[0]:
+        raise ValueError("no batches to take the statistics of")
+    for layer, parts in zip(layers, seen, strict=True):
+        means, variances, counts = (np.array(column) for column in zip(*parts, strict=True))
+        mean = np.average(means, 0, counts)
+        variance = np.average(variances + (means - mean) ** 2, 0, counts)
+        gamma, beta, old_mean, old_variance = (
+            keras.ops.convert_to_numpy(w).astype(float)
+            for w in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+        )
+        old, new = (np.sqrt(v + layer.epsilon) for v in (old_variance, variance))
+        for variable, value in (
+            (layer.gamma, gamma * new / old),
+            (layer.beta, beta + gamma * (mean - old_mean) / old),
+            (layer.moving_mean, mean),
+            (layer.moving_variance, variance),
+        ):
+            variable.assign(value.astype(np.float32))
+    return len(layers)
 
 
 def _backbone(model: keras.Model) -> keras.Model:

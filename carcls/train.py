@@ -29,6 +29,7 @@ FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
 # Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
 # name are in ``facts`` with their content.
 _SETTINGS = sorted(OF_MEMBER - {"weights", "augment"} | {"strength", "strength_end", "precision"})
+_REBASED = 32  # photos at a time whose statistics BN starts from: each layer is computed by itself, all on one device
 _CODE = ("augment", "backbones", "callbacks", "fused", "model", "photos", "pipeline", "schedule", "train")
 
 
@@ -201,6 +202,9 @@ class _Training:
         if note:
             note = self._resume(note)
         else:
+            # Not what has learned from these photos, has nothing to lose, or keeps its statistics.
+            if cfg.bn_photos and not start and cfg.weights != "none" and not cfg.freeze_bn and cfg.unfreeze != "head":
+                self._rebase()
             self.plan = schedule.Plan(self._configured(), self._views())
             if self.time_left:
                 self.costs = self._measure()
@@ -306,6 +310,20 @@ class _Training:
         if self.ready and any(self.plan.epochs[number + 1 :]):
             best = max(row["val_accuracy"] for row in self.rows if row["stage"] == number + 1)
             self._report(self.net, shape, f"best epoch of stage {number + 1}", best)
+
+    def _rebase(self) -> None:
+        """Start BN from the statistics of some photos, as the first stage trains with them."""
+        cfg, shape = self.cfg, self.cfg.stages[0]
+        size, rows = (shape.height, shape.width), self.train_rows
+        cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
+        few = cfg.replace(batch=min(self.batch, _REBASED))
+        # Without the runtime: several processes all look at the same photos, one device at a time.
+        batches = pipeline.make_batches(few, cache, rows, self.labels[rows], size, self.classes, steps=-(-cfg.bn_photos // few.batch),
+                                        train=lambda epoch: cfg.strength)  # fmt: skip
+        count = model.rebase_batch_norms(self.net, (images.numpy() for images, _, _ in batches.dataset))
+        if count:
+            photos_ = batches.steps * batches.batch
+            print(f"batch norm {count} layers start from the statistics of {photos_} train photos")
 
     def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
         """Train until the stage ends or its plan changes; returns the note of the last epoch."""

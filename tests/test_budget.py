@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import keras
 import pandas as pd
 import pytest
+import small
 import tensorflow as tf
 
 from carcls import callbacks, config, figures, members, report, schedule, steps, train, votes
@@ -262,8 +263,9 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 5
 
 
-def test_measuring_changes_nothing(cfg, monkeypatch, capsys):
-    cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged")
+def test_measuring_changes_nothing(cfg, tmp_path, capsys):
+    weights = str(small.saved(tmp_path / "tiny.weights.h5"))
+    cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged", weights=weights)
     plain = run(cfg)
     timed = run(cfg.replace(budget_minutes=60.0, out=cfg.out + "2"))
     assert "plan       1+1 epochs, 4 views" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 from conftest import easy_competition
 
 from carcls import runtime
@@ -31,6 +32,7 @@ def ran(tmp_path_factory):
     """Folder and output of each of on_devices.py's processes; they run at the same time."""
     root = tmp_path_factory.mktemp("devices")
     data = easy_competition(root / "competition", 61, 13)
+    small.saved(root / "tiny.weights.h5")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

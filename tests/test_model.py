@@ -118,6 +118,52 @@ def test_bn_momentum_is_the_settings_own_and_acts(tiny):
         assert (change > 1e-2) == (momentum == 0.5)
 
 
+def pretrained():
+    """A network that has learned from other photos than ``data``, dark ones, and so has other statistics."""
+    keras.utils.set_random_seed(1)
+    cfg = CFG.replace(dropout=0.0)
+    net, _ = model.build(cfg, CPU, 3)
+    peak(model.compile_model(cfg, net, CPU))
+    images, labels = data()
+    net.fit(images / 8, labels, batch_size=4, epochs=5, verbose=0)
+    return net
+
+
+def test_rebased_bn_computes_in_training_what_the_pretrained_network_computes(tiny):
+    net, images = pretrained(), data()[0]
+    before = np.array(net(images, training=False))
+    untouched = np.array(net(images, training=True))
+    net = pretrained()  # training mode has moved the statistics
+    assert (
+        model.rebase_batch_norms(net, [images[:5], images[5:]]) == 2
+    )  # batches of different sizes count by their photos
+    assert np.abs(np.array(net(images, training=False)) - before).max() < 1e-4
+    assert np.abs(np.array(net(images, training=True)) - before).max() < 1e-3  # the batch is all of the photos
+    assert np.abs(untouched - before).max() > 0.1
+
+
+def test_rebasing_leaves_bn_without_scale_or_shift_the_head_and_the_layers_call_alone():
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.BatchNormalization(scale=False), keras.layers.BatchNormalization(center=False)]
+    backbone = keras.Sequential([keras.Input((4, 5, 3)), *layers, keras.layers.BatchNormalization(name="changed")])
+    layers.append(keras.layers.BatchNormalization())
+    net = keras.Sequential([keras.Input((4, 5, 3)), backbone, layers[-1]])
+    kept = [w.numpy() for layer in layers for w in layer.weights]
+    images = np.random.default_rng(0).normal(3, 2, (6, 4, 5, 3)).astype(np.float32)
+    before = np.array(net(images))
+    assert model.rebase_batch_norms(net, [images]) == 1
+    assert all(
+        np.array_equal(a, w.numpy()) for a, w in zip(kept, (w for each in layers for w in each.weights), strict=True)
+    )
+    assert np.abs(np.array(net(images)) - before).max() < 1e-4
+    changed = backbone.get_layer("changed")
+    assert changed.moving_mean.numpy() == pytest.approx(np.array(backbone(images)).mean((0, 1, 2)), rel=1e-3)
+    assert "call" not in vars(changed)
+    with pytest.raises(ValueError, match="no batches"):
+        model.rebase_batch_norms(net, [])
+    assert "call" not in vars(changed)
+
+
 def test_heads(tiny):  # S29, S30
     net, _ = model.build(CFG, CPU, 3)
     assert [type(layer).__name__ for layer in net.layers[-3:]] == ["GlobalAveragePooling2D", "Dropout", "Dense"]

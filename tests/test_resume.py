@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 from conftest import easy_competition
 
 SETTINGS = {
-    "weights": "none", "backbone": "tiny", "stages": "32x48x2,48x64x2", "batch": 8, "lr": 0.02, "tta_views": 4,
+    "backbone": "tiny", "stages": "32x48x2,48x64x2", "batch": 8, "lr": 0.02, "tta_views": 4,
     "val_fraction": 0.25,
 }  # fmt: skip
 
@@ -32,7 +33,8 @@ class Killer:
         assert self.process.stdin
         assert self.process.stdout
         log = self.folder / f"{out}.log"
-        whole = {**SETTINGS, "data": str(self.folder / "competition"), "out": str(self.folder / out), **settings}
+        whole = {**SETTINGS, "data": str(self.folder / "competition"), "out": str(self.folder / out),
+                 "weights": str(self.folder / "tiny.weights.h5"), **settings}  # fmt: skip
         self.process.stdin.write(json.dumps({"settings": whole, "log": str(log), **order}) + "\n")
         self.process.stdin.flush()
         ended = json.loads(self.process.stdout.readline())
@@ -44,6 +46,7 @@ class Killer:
 def killer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     easy_competition(folder / "competition", 36, 10)
+    small.saved(folder / "tiny.weights.h5")
     killer = Killer(folder)
     yield killer
     killer.process.stdin.close()
@@ -97,6 +100,7 @@ def test_killed_at_any_moment_a_run_ends_as_an_uninterrupted_one(killer, setting
             break
     assert count >= 4
     assert left(killer.folder / f"{name}-killed") == expected
+    assert "batch norm 2 layers start from the statistics of 24 train photos" in whole["said"]
     assert "resumed    after" in ended["said"]
 
 

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import small
 from conftest import write_photo
 
-from carcls import config, inputs, pseudo, votes
+from carcls import config, inputs, model, pseudo, train, votes
 from carcls.config import Config, ConfigError
 from carcls.desk import cli
 from carcls.run import _stoppable, run
@@ -21,6 +22,27 @@ from carcls.run import _stoppable, run
 def cfg(competition, tmp_path, tiny) -> Config:
     return config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
                          "stages": "32x48x2,48x64x2", "batch": 8, "lr": 0.02, "tta_views": 4, "val_fraction": 0.25})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "times"),
+    [({}, 1), ({"bn_photos": 0}, 0), ({"freeze_bn": True}, 0), ({"unfreeze": "head"}, 0), ({"weights": "none"}, 0)],
+    ids=lambda value: "-".join(value) or "default" if isinstance(value, dict) else "",
+)
+def test_bn_is_rebased_where_there_is_something_to_keep_and_it_trains(cfg, tmp_path, monkeypatch, settings, times):
+    seen = []
+
+    def begun(*_):
+        raise config.Stopped("enough")
+
+    monkeypatch.setattr(model, "rebase_batch_norms", lambda net, batches: seen.append(list(batches)) or 2)
+    monkeypatch.setattr(train._Training, "_stage", begun)
+    weights = str(small.saved(tmp_path / "tiny.weights.h5"))
+    with pytest.raises(config.Stopped):
+        run(cfg.replace(**{"weights": weights, "batch": 5, "bn_photos": 32, **settings}))
+    assert len(seen) == times
+    for batches in seen:  # whole batches of an epoch: 27 train photos
+        assert [batch.shape for batch in batches] == [(5, 32, 48, 3)] * 5
 
 
 def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_path, capsys):
