@@ -61,7 +61,7 @@ def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
 def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """All that compute something, also inside keras-cv's block layers, which no public list reaches.
 
-    A block of EfficientNetV2 that does not expand has one that is never called and has no variables.
+    A fused block of EfficientNetV2 has one that is never called, two where it does not expand; they have no variables.
     """
     kind = keras.layers.BatchNormalization
     return [layer for layer in model._flatten_layers() if isinstance(layer, kind) and layer.built]
@@ -99,8 +99,8 @@ def rebase_batch_norms(model: keras.Model, batches: Iterable[Any]) -> int:
     finally:
         for layer in layers:
             layer.__dict__.pop("call", None)
-    if not seen[0]:
-        raise ValueError("no batches to take the statistics of")
+    if not all(seen):
+        raise ValueError("no batches to take the statistics of, or a BN that the backbone does not call")
     for layer, parts in zip(layers, seen, strict=True):
         means, variances, counts = (np.array(column) for column in zip(*parts, strict=True))
         mean = np.average(means, 0, counts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,7 +29,8 @@ FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
 # Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
 # name are in ``facts`` with their content.
 _SETTINGS = sorted(OF_MEMBER - {"weights", "augment"} | {"strength", "strength_end", "precision"})
-_REBASED = 32  # photos at a time whose statistics BN starts from: each layer is computed by itself, all on one device
+_REBASED = 8  # photos at a time whose statistics BN starts from: all that a network computes of them is kept meanwhile
+_REBASE_SHARE = 0.02  # of the time left that this may take, after the first of them
 _CODE = ("augment", "backbones", "callbacks", "fused", "model", "photos", "pipeline", "schedule", "train")
 
 
@@ -312,18 +313,30 @@ class _Training:
             self._report(self.net, shape, f"best epoch of stage {number + 1}", best)
 
     def _rebase(self) -> None:
-        """Start BN from the statistics of some photos, as the first stage trains with them."""
+        """Start BN from the statistics of some photos, augmented as for the first stage and at its size."""
         cfg, shape = self.cfg, self.cfg.stages[0]
         size, rows = (shape.height, shape.width), self.train_rows
         cache = pipeline.PhotoCache(self.frame, *size, cfg.fit, cfg.cache_share, self.place.scratch)
         few = cfg.replace(batch=min(self.batch, _REBASED))
-        # Without the runtime: several processes all look at the same photos, one device at a time.
+        # Without the runtime: every process looks at the same photos.
         batches = pipeline.make_batches(few, cache, rows, self.labels[rows], size, self.classes, steps=-(-cfg.bn_photos // few.batch),
                                         train=lambda epoch: cfg.strength)  # fmt: skip
-        count = model.rebase_batch_norms(self.net, (images.numpy() for images, _, _ in batches.dataset))
+        seen = 0
+
+        def in_time() -> Iterator[np.ndarray]:
+            nonlocal seen
+            began = time.monotonic()
+            for images, _, _ in batches.dataset:
+                if seen and self.time_left:
+                    spent = runtime.agree(self.rt, time.monotonic() - began)
+                    if spent > _REBASE_SHARE * self._left():
+                        return
+                seen += len(images)
+                yield images.numpy()
+
+        count = model.rebase_batch_norms(self.net, in_time())
         if count:
-            photos_ = batches.steps * batches.batch
-            print(f"batch norm {count} layers start from the statistics of {photos_} train photos")
+            print(f"batch norm {count} layers start from the statistics of {seen} train photos")
 
     def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
         """Train until the stage ends or its plan changes; returns the note of the last epoch."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small
-from conftest import write_photo
+from conftest import easy_competition, write_photo
 
 from carcls import config, inputs, model, pseudo, train, votes
 from carcls.config import Config, ConfigError
@@ -24,25 +24,45 @@ def cfg(competition, tmp_path, tiny) -> Config:
                          "stages": "32x48x2,48x64x2", "batch": 8, "lr": 0.02, "tta_views": 4, "val_fraction": 0.25})  # fmt: skip
 
 
+@pytest.fixture
+def pretrained(cfg, tmp_path) -> Config:
+    """With weights of its own, 60 photos, 45 of them to train, and an hour."""
+    data = easy_competition(tmp_path / "more", 60, 10)
+    return cfg.replace(data=str(data), weights=str(small.saved(tmp_path / "tiny.weights.h5")), budget_minutes=60.0)
+
+
+@pytest.fixture
+def rebased(monkeypatch) -> list:
+    """The batches that BN was rebased on, before the time is planned; the run ends there."""
+    seen: list = []
+
+    def measured(_):
+        raise config.Stopped("enough")
+
+    monkeypatch.setattr(model, "rebase_batch_norms", lambda net, batches: seen.append(list(batches)) or 2)
+    monkeypatch.setattr(train._Training, "_measure", measured)
+    return seen
+
+
 @pytest.mark.parametrize(
     ("settings", "times"),
     [({}, 1), ({"bn_photos": 0}, 0), ({"freeze_bn": True}, 0), ({"unfreeze": "head"}, 0), ({"weights": "none"}, 0)],
     ids=lambda value: "-".join(value) or "default" if isinstance(value, dict) else "",
 )
-def test_bn_is_rebased_where_there_is_something_to_keep_and_it_trains(cfg, tmp_path, monkeypatch, settings, times):
-    seen = []
-
-    def begun(*_):
-        raise config.Stopped("enough")
-
-    monkeypatch.setattr(model, "rebase_batch_norms", lambda net, batches: seen.append(list(batches)) or 2)
-    monkeypatch.setattr(train._Training, "_stage", begun)
-    weights = str(small.saved(tmp_path / "tiny.weights.h5"))
+def test_bn_is_rebased_where_there_is_something_to_keep_and_it_trains(pretrained, rebased, settings, times):
     with pytest.raises(config.Stopped):
-        run(cfg.replace(**{"weights": weights, "batch": 5, "bn_photos": 32, **settings}))
-    assert len(seen) == times
-    for batches in seen:  # whole batches of an epoch: 27 train photos
-        assert [batch.shape for batch in batches] == [(5, 32, 48, 3)] * 5
+        run(pretrained.replace(**{"batch": 5, "bn_photos": 32, **settings}))
+    assert len(rebased) == times
+    for batches in rebased:
+        assert [batch.shape for batch in batches] == [(5, 32, 48, 3)] * 7
+
+
+def test_bn_is_rebased_on_fewer_photos_where_time_is_short(pretrained, rebased, monkeypatch):
+    monkeypatch.setattr(train, "_REBASE_SHARE", 0.0)
+    with pytest.raises(config.Stopped):
+        run(pretrained.replace(batch=32))
+    ((batch,),) = rebased
+    assert batch.shape == (8, 32, 48, 3)
 
 
 def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_path, capsys):
@@ -159,7 +179,7 @@ def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cf
     assert cli.main(["votes", str(out), "tta=never"]) == 0
 
 
-def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(cfg, tmp_path, monkeypatch):
+def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(cfg, tmp_path, monkeypatch, capsys):
     # 36 photos are too few to know the precision of pseudo-labels, and the real rule then refuses; these are given.
     def three(members, *rest):
         rows = np.array([0, 3, 5])
@@ -174,8 +194,11 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
         return pseudo.Kept(len(seen) == 2, "judged", votes.Paired(0, 0))
 
     monkeypatch.setattr(pseudo, "keep", judge)
-    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members="seed=1+seed=2", val_fraction=0.4))
+    weights = str(small.saved(tmp_path / "tiny.weights.h5"))
+    members = "seed=1+seed=2"
+    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members=members, val_fraction=0.4, weights=weights))
     out = tmp_path / "out"
+    assert capsys.readouterr().out.count("batch norm 2 layers") == 2  # what goes on has learned from these photos
     assert len(pd.read_csv(out / "pseudo.csv")) == 3
     assert (seen[0][0].probs != seen[0][1].probs).any()  # it has trained
     for number, inside in ((1, [""]), (2, ["pseudo"])):
