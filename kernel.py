@@ -1868,8 +1868,8 @@ def _stages(text: str) -> list[dict[str, int]]:
 
 # What members of an ensemble may differ in. Data, split and number of views are shared: votes are compared photo by photo.
 OF_MEMBER = frozenset({
-    "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "bn_photos", "depth_decay",
-    "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
+    "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "bn_photos",
+    "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
 BLENDS = ("auto", "best", "average", "weights", "logistic", "forest")
@@ -1920,7 +1920,7 @@ class Config(_Frozen):
     # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
     # stages=96x160x4 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)
     # and 0.659 (0.99; p = 0.008). With quick's own stages less of it is left: see PRESETS; a prototype that looked at
-    # unaugmented photos ended at 0.797 against 0.799 (735 photos). All figures in this file that do not name bn_photos are of bn_photos=0.
+    # unaugmented photos ended at 0.797 against 0.799 (735 photos). Figures in this file that do not name bn_photos are of bn_photos=0.
     bn_photos: int = Field(512, ge=0, description="train photos that BN takes its first statistics from; what the network "
                            "predicts stays the same. Not with weights=none, freeze_bn or unfreeze=head; 0: the statistics of the "
                            "weights")  # fmt: skip
@@ -1932,9 +1932,10 @@ class Config(_Frozen):
     # mirror image: make run DATA=cars10 SET="preset=quick stages=64x96x5,96x160x12 val_fraction=0.3 tta_views=2 tta=always": 0.776
     # (log-loss 0.686); with batch=32 0.743 (0.780; 67 photos spoiled, 43 corrected, p = 0.03); with rotation ±12°, zoom ±25 %
     # and shift ±12 % in the place of 7, 10 and 6: 0.708. Stopped before the end, so no figures: batch=8 and cutmix=1, whose curves
-    # were behind, and depth_decay=0.6 with lr=4e-3, augment=light and dropout=0.2, whose were alike. A script of the same modules, stages=64x96x4,96x160x6 batch=32: 0.682; lr=1e-3 0.629 (81 photos spoiled,
-    # 42 corrected, p = 0.0006). By the command above bn_photos, seeds 1 and 2, against 0.703 and 0.702: pooling=max 0.521 and 0.528
-    # (320 photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: not compared yet.
+    # were behind, and depth_decay=0.6 with lr=4e-3, augment=light and dropout=0.2, whose were alike. A script of the same
+    # modules, stages=64x96x4,96x160x6 batch=32: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected, p = 0.0006). By the
+    # command above bn_photos, with it, seeds 1 and 2, against 0.703 and 0.702: pooling=max 0.521 and 0.528 (320 photos spoiled,
+    # 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: not compared yet.
     stages: tuple[Stage, ...] = Field((Stage(height=96, width=160, epochs=5), Stage(height=128, width=224, epochs=6)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
     batch: int = Field(16, ge=1, le=4096, description="photos per training step, all devices together")
@@ -2097,14 +2098,16 @@ class Config(_Frozen):
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
 # Sizes are multiples of 32 px, so that every stride of the networks divides them.
-# make run DATA=cars10 SET="preset=quick" (one seed each, 367 validation photos, 8 views, interval ±0.04): 0.820, log-loss 0.502;
-# with bn_photos=0 0.801, 0.556 (24 photos spoiled, 17 corrected, p = 0.35); then with batch=32 0.809; with strength_end=0.5 and no label smoothing or colour as well 0.80: all within chance of each other.
+# make run DATA=cars10 SET="preset=quick" (one seed each, 367 validation photos, 8 views, interval ±0.04), with bn_photos as it
+# is: 0.820, log-loss 0.502; with bn_photos=0 0.801, 0.556 (24 photos spoiled, 17 corrected, p = 0.35), then with batch=32
+# 0.809, with strength_end=0.5 and no label smoothing or colour as well 0.80: all within chance of each other.
 # Other stages, one seed, make run DATA=cars10 SET="preset=quick val_fraction=0.3 tta_views=2 tta=always stages=…", 1,715
 # photos to train, 735 to validate (interval ±0.03): as they are 0.799 (log-loss 0.604); at the same cost 96x160x3,128x224x7
 # 0.786 (0.620); 64x96x5,96x160x12, 14 % cheaper, 0.776 (0.686; 57 photos corrected, 40 spoiled by the preset's, p = 0.10).
-# SET="preset=good stages=96x160x5,160x256x12", what good is now, 367 photos, 8 views: 0.837 (log-loss 0.506; one view 0.853); with stages=96x160x8,128x224x6,160x256x7
-# batch=32, which take as long, 0.815 (0.517; 20 photos corrected, 12 spoiled by the preset's, p = 0.22). Longer at a small size
-# gives nothing: stages=64x96x5,96x160x24 and stronger geometry as well (±11°, ±18 %, ±9 %), stopped an epoch before the end, had not reached 0.78.
+# SET="preset=good stages=96x160x5,160x256x12", what good is now, 367 photos, 8 views: 0.837 (log-loss 0.506; one view 0.853);
+# with stages=96x160x8,128x224x6,160x256x7 batch=32, which take as long, 0.815 (0.517; 20 photos corrected, 12 spoiled by the
+# preset's, p = 0.22). Longer at a small size gives nothing: stages=64x96x5,96x160x24 and stronger geometry as well (±11°,
+# ±18 %, ±9 %), stopped an epoch before the end, had not reached 0.78.
 _REGULARISED = {"augment": "medium", "strength_end": 1.0, "label_smoothing": 0.1}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

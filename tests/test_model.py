@@ -133,9 +133,8 @@ def test_rebased_bn_computes_in_training_what_the_pretrained_network_computes(ti
     other, net, images = pretrained(), pretrained(), data()[0]
     before = np.array(net(images, training=False))
     untouched = np.array(other(images, training=True))  # which moves its statistics
-    assert (
-        model.rebase_batch_norms(net, [images[:5], images[5:]]) == 2
-    )  # batches of different sizes count by their photos
+    # Batches of different sizes count by their photos.
+    assert model.rebase_batch_norms(net, [images[:5], images[5:]]) == 2
     assert np.abs(np.array(net(images, training=False)) - before).max() < 1e-4
     assert np.abs(np.array(net(images, training=True)) - before).max() < 1e-3  # the batch is all of the photos
     assert np.abs(untouched - before).max() > 0.1
@@ -151,9 +150,8 @@ def test_rebasing_leaves_bn_without_scale_or_shift_the_head_and_the_layers_call_
     images = np.random.default_rng(0).normal(3, 2, (6, 4, 5, 3)).astype(np.float32)
     before = np.array(net(images))
     assert model.rebase_batch_norms(net, [images]) == 1
-    assert all(
-        np.array_equal(a, w.numpy()) for a, w in zip(kept, (w for each in layers for w in each.weights), strict=True)
-    )
+    for was, weight in zip(kept, (w for layer in layers for w in layer.weights), strict=True):
+        assert np.array_equal(was, weight.numpy())
     assert np.abs(np.array(net(images)) - before).max() < 1e-4
     changed = backbone.get_layer("changed")
     assert changed.moving_mean.numpy() == pytest.approx(np.array(backbone(images)).mean((0, 1, 2)), rel=1e-3)
