@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from carcls import backbones, fused, schedule
+from carcls import backbones, fast, schedule
 from carcls.config import Config
 from carcls.runtime import HEAD, Runtime
 
@@ -33,8 +33,10 @@ def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
     model = keras.Model(images, logits, name=cfg.backbone)
     for layer in batch_norms(model):
         layer.momentum = cfg.bn_momentum
-    if rt.fused_bn:
-        fused.fuse_batch_norm(model)
+    if rt.fast_layers:
+        fast.fuse_batch_norm(model)
+        if rt.kind == "cpu":
+            fast.speed_up_depthwise(model)
     model.jit_compile = rt.xla  # to predict without being compiled; on a GPU Keras's own choice would be yes
     return model, loaded
 

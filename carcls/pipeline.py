@@ -344,7 +344,7 @@ def make_batches(
     return Batches(dataset, maker, maker.steps, len(rows), maker.batch, len(views))
 
 
-_ONE_DEVICE = Runtime("tensorflow", ("any",), "float32", xla=False, fused_bn=False)
+_ONE_DEVICE = Runtime("tensorflow", ("any",), "float32", xla=False, fast_layers=False)
 
 
 class _Maker:

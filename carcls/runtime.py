@@ -32,7 +32,9 @@ class Runtime:
     devices: tuple[str, ...]  # of all processes
     precision: str  # a Keras dtype policy
     xla: bool
-    fused_bn: bool  # TensorFlow's own kernel for batch normalisation, where XLA does not fuse Keras's
+    fast_layers: (
+        bool  # TensorFlow's faster kernels behind Keras's layers, where XLA does not compile the step (``fast``)
+    )
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
     kind: str = "cpu"  # of the devices; or "gpu", "tpu"
@@ -124,12 +126,12 @@ def setup(cfg: Config) -> Runtime:
 
 def with_xla(rt: Runtime, on: bool | None) -> Runtime:
     """The same, compiled by XLA or not; None: that is open, and on until it is settled."""
-    return replace(rt, xla=on is not False, xla_open=on is None, fused_bn=rt.backend == "tensorflow" and on is False)
+    return replace(rt, xla=on is not False, xla_open=on is None, fast_layers=rt.backend == "tensorflow" and on is False)
 
 
 def batch_norm(rt: Runtime) -> str:
     """The line that says which kernels normalise."""
-    if rt.fused_bn:
+    if rt.fast_layers:
         return "batch norm fused: TensorFlow's kernel is faster than Keras's chain of operations, same numbers"
     return "batch norm Keras: the compiler fuses it"
 

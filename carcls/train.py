@@ -31,7 +31,7 @@ FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
 _SETTINGS = sorted(OF_MEMBER - {"weights", "augment"} | {"strength", "strength_end", "precision"})
 _REBASED = 8  # photos at a time whose statistics BN starts from: all that a network computes of them is kept meanwhile
 _REBASE_SHARE = 0.02  # of the time left that this may take, after the first of them
-_CODE = ("augment", "backbones", "callbacks", "fused", "model", "photos", "pipeline", "schedule", "train")
+_CODE = ("augment", "backbones", "callbacks", "fast", "model", "photos", "pipeline", "schedule", "train")
 
 
 @dataclass(frozen=True)

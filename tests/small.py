@@ -5,7 +5,7 @@ from typing import Any
 
 
 def add_tiny() -> str:
-    """Put "tiny" into the registry of backbones: two small convolutions with BN."""
+    """Put "tiny" into the registry of backbones: three small convolutions, one of them depthwise, with BN."""
     from carcls import backbones
 
     backbones.REGISTRY["tiny"] = backbones.Backbone("tiny", "keras", tiny, "x / 127.5 - 1", None, "tests")
@@ -45,5 +45,6 @@ def tiny(shape: tuple[int | None, int | None, int]) -> Any:
     images = keras.Input(shape)
     x = layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(images)
     x = layers.ReLU()(layers.BatchNormalization(momentum=0.8)(x))
+    x = layers.DepthwiseConv2D(5, padding="same", use_bias=False)(x)
     x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x)
     return keras.Model(images, Block()(x))

@@ -16,7 +16,7 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
-from carcls import attached, backbones, config, fused, inputs  # noqa: E402  # after the choice of backend
+from carcls import attached, backbones, config, fast, inputs  # noqa: E402  # after the choice of backend
 
 # Parameters without the classifier. Sources: keras.io/api/applications (total less the 1000-way layer), the presets'
 # metadata in keras-cv 0.9 (efficientnetv2), efficientnet-pytorch (4,652,008 of Lite0 less 1,281,000, plus 42,016
@@ -84,7 +84,7 @@ def cfg(weights="imagenet"):
 
 
 def test_importing_it_imports_no_framework():
-    code = "import sys, carcls.backbones, carcls.fused; print({'keras', 'keras_cv', 'tensorflow'} & set(sys.modules))"
+    code = "import sys, carcls.backbones, carcls.fast; print({'keras', 'keras_cv', 'tensorflow'} & set(sys.modules))"
     assert (
         subprocess.check_output([sys.executable, "-c", code], text=True, cwd=Path(__file__).parents[1]).strip()
         == "set()"
@@ -308,5 +308,10 @@ def test_fused_batch_norm_reaches_into_blocks():
     count = sum(layer.built for layer in norms)  # a block that does not expand has one that it never uses
     x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     before = np.asarray(model(x))
-    assert fused.fuse_batch_norm(model) == count > 50
+    assert fast.fuse_batch_norm(model) == count > 50
     np.testing.assert_allclose(model(x), before, rtol=1e-3, atol=1e-3 * np.abs(before).max())
+
+
+def test_the_large_depthwise_convolutions_of_a_network_are_sped_up():
+    assert fast.speed_up_depthwise(built("efficientnet_lite_b0")) == 9
+    assert fast.speed_up_depthwise(built("mobilenet_v3_small")) == 8

@@ -15,7 +15,7 @@ LEVELS = [
     {"config"},
     {"inputs"},
     {"attached"},
-    {"runtime", "photos", "augment", "schedule", "backbones", "fused", "votes", "steps"},
+    {"runtime", "photos", "augment", "schedule", "backbones", "fast", "votes", "steps"},
     {"pipeline", "model", "blend", "pseudo", "figures"},
     {"callbacks", "timing"},
     {"train", "tta", "submission"},

@@ -11,7 +11,7 @@ from carcls import backbones, model, runtime, schedule
 from carcls.config import Config
 
 CFG = Config(weights="none", backbone="tiny", schedule="constant", warmup=0, lr=0.01, batch=4)
-CPU = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fused_bn=True)
+CPU = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fast_layers=True)
 
 
 def data(n=8):
@@ -65,7 +65,7 @@ def test_staged_opens_from_the_head_down(tiny):  # S31
         model.open_layers(cfg, net, stage)
         counts.append(len(net.trainable_variables))
     assert counts[0] == 2
-    assert counts[0] < counts[1] < counts[2] == 2 + 6
+    assert counts[0] < counts[1] < counts[2] == 2 + 7
 
 
 def test_rates_by_depth_scale_the_steps_themselves(tiny):  # S34
@@ -172,10 +172,23 @@ def test_heads(tiny):  # S29, S30
     assert net(data(2)[0]).shape == (2, 3)
 
 
-def test_fused_and_plain_batch_normalisation_train_alike(tiny):
-    _, fused, _ = trained(CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3))
-    _, plain, _ = trained(CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3), dataclasses.replace(CPU, fused_bn=False))
-    for (path, one), other in zip(fused.items(), plain.values(), strict=True):
+def test_fast_and_plain_layers_train_alike(tiny):
+    cfg = CFG.replace(optimizer="sgd", dropout=0.0, lr=1e-3)
+    _, quick, net = trained(cfg)
+    _, plain, slow = trained(cfg, dataclasses.replace(CPU, fast_layers=False))
+    kinds = (keras.layers.BatchNormalization, keras.layers.DepthwiseConv2D)
+    switched = [
+        [
+            kind.__name__
+            for layer in n._flatten_layers()
+            for kind in kinds
+            if isinstance(layer, kind) is not (type(layer) is kind)
+        ]
+        for n in (net, slow)
+    ]
+    assert sorted(switched[0]) == ["BatchNormalization", "BatchNormalization", "DepthwiseConv2D"]
+    assert not switched[1]
+    for (path, one), other in zip(quick.items(), plain.values(), strict=True):
         assert np.allclose(one, other, rtol=1e-3, atol=1e-4), path
 
 

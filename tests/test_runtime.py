@@ -9,7 +9,7 @@ import tensorflow as tf
 from carcls import inputs, runtime
 from carcls.config import Config, ConfigError
 
-RT = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fused_bn=True)
+RT = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fast_layers=True)
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "TPU_NAME", "TPU_ACCELERATOR_TYPE")
 
 

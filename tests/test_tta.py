@@ -23,7 +23,7 @@ def ready(competition, tmp_path, tiny):
     cfg = config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
                         "stages": "48x64x1", "batch": 8, "tta_views": 4})  # fmt: skip
     place = inputs.locate(cfg)
-    rt = Runtime("tensorflow", ("cpu",), "float32", xla=False, fused_bn=True)
+    rt = Runtime("tensorflow", ("cpu",), "float32", xla=False, fast_layers=True)
     keras.utils.set_random_seed(1)
     return cfg, rt, model.build(cfg, rt, 3)[0], photos.load(cfg, place).train, place
 

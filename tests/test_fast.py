@@ -1,4 +1,4 @@
-"""Fused batch normalisation gives Keras's own numbers."""
+"""The faster kernels give Keras's own numbers."""
 
 import os
 
@@ -11,9 +11,9 @@ import pytest
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
-from carcls.fused import fuse_batch_norm  # noqa: E402  # after the choice of backend
+from carcls.fast import fuse_batch_norm, speed_up_depthwise  # noqa: E402  # after the choice of backend
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the fused kernel is TensorFlow's")
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the kernels are TensorFlow's")
 
 
 class Block(keras.layers.Layer):
@@ -173,3 +173,102 @@ def test_layers_the_kernel_does_not_cover_stay_plain(settings):
 def test_fusing_twice_changes_nothing():
     model = net()
     assert (fuse_batch_norm(model), fuse_batch_norm(model)) == (2, 0)
+
+
+# --- Depthwise convolutions -----------------------------------------------------------------------------------
+
+
+def depthwise(kernel=5, dtype="float32", **settings):
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((None, None, 3))
+    settings = {"padding": "same", "use_bias": False, "dtype": dtype, "activation": "relu6", **settings}
+    return keras.Model(inputs, keras.layers.DepthwiseConv2D(kernel, **settings)(inputs))
+
+
+def images(height=11, width=9, dtype="float32"):
+    return np.random.default_rng(5).normal(0, 3, (4, height, width, 3)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"kernel": (4, 7)},
+        {"padding": "valid"},
+        {"padding": "valid", "strides": 2},
+        {"padding": "valid", "strides": 2, "kernel": 7, "depth_multiplier": 2},
+    ],
+)
+def test_a_large_depthwise_convolution_trains_as_keras_s_own(settings):
+    plain, fast = depthwise(**settings), depthwise(**settings)
+    assert speed_up_depthwise(fast) == 1
+    for size in ((11, 9), (12, 8)):
+        outputs, gradients = [], []
+        for model in (plain, fast):
+            x = tf.constant(images(*size))
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = model(x, training=True)
+                loss = tf.reduce_mean(tf.square(y - 0.3))
+            outputs.append(y)
+            gradients.append(tape.gradient(loss, [x, model.layers[-1].kernel.value]))
+        np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+        assert_same(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+        assert np.abs(gradients[0][1]).min() > 1e-6
+    for model in (plain, fast):
+        model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
+        model.fit(
+            images(),
+            np.full(model.compute_output_shape((4, 11, 9, 3)), 0.3),
+            batch_size=2,
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+        )
+    assert_same(fast.weights, plain.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_its_filter_gradient_is_one_that_onednn_leaves_alone():
+    """Explicit padding is what TensorFlow does not hand to oneDNN; everything else of the layer may go there."""
+    model = depthwise()
+    speed_up_depthwise(model)
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(model(x, training=True))
+        return tape.gradient(y, [x, model.layers[-1].kernel.value])
+
+    operations = gradients.get_concrete_function(tf.TensorSpec((None, None, None, 3))).graph.get_operations()
+    paddings = {op.type: op.get_attr("padding") for op in operations if op.type.startswith("DepthwiseConv2d")}
+    assert paddings == {
+        "DepthwiseConv2dNative": b"SAME",
+        "DepthwiseConv2dNativeBackpropInput": b"SAME",
+        "DepthwiseConv2dNativeBackpropFilter": b"EXPLICIT",
+    }
+
+
+def test_depthwise_weights_and_models_move_between_fast_and_plain(tmp_path):
+    plain, fast = depthwise(), depthwise(depthwise_initializer="ones")
+    speed_up_depthwise(fast)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    fast.load_weights(tmp_path / "plain.weights.h5")
+    assert_same(fast.weights, plain.weights, rtol=0, atol=0)
+    fast.save(tmp_path / "fast.keras")
+    again = keras.models.load_model(tmp_path / "fast.keras")
+    assert type(again.layers[-1]) is keras.layers.DepthwiseConv2D
+    np.testing.assert_allclose(again(images()), plain(images()), rtol=1e-5, atol=1e-5)
+
+
+def test_other_depthwise_convolutions_stay_plain():
+    for settings in ({"kernel": 3}, {"strides": 2}, {"dilation_rate": 2}, {"use_bias": True}):
+        assert speed_up_depthwise(depthwise(**settings)) == 0, settings
+    model = depthwise()
+    assert (speed_up_depthwise(model), speed_up_depthwise(model)) == (1, 0)
+    half = depthwise(dtype="bfloat16")
+    x = tf.constant(images(), "bfloat16")
+    before = half(x)
+    assert speed_up_depthwise(half) == 1
+    assert half(x).dtype == "bfloat16"
+    assert_same([half(x)], [before], rtol=0, atol=0)
