@@ -2768,7 +2768,7 @@ def tta_curve(curves: dict[str, pd.DataFrame], chosen: int | None, path: Path) -
             axis.set_xlabel("views per photo")
             axis.grid(alpha=0.3)
         left.set_ylabel("validation accuracy, 95 % interval")
-        left.yaxis.set_major_formatter(PercentFormatter(1))
+        _percent(left)
         right.set_ylabel("validation log-loss")
         figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     return path
@@ -2794,7 +2794,7 @@ def trade_off(table: pd.DataFrame, path: Path) -> Path:
             axis.set_xlabel("passes per photo, mean")
             axis.set_ylabel(f"validation {label}")
             axis.grid(alpha=0.3)
-        axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+        _percent(axes[1])
         line = [Line2D([], [], color="0.5", marker=".", label="fixed: the same for every photo")]
         hues = [Line2D([], [], color=c, label=f"first round: {n} views") for n, c in colour.items()]
         shapes = [Line2D([], [], ls="", marker=m, mfc="none", mec="0.3", mew=1.5, label=f"disputed photos: up to {cap}")
@@ -2997,6 +2997,14 @@ def _every(n: int, most: int) -> list[int]:
     return list(range(0, n, step))
 
 
+def _percent(axis: Any) -> None:
+    """Shares as percentages; the room above 100 % has no tick."""
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    limits = axis.get_ylim()
+    axis.set_yticks([tick for tick in axis.get_yticks() if tick <= 1], minor=False)
+    axis.set_ylim(limits)
+
+
 def _log2(axis: Any, last: int) -> None:
     """Views from 1 to ``last`` on the x axis, each power of two as a plain number."""
     powers = [2**k for k in range(last.bit_length())]
@@ -3027,6 +3035,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python built without it cannot open such a zip file either, and zipfile says so
+    LZMAError = zlib.error  # type: ignore[assignment,misc]  # one name for both cases
 
 if TYPE_CHECKING:
     from carcls.config import Config
@@ -3339,7 +3352,8 @@ def _unpacked(source: Path, target: Path) -> Path:
             _remove(target)
             part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError,
+            UnicodeDecodeError) as error:  # fmt: skip
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None

@@ -283,7 +283,7 @@ def tta_curve(curves: dict[str, pd.DataFrame], chosen: int | None, path: Path) -
             axis.set_xlabel("views per photo")
             axis.grid(alpha=0.3)
         left.set_ylabel("validation accuracy, 95 % interval")
-        left.yaxis.set_major_formatter(PercentFormatter(1))
+        _percent(left)
         right.set_ylabel("validation log-loss")
         figure.legend(loc="outside lower center", ncols=4, fontsize=9)
     return path
@@ -309,7 +309,7 @@ def trade_off(table: pd.DataFrame, path: Path) -> Path:
             axis.set_xlabel("passes per photo, mean")
             axis.set_ylabel(f"validation {label}")
             axis.grid(alpha=0.3)
-        axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+        _percent(axes[1])
         line = [Line2D([], [], color="0.5", marker=".", label="fixed: the same for every photo")]
         hues = [Line2D([], [], color=c, label=f"first round: {n} views") for n, c in colour.items()]
         shapes = [Line2D([], [], ls="", marker=m, mfc="none", mec="0.3", mew=1.5, label=f"disputed photos: up to {cap}")
@@ -510,6 +510,14 @@ def _every(n: int, most: int) -> list[int]:
     steps = (k * 10**e for e in range(9) for k in (1, 2, 4, 5, 8))
     step = next(k for k in steps if -(-n // k) <= max(1, most))
     return list(range(0, n, step))
+
+
+def _percent(axis: Any) -> None:
+    """Shares as percentages; the room above 100 % has no tick."""
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    limits = axis.get_ylim()
+    axis.set_yticks([tick for tick in axis.get_yticks() if tick <= 1], minor=False)
+    axis.set_ylim(limits)
 
 
 def _log2(axis: Any, last: int) -> None:

@@ -17,6 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python built without it cannot open such a zip file either, and zipfile says so
+    LZMAError = zlib.error  # type: ignore[assignment,misc]  # one name for both cases
+
 if TYPE_CHECKING:
     from carcls.config import Config
 
@@ -328,7 +333,8 @@ def _unpacked(source: Path, target: Path) -> Path:
             _remove(target)
             part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError,
+            UnicodeDecodeError) as error:  # fmt: skip
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
     except OSError as error:
         raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None

@@ -282,3 +282,13 @@ def test_every_picture_has_a_caption():
     drawing = [name for name, f in inspect.getmembers(figures, inspect.isfunction)
                if "path" in inspect.signature(f).parameters and not name.startswith("_")]  # fmt: skip
     assert {f"{name}.png" for name in drawing} == set(figures.CAPTIONS)
+
+
+def test_no_accuracy_beyond_all_of_them_on_an_axis():
+    figure = plt.figure()
+    axis = figure.add_subplot()
+    axis.plot([1, 2, 4], [0.9, 0.98, 1.0])
+    figures._percent(axis)
+    figure.canvas.draw()
+    assert axis.get_ylim()[1] > 1  # the mark at 1 is whole
+    assert [label.get_text() for label in axis.get_yticklabels()][-1] in ("100%", "100.0%")

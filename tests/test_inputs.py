@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -189,6 +190,13 @@ def test_truncated_and_corrupt_zips(tmp_path):
     (data / "train.zip").write_bytes(named.replace("Н".encode(), b"\xd0\xd0"))  # no UTF-8 any more
     with pytest.raises(InputError, match=r"train.zip: not a whole zip file .*decode"):
         inputs.locate(Config(data=str(data), out="out"))
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(data / "train.zip", "w", method) as archive:
+            archive.writestr("train/0/1.jpg", np.random.default_rng(0).integers(0, 99, 9000, np.uint8).tobytes())
+        packed = (data / "train.zip").read_bytes()
+        (data / "train.zip").write_bytes(packed[:3000] + bytes(3000) + packed[6000:])
+        with pytest.raises(InputError, match=r"train.zip: .*(not a whole zip file|cannot be unpacked)"):
+            inputs.locate(Config(data=str(data), out="out"))
     (data / "train.zip").write_bytes(whole)
     assert names(inputs.locate(Config(data=str(data), out="out")).train_photos) == ["0/1.jpg", "1/2.jpg"]
 
