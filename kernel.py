@@ -510,7 +510,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -559,7 +559,6 @@ class Backbone:
     normalise: str  # key of _NORMALISE: what comes before that network
     preset: str | None  # with its weights: a folder's name (keras_cv) or a file's (keras); None: there are none
     source: str  # where those weights come from: a Kaggle model handle, or how to get them
-    sized: bool = False  # pads odd sizes rightly only if told the size
     model: str | None = None  # Kaggle's model with those weights: owner/model/framework/variation/version
 
 
@@ -653,7 +652,7 @@ def _registry() -> Iterator[Backbone]:
             'in the kernel\'s editor: Add Input → Datasets; in kernel-metadata.json: "dataset_sources"'
         )
 
-    def kaggle(name: str, cls: str, config: dict[str, Any], model: str, sized: bool = False) -> Backbone:
+    def kaggle(name: str, cls: str, config: dict[str, Any], model: str) -> Backbone:
         preset = f"{name}_imagenet"
         handle = f"keras/{model}/keras/{preset}/2"
         source = (
@@ -661,7 +660,7 @@ def _registry() -> Iterator[Backbone]:
             f'variation {preset}; in kernel-metadata.json: "model_sources": ["{handle}"]; '
             "elsewhere put its folder into one of those"
         )
-        return Backbone(name, "keras_cv", partial(_keras_cv, cls, config), "own", preset, source, sized, handle)
+        return Backbone(name, "keras_cv", partial(_keras_cv, cls, config), "own", preset, source, handle)
 
     yield kaggle("efficientnetv2_s", "EfficientNetV2Backbone", scaled(v2_s, 1.0, 1.0), "efficientnetv2")
     for b in ("b0", "b1", "b2"):
@@ -674,24 +673,22 @@ def _registry() -> Iterator[Backbone]:
         name = f"efficientnet_lite_{b}"
         source = f"`python -m carcls weights {name}` makes it; {dataset(name)}"
         make = partial(_keras_cv, "EfficientNetLiteBackbone", scaled(lite, *scales[b]))
-        yield Backbone(name, "keras_cv", make, "(x - 127) / 128", f"{name}_imagenet", source, sized=True)
+        yield Backbone(name, "keras_cv", make, "(x - 127) / 128", f"{name}_imagenet", source)
     yield kaggle("resnet50_v2", "ResNetV2Backbone", resnet, "resnetv2")
     yield kaggle("densenet121", "DenseNetBackbone", densenet, "densenet")
-    yield kaggle("mobilenet_v3_small", "MobileNetV3Backbone", mobile_small, "mobilenetv3", sized=True)
-    yield kaggle("mobilenet_v3_large", "MobileNetV3Backbone", mobile_large, "mobilenetv3", sized=True)
+    yield kaggle("mobilenet_v3_small", "MobileNetV3Backbone", mobile_small, "mobilenetv3")
+    yield kaggle("mobilenet_v3_large", "MobileNetV3Backbone", mobile_large, "mobilenetv3")
 
-    def application(
-        name: str, cls: str, file: str, normalise: str = "own", *, sized: bool = False, any_size: bool = False
-    ) -> Backbone:
+    def application(name: str, cls: str, file: str, normalise: str = "own", *, any_size: bool = False) -> Backbone:
         source = f"`keras.applications.{cls}(include_top=False)` fetches it where there is a network; "
         source += dataset(f"keras_{name}")
         make = partial(_keras, cls, any_size)
-        return Backbone(f"keras_{name}", "keras", make, normalise, file, source, sized)
+        return Backbone(f"keras_{name}", "keras", make, normalise, file, source)
 
     half = "(x / 255 - mean) / std, half of it inside"
     for b in map(str, range(8)):
         file = f"efficientnetb{b}_notop.h5"
-        yield application(f"efficientnet_b{b}", f"EfficientNetB{b}", file, half, sized=True)
+        yield application(f"efficientnet_b{b}", f"EfficientNetB{b}", file, half)
     old = "weights_tf_dim_ordering_tf_kernels_notop.h5"
     # any_size: Keras refuses to build Xception for less than 71 px although nothing in it asks for that.
     yield application("xception", "Xception", f"xception_{old}", "x / 127.5 - 1", any_size=True)
@@ -714,26 +711,56 @@ def find(name: str) -> Backbone:
     return REGISTRY[name]
 
 
-def build(name: str, height: int | None = None, width: int | None = None) -> Any:
+def build(name: str) -> Any:
     """A keras.Model from raw RGB pixels (B, H, W, 3) in 0–255 to a feature map (B, h, w, C), random weights.
 
-    Its layers are flat: those of the network in order, after at most one that normalises. Without a size it
-    takes any. Give the size of photos whose sides are no multiples of 32 px: the networks marked ``sized`` then
-    pad them as in their training, and otherwise drop a row and a column. Raises ConfigError on a wrong name.
+    It takes photos of any size. Its layers are flat: those of the network in order, after at most one that normalises.
+    Raises ConfigError on a wrong name.
     """
     import keras
 
     backbone = find(name)
-    network = backbone.make((height, width, 3))
+    network = backbone.make((None, None, 3))
+    for layer in network.layers:
+        if type(layer) is keras.layers.ZeroPadding2D and any(before != after for before, after in layer.padding):
+            # Not through Keras's own __setattr__, which tracks whatever it is given.
+            object.__setattr__(layer, "__class__", _padding_of_any_size())
     affine = _NORMALISE[backbone.normalise]
     if affine is None:
         return network
-    images = keras.Input((height, width, 3), name="images")
+    images = keras.Input((None, None, 3), name="images")
     scale, offset = (list(values) for values in affine)
     # float32 even in mixed precision: 0–255 in float16 would cost the last bits of a normalised pixel.
     pixels = keras.layers.Rescaling(scale, offset, name="normalise", dtype="float32")(images)
     # .call, not __call__: the network's layers become this model's own, instead of one layer that hides them.
     return keras.Model(images, network.call(pixels), name=name)
+
+
+@cache
+def _padding_of_any_size() -> type:
+    """What EfficientNet and MobileNetV3 pad with before they halve a photo, told apart for even and odd sides as each comes.
+
+    Their libraries settle it once, when the network is built, and for even sides if they are not told any: of 112 px, which
+    are 7 before the last halving, that one would then drop a row. As the weights were trained, by TensorFlow's "same", it
+    makes 4 of them.
+    """
+    import keras
+
+    plain = keras.layers.ZeroPadding2D
+
+    def call(self: Any, inputs: Any) -> Any:
+        """(B, H, W, C) → (B, h, w, C), as ``keras.layers.ZeroPadding2D.call`` where H and W are even."""
+        height, width = keras.ops.shape(inputs)[1:3]
+        (top, bottom), (left, right) = self.padding
+        around = ((0, 0), (top + height % 2, bottom), (left + width % 2, right), (0, 0))
+        return keras.ops.pad(inputs, around)
+
+    def compute_output_shape(self: Any, shape: Any) -> Any:
+        even = [side and side + side % 2 for side in shape[1:3]]
+        return plain.compute_output_shape(self, (shape[0], *even, shape[3]))
+
+    body = {"call": call, "compute_output_shape": compute_output_shape}
+    return type(plain.__name__, (plain,), {**body, "__module__": plain.__module__, "__doc__": plain.__doc__})
 
 
 def load_weights(model: Any, name: str, cfg: Config) -> str:
@@ -5818,14 +5845,9 @@ def check(cfg: Config) -> None:
     if cfg.blend not in BLENDS:
         blend.parse_weights(cfg.blend, len(cfg.members))
     for mine in cfg.of_members():
-        backbone = backbones.find(mine.backbone)
+        backbones.find(mine.backbone)
         for stage in mine.stages:
             augment.policy(mine.augment, stage.height, stage.width, mine.fit, mine.strength)
-        odd = [str(stage) for stage in mine.stages if stage.height % 32 or stage.width % 32]
-        if backbone.sized and odd:
-            print(
-                f"warning: stages {', '.join(odd)} are no multiples of 32 px; {mine.backbone} then drops the photo's edge"
-            )
 
 
 def summary(cfg: Config, table: photos.Table, made: list[Any], decision: Any) -> dict[str, Any]:

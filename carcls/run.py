@@ -238,14 +238,9 @@ def check(cfg: Config) -> None:
     if cfg.blend not in BLENDS:
         blend.parse_weights(cfg.blend, len(cfg.members))
     for mine in cfg.of_members():
-        backbone = backbones.find(mine.backbone)
+        backbones.find(mine.backbone)
         for stage in mine.stages:
             augment.policy(mine.augment, stage.height, stage.width, mine.fit, mine.strength)
-        odd = [str(stage) for stage in mine.stages if stage.height % 32 or stage.width % 32]
-        if backbone.sized and odd:
-            print(
-                f"warning: stages {', '.join(odd)} are no multiples of 32 px; {mine.backbone} then drops the photo's edge"
-            )
 
 
 def summary(cfg: Config, table: photos.Table, made: list[Any], decision: Any) -> dict[str, Any]:

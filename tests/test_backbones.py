@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 keras = pytest.importorskip("keras")
+tf = pytest.importorskip("tensorflow")
 
 from carcls import attached, backbones, config, fast, inputs  # noqa: E402  # after the choice of backend
 
@@ -166,7 +167,7 @@ def test_efficientnet_gives_what_keras_gives_with_the_official_file(tmp_path, mo
     save_legacy(backbones.find("keras_efficientnet_b0").make((None, None, 3)), path)
     monkeypatch.setattr("keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(path))
     official = keras.applications.EfficientNetB0(include_top=False, input_shape=(64, 96, 3))
-    ours = backbones.build("keras_efficientnet_b0", 64, 96)
+    ours = backbones.build("keras_efficientnet_b0")
     assert str(path) in backbones.load_weights(ours, "keras_efficientnet_b0", cfg())
     x = np.random.default_rng(0).uniform(0, 255, (2, 64, 96, 3)).astype("float32")
     y = np.asarray(official(x))
@@ -293,13 +294,22 @@ def test_an_unknown_name_lists_the_known_ones():
         backbones.build("b0")
 
 
-def test_a_told_size_keeps_the_last_row_and_column():
-    # 112 × 208 px: the last halving meets 7 × 13, which TensorFlow's "same" padding rounds up.
-    model = backbones.build("mobilenet_v3_small", 112, 208)
-    assert model.output.shape == (None, 4, 7, 576)
-    model.set_weights(built("mobilenet_v3_small").get_weights())
-    x = np.random.default_rng(0).uniform(0, 255, (1, 112, 208, 3)).astype("float32")
-    assert model(x).shape == (1, 4, 7, 576)
+@pytest.mark.parametrize(
+    ("name", "height", "width"), [("mobilenet_v3_small", 112, 208), ("efficientnet_lite_b0", 100, 90)]
+)
+def test_odd_sides_keep_the_last_row_and_column(name, height, width):
+    """112 × 208 px: the last halving meets 7 × 13. A network that its library builds for that size knows."""
+    ours = built(name)
+    told = backbones.find(name).make((height, width, 3))
+    told.set_weights(ours.get_weights())
+    x = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)).astype("float32")
+    scale, offset = backbones._NORMALISE[backbones.find(name).normalise] or ((1,), (0,))
+    y = np.asarray(told(x * scale[0] + offset[0]))
+    assert y.shape[1:3] == (-(-height // 32), -(-width // 32))
+    np.testing.assert_allclose(ours(x), y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
+    made = tf.function(ours).get_concrete_function(tf.TensorSpec((None, None, None, 3)))(tf.constant(x))
+    np.testing.assert_allclose(made, y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
+    assert ours.compute_output_shape((1, height, width, 3)) == y.shape
 
 
 def test_fused_batch_norm_reaches_into_blocks():
