@@ -568,12 +568,10 @@ def _keras_cv(cls: str, config: dict[str, Any], shape: Shape) -> Any:
     return getattr(keras_cv.models, cls)(input_shape=shape, **config)
 
 
-def _keras(cls: str, any_size: bool, shape: Shape) -> Any:
+def _keras(cls: str, shape: Shape) -> Any:
     import keras
 
-    network = getattr(keras.applications, cls)(
-        weights=None, include_top=False, pooling=None, input_shape=(None, None, 3) if any_size else shape
-    )
+    network = getattr(keras.applications, cls)(weights=None, include_top=False, pooling=None, input_shape=shape)
     for layer in _normalisations(network):  # EfficientNet B0–B7, see _NORMALISE
         layer.set_weights([np.array(_MEAN, "float32"), np.array(_STD, "float32"), np.int32(0)])
         layer.finalize_state()
@@ -679,10 +677,10 @@ def _registry() -> Iterator[Backbone]:
     yield kaggle("mobilenet_v3_small", "MobileNetV3Backbone", mobile_small, "mobilenetv3")
     yield kaggle("mobilenet_v3_large", "MobileNetV3Backbone", mobile_large, "mobilenetv3")
 
-    def application(name: str, cls: str, file: str, normalise: str = "own", *, any_size: bool = False) -> Backbone:
+    def application(name: str, cls: str, file: str, normalise: str = "own") -> Backbone:
         source = f"`keras.applications.{cls}(include_top=False)` fetches it where there is a network; "
         source += dataset(f"keras_{name}")
-        make = partial(_keras, cls, any_size)
+        make = partial(_keras, cls)
         return Backbone(f"keras_{name}", "keras", make, normalise, file, source)
 
     half = "(x / 255 - mean) / std, half of it inside"
@@ -690,8 +688,7 @@ def _registry() -> Iterator[Backbone]:
         file = f"efficientnetb{b}_notop.h5"
         yield application(f"efficientnet_b{b}", f"EfficientNetB{b}", file, half)
     old = "weights_tf_dim_ordering_tf_kernels_notop.h5"
-    # any_size: Keras refuses to build Xception for less than 71 px although nothing in it asks for that.
-    yield application("xception", "Xception", f"xception_{old}", "x / 127.5 - 1", any_size=True)
+    yield application("xception", "Xception", f"xception_{old}", "x / 127.5 - 1")
     yield application("resnet50_v2", "ResNet50V2", f"resnet50v2_{old}", "x / 127.5 - 1")
     yield application("densenet121", "DenseNet121", f"densenet121_{old}", "(x / 255 - mean) / std")
     yield application("convnext_tiny", "ConvNeXtTiny", "convnext_tiny_notop.h5")
@@ -714,8 +711,9 @@ def find(name: str) -> Backbone:
 def build(name: str) -> Any:
     """A keras.Model from raw RGB pixels (B, H, W, 3) in 0–255 to a feature map (B, h, w, C), random weights.
 
-    It takes photos of any size. Its layers are flat: those of the network in order, after at most one that normalises.
-    Raises ConfigError on a wrong name.
+    It takes photos of any size; by their nature DenseNet, ConvNeXt and Xception leave out what is left over at the right
+    and the bottom where sides are no multiples of 32 px. Its layers are flat: those of the network in order, after at most
+    one that normalises. Raises ConfigError on a wrong name.
     """
     import keras
 
@@ -742,7 +740,7 @@ def _padding_of_any_size() -> type:
 
     Their libraries settle it once, when the network is built, and for even sides if they are not told any: of 112 px, which
     are 7 before the last halving, that one would then drop a row. As the weights were trained, by TensorFlow's "same", it
-    makes 4 of them.
+    makes 4 of them. A model that is saved whole, not its weights alone, comes back with the library's own.
     """
     import keras
 
@@ -2124,7 +2122,6 @@ class Config(_Frozen):
 
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
-# Sizes are multiples of 32 px, so that every stride of the networks divides them.
 # make run DATA=cars10 SET="preset=quick" (one seed each, 367 validation photos, 8 views, interval ±0.04), with bn_photos as it
 # is: 0.820, log-loss 0.502; with bn_photos=0 0.801, 0.556 (24 photos spoiled, 17 corrected, p = 0.35), then with batch=32
 # 0.809, with strength_end=0.5 and no label smoothing or colour as well 0.80: all within chance of each other.
@@ -2405,7 +2402,7 @@ def _fused_batch_norm() -> type:
 def _large_depthwise_conv() -> type:
     """oneDNN has no kernel of its own for the filter gradient of depthwise convolutions beyond 3×3, and takes slower ones for
     dense convolutions: 98 ms against TensorFlow's 28 for the nine of Lite0 (128 px, 16 photos, two cores with AVX2, timed one
-    by one). TensorFlow does not ask it where the padding is explicit; the other passes stay oneDNN's.
+    by one; AVX-512 not measured). TensorFlow does not ask it where the padding is explicit; the other passes stay oneDNN's.
     """
     import keras
     import tensorflow as tf
@@ -3048,6 +3045,7 @@ MODULES["inputs.py"] = r'''"""Where things are, on Kaggle and on a desk: the com
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -3380,10 +3378,10 @@ def _unpacked(source: Path, target: Path) -> Path:
             part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
     except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError,
-            UnicodeDecodeError) as error:  # fmt: skip
+            UnicodeDecodeError, OSError) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # these two come from wrong bytes
+            raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror})") from None
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None
     return target
 
 
@@ -5937,9 +5935,7 @@ class Runtime:
     devices: tuple[str, ...]  # of all processes
     precision: str  # a Keras dtype policy
     xla: bool
-    fast_layers: (
-        bool  # TensorFlow's faster kernels behind Keras's layers, where XLA does not compile the step (``fast``)
-    )
+    fast_layers: bool  # TensorFlow's faster kernels (module fast), where XLA does not compile the step
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
     kind: str = "cpu"  # of the devices; or "gpu", "tpu"
@@ -5980,7 +5976,7 @@ def setup(cfg: Config) -> Runtime:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2 alone a
     # step of Lite0 at 128 px, timed in a loop with and without them, took 0.65 of the time (46 images/s against 30);
-    # `make bench` measures them together with fused batch normalisation.
+    # `make bench` measures them together with what module fast does.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
     if processes > 1:
@@ -6035,9 +6031,10 @@ def with_xla(rt: Runtime, on: bool | None) -> Runtime:
 
 
 def batch_norm(rt: Runtime) -> str:
-    """The line that says which kernels normalise."""
+    """The line that says which kernels normalise, and what else is not as Keras has it."""
     if rt.fast_layers:
-        return "batch norm fused: TensorFlow's kernel is faster than Keras's chain of operations, same numbers"
+        more = "; large depthwise filter gradients without oneDNN: it is slow at them" if rt.kind == "cpu" else ""
+        return f"batch norm fused: TensorFlow's kernel is faster than Keras's chain of operations, same numbers{more}"
     return "batch norm Keras: the compiler fuses it"
 
 

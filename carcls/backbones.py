@@ -72,12 +72,10 @@ def _keras_cv(cls: str, config: dict[str, Any], shape: Shape) -> Any:
     return getattr(keras_cv.models, cls)(input_shape=shape, **config)
 
 
-def _keras(cls: str, any_size: bool, shape: Shape) -> Any:
+def _keras(cls: str, shape: Shape) -> Any:
     import keras
 
-    network = getattr(keras.applications, cls)(
-        weights=None, include_top=False, pooling=None, input_shape=(None, None, 3) if any_size else shape
-    )
+    network = getattr(keras.applications, cls)(weights=None, include_top=False, pooling=None, input_shape=shape)
     for layer in _normalisations(network):  # EfficientNet B0–B7, see _NORMALISE
         layer.set_weights([np.array(_MEAN, "float32"), np.array(_STD, "float32"), np.int32(0)])
         layer.finalize_state()
@@ -183,10 +181,10 @@ def _registry() -> Iterator[Backbone]:
     yield kaggle("mobilenet_v3_small", "MobileNetV3Backbone", mobile_small, "mobilenetv3")
     yield kaggle("mobilenet_v3_large", "MobileNetV3Backbone", mobile_large, "mobilenetv3")
 
-    def application(name: str, cls: str, file: str, normalise: str = "own", *, any_size: bool = False) -> Backbone:
+    def application(name: str, cls: str, file: str, normalise: str = "own") -> Backbone:
         source = f"`keras.applications.{cls}(include_top=False)` fetches it where there is a network; "
         source += dataset(f"keras_{name}")
-        make = partial(_keras, cls, any_size)
+        make = partial(_keras, cls)
         return Backbone(f"keras_{name}", "keras", make, normalise, file, source)
 
     half = "(x / 255 - mean) / std, half of it inside"
@@ -194,8 +192,7 @@ def _registry() -> Iterator[Backbone]:
         file = f"efficientnetb{b}_notop.h5"
         yield application(f"efficientnet_b{b}", f"EfficientNetB{b}", file, half)
     old = "weights_tf_dim_ordering_tf_kernels_notop.h5"
-    # any_size: Keras refuses to build Xception for less than 71 px although nothing in it asks for that.
-    yield application("xception", "Xception", f"xception_{old}", "x / 127.5 - 1", any_size=True)
+    yield application("xception", "Xception", f"xception_{old}", "x / 127.5 - 1")
     yield application("resnet50_v2", "ResNet50V2", f"resnet50v2_{old}", "x / 127.5 - 1")
     yield application("densenet121", "DenseNet121", f"densenet121_{old}", "(x / 255 - mean) / std")
     yield application("convnext_tiny", "ConvNeXtTiny", "convnext_tiny_notop.h5")
@@ -218,8 +215,9 @@ def find(name: str) -> Backbone:
 def build(name: str) -> Any:
     """A keras.Model from raw RGB pixels (B, H, W, 3) in 0–255 to a feature map (B, h, w, C), random weights.
 
-    It takes photos of any size. Its layers are flat: those of the network in order, after at most one that normalises.
-    Raises ConfigError on a wrong name.
+    It takes photos of any size; by their nature DenseNet, ConvNeXt and Xception leave out what is left over at the right
+    and the bottom where sides are no multiples of 32 px. Its layers are flat: those of the network in order, after at most
+    one that normalises. Raises ConfigError on a wrong name.
     """
     import keras
 
@@ -246,7 +244,7 @@ def _padding_of_any_size() -> type:
 
     Their libraries settle it once, when the network is built, and for even sides if they are not told any: of 112 px, which
     are 7 before the last halving, that one would then drop a row. As the weights were trained, by TensorFlow's "same", it
-    makes 4 of them.
+    makes 4 of them. A model that is saved whole, not its weights alone, comes back with the library's own.
     """
     import keras
 

@@ -279,7 +279,6 @@ class Config(_Frozen):
 
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
-# Sizes are multiples of 32 px, so that every stride of the networks divides them.
 # make run DATA=cars10 SET="preset=quick" (one seed each, 367 validation photos, 8 views, interval ±0.04), with bn_photos as it
 # is: 0.820, log-loss 0.502; with bn_photos=0 0.801, 0.556 (24 photos spoiled, 17 corrected, p = 0.35), then with batch=32
 # 0.809, with strength_end=0.5 and no label smoothing or colour as well 0.80: all within chance of each other.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -334,10 +335,10 @@ def _unpacked(source: Path, target: Path) -> Path:
             part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
     except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError,
-            UnicodeDecodeError) as error:  # fmt: skip
+            UnicodeDecodeError, OSError) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # these two come from wrong bytes
+            raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror})") from None
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
-    except OSError as error:
-        raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror or error})") from None
     return target
 
 

@@ -32,9 +32,7 @@ class Runtime:
     devices: tuple[str, ...]  # of all processes
     precision: str  # a Keras dtype policy
     xla: bool
-    fast_layers: (
-        bool  # TensorFlow's faster kernels behind Keras's layers, where XLA does not compile the step (``fast``)
-    )
+    fast_layers: bool  # TensorFlow's faster kernels (module fast), where XLA does not compile the step
     strategy: Any = None  # tf.distribute strategy with several GPUs
     reasons: tuple[str, ...] = field(default=())  # a line for each choice (S50)
     kind: str = "cpu"  # of the devices; or "gpu", "tpu"
@@ -75,7 +73,7 @@ def setup(cfg: Config) -> Runtime:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2 alone a
     # step of Lite0 at 128 px, timed in a loop with and without them, took 0.65 of the time (46 images/s against 30);
-    # `make bench` measures them together with fused batch normalisation.
+    # `make bench` measures them together with what module fast does.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
     if processes > 1:
@@ -130,9 +128,10 @@ def with_xla(rt: Runtime, on: bool | None) -> Runtime:
 
 
 def batch_norm(rt: Runtime) -> str:
-    """The line that says which kernels normalise."""
+    """The line that says which kernels normalise, and what else is not as Keras has it."""
     if rt.fast_layers:
-        return "batch norm fused: TensorFlow's kernel is faster than Keras's chain of operations, same numbers"
+        more = "; large depthwise filter gradients without oneDNN: it is slow at them" if rt.kind == "cpu" else ""
+        return f"batch norm fused: TensorFlow's kernel is faster than Keras's chain of operations, same numbers{more}"
     return "batch norm Keras: the compiler fuses it"
 
 

@@ -295,7 +295,8 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 @pytest.mark.parametrize(
-    ("name", "height", "width"), [("mobilenet_v3_small", 112, 208), ("efficientnet_lite_b0", 100, 90)]
+    ("name", "height", "width"),
+    [("mobilenet_v3_small", 112, 208), ("efficientnet_lite_b0", 100, 90), ("keras_efficientnet_b0", 112, 90)],
 )
 def test_odd_sides_keep_the_last_row_and_column(name, height, width):
     """112 × 208 px: the last halving meets 7 × 13. A network that its library builds for that size knows."""
@@ -304,7 +305,7 @@ def test_odd_sides_keep_the_last_row_and_column(name, height, width):
     told.set_weights(ours.get_weights())
     x = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)).astype("float32")
     scale, offset = backbones._NORMALISE[backbones.find(name).normalise] or ((1,), (0,))
-    y = np.asarray(told(x * scale[0] + offset[0]))
+    y = np.asarray(told(x * np.float32(scale) + np.float32(offset)))
     assert y.shape[1:3] == (-(-height // 32), -(-width // 32))
     np.testing.assert_allclose(ours(x), y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
     made = tf.function(ours).get_concrete_function(tf.TensorSpec((None, None, None, 3)))(tf.constant(x))
@@ -312,8 +313,13 @@ def test_odd_sides_keep_the_last_row_and_column(name, height, width):
     assert ours.compute_output_shape((1, height, width, 3)) == y.shape
 
 
+def test_padding_that_is_the_same_on_both_sides_stays_as_it_is():
+    paddings = [layer for layer in built("keras_densenet121").layers if isinstance(layer, keras.layers.ZeroPadding2D)]
+    assert {type(layer) for layer in paddings} == {keras.layers.ZeroPadding2D}
+
+
 def test_fused_batch_norm_reaches_into_blocks():
-    model = built("efficientnetv2_b0")
+    model = backbones.build("efficientnetv2_b0")
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     count = sum(layer.built for layer in norms)  # a block that does not expand has one that it never uses
     x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
@@ -323,5 +329,5 @@ def test_fused_batch_norm_reaches_into_blocks():
 
 
 def test_the_large_depthwise_convolutions_of_a_network_are_sped_up():
-    assert fast.speed_up_depthwise(built("efficientnet_lite_b0")) == 9
-    assert fast.speed_up_depthwise(built("mobilenet_v3_small")) == 8
+    assert fast.speed_up_depthwise(backbones.build("efficientnet_lite_b0")) == 9
+    assert fast.speed_up_depthwise(backbones.build("mobilenet_v3_small")) == 8

@@ -195,7 +195,7 @@ def test_truncated_and_corrupt_zips(tmp_path):
             archive.writestr("train/0/1.jpg", np.random.default_rng(0).integers(0, 99, 9000, np.uint8).tobytes())
         packed = (data / "train.zip").read_bytes()
         (data / "train.zip").write_bytes(packed[:3000] + bytes(3000) + packed[6000:])
-        with pytest.raises(InputError, match=r"train.zip: .*(not a whole zip file|cannot be unpacked)"):
+        with pytest.raises(InputError, match=r"train.zip: not a whole zip file"):
             inputs.locate(Config(data=str(data), out="out"))
     (data / "train.zip").write_bytes(whole)
     assert names(inputs.locate(Config(data=str(data), out="out")).train_photos) == ["0/1.jpg", "1/2.jpg"]
