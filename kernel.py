@@ -2123,7 +2123,7 @@ class Config(_Frozen):
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
 # With the same photos and seed, make run DATA=cars10 SET="preset=quick" (367 validation photos, 8 views, interval ±0.04):
-# 0.831, log-loss 0.491; with its stages of before, 96x160x5,128x224x6, 0.820, 0.502.
+# 0.831, log-loss 0.491; with bn_photos and its stages of before, 96x160x5,128x224x6, 0.820, 0.502.
 # Why it has one size: BN that starts from the photos' own statistics needs no small photos to settle on, and part of what
 # epochs at 96x160 give is lost when the size leaps. One seed, 1,715 photos to train, 735 to validate (interval ±0.03), photo
 # + mirror image, by make run DATA=cars10 SET="preset=quick val_fraction=0.3 tta_views=2 tta=always stages=…" when photos of
@@ -3383,8 +3383,7 @@ def _unpacked(source: Path, target: Path) -> Path:
             _remove(target)
             part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError,
-            UnicodeDecodeError, OSError) as error:  # fmt: skip
+    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # these two come from wrong bytes
             raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror})") from None
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None
@@ -5849,7 +5848,7 @@ def check(cfg: Config) -> None:
     if cfg.blend not in BLENDS:
         blend.parse_weights(cfg.blend, len(cfg.members))
     for mine in cfg.of_members():
-        backbones.find(mine.backbone)
+        backbones.find(mine.backbone)  # raises if there is none of that name
         for stage in mine.stages:
             augment.policy(mine.augment, stage.height, stage.width, mine.fit, mine.strength)
 

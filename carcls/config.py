@@ -280,7 +280,7 @@ class Config(_Frozen):
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
 # With the same photos and seed, make run DATA=cars10 SET="preset=quick" (367 validation photos, 8 views, interval ±0.04):
-# 0.831, log-loss 0.491; with its stages of before, 96x160x5,128x224x6, 0.820, 0.502.
+# 0.831, log-loss 0.491; with bn_photos and its stages of before, 96x160x5,128x224x6, 0.820, 0.502.
 # Why it has one size: BN that starts from the photos' own statistics needs no small photos to settle on, and part of what
 # epochs at 96x160 give is lost when the size leaps. One seed, 1,715 photos to train, 735 to validate (interval ±0.03), photo
 # + mirror image, by make run DATA=cars10 SET="preset=quick val_fraction=0.3 tta_views=2 tta=always stages=…" when photos of

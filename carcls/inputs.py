@@ -334,8 +334,7 @@ def _unpacked(source: Path, target: Path) -> Path:
             _remove(target)
             part.rename(target)
     # What zipfile lets through of a file that is broken, uses an unknown compression, or is encrypted (RuntimeError).
-    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError,
-            UnicodeDecodeError, OSError) as error:  # fmt: skip
+    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # these two come from wrong bytes
             raise InputError(f"{source}: cannot be unpacked into {target.parent} ({error.strerror})") from None
         raise InputError(f"{source}: not a whole zip file ({error}); download it again") from None

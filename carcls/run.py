@@ -238,7 +238,7 @@ def check(cfg: Config) -> None:
     if cfg.blend not in BLENDS:
         blend.parse_weights(cfg.blend, len(cfg.members))
     for mine in cfg.of_members():
-        backbones.find(mine.backbone)
+        backbones.find(mine.backbone)  # raises if there is none of that name
         for stage in mine.stages:
             augment.policy(mine.augment, stage.height, stage.width, mine.fit, mine.strength)
 

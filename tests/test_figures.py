@@ -292,3 +292,4 @@ def test_no_accuracy_beyond_all_of_them_on_an_axis():
     figure.canvas.draw()
     assert axis.get_ylim()[1] > 1  # the mark at 1 is whole
     assert [label.get_text() for label in axis.get_yticklabels()][-1] == "100.0%"
+    plt.close(figure)
