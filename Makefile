@@ -5,7 +5,6 @@
 # make watch [SUBMIT=1] [KERNEL=owner/slug]   follow it, download its output; SUBMIT=1: send submission.csv to the competition
 # make dataset [SET="…"]                upload weights that no Kaggle model has
 PYTHON ?= python3
-OUT ?= out
 PY := .venv/bin/python
 # The CPU build of TensorFlow where there is no NVIDIA GPU.
 TF := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
@@ -13,10 +12,10 @@ TF := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
 .PHONY: run test check format kernel push watch dataset bench preview clean
 
 run: .venv/ready
-	@$(PY) -m carcls run $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(SET)
+	@$(PY) -m carcls run $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(SET)
 
 preview: .venv/ready
-	@$(PY) -m carcls preview $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(SET)
+	@$(PY) -m carcls preview $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(SET)
 
 test: .venv/ready
 	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

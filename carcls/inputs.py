@@ -152,7 +152,13 @@ def locate(cfg: Config) -> Place:
     """Find the competition's files, unpack its photos, make the run folder. Raises InputError."""
     kaggle = on_kaggle()
     root, train_csv, sample_csv, train, test = _found(cfg)
-    out = _writable(user_path(cfg.out) if cfg.out else kaggle_root() / "working" if kaggle else Path("out"))
+    out = user_path(cfg.out) if cfg.out else kaggle_root() / "working" if kaggle else Path("out")
+    for photos in (train, test):
+        if photos.is_dir() and photos.resolve() in (out.resolve(), *out.resolve().parents):
+            raise InputError(
+                f"out={out}: lies in {photos}, where its pictures would be taken for photos; choose a folder elsewhere"
+            )
+    out = _writable(out)
     scratch = _scratch(out, kaggle)
     answers = root / "answers" / "answers.csv" if (root / "sample.json").is_file() else None
     return Place(

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -235,7 +235,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # it would cut off what the header does not name
             # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+            as_text: dict[str, Any] = {
+                "dtype": str,
+                "keep_default_na": False,
+                "encoding": "utf-8-sig",
+                "index_col": False,
+            }
+            header = pd.read_csv(path, header=None, nrows=1, **as_text).iloc[0].tolist()
+            frame = pd.read_csv(path, **as_text)
     except pd.errors.ParserWarning:
         raise InputError(
             f"{path}: not a readable CSV file (its rows have more fields than its header; a comma inside a field wants quotes)"
@@ -244,6 +251,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
         raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:  # pandas would give them other names, which a submission then had
+        raise InputError(f"{path}: two columns are called {', '.join(twice)}; expected each name once")
     return frame
 
 

@@ -135,8 +135,8 @@ class TimeLeft:
 
 
 # The report's pictures and tables, decisions and the submission: REPORT seconds, and PER_NETWORK more for each, with its
-# weights files. `make run DATA=../shared/data/cars10 SET="preset=quick budget_minutes=3"` on two cores: 12 s from the last epoch
-# to the end of the process, the votes' seconds (member1/member.json) aside.
+# weights files. `make run DATA=../shared/data/cars10 SET="preset=quick stages=96x160x5,128x224x6 budget_minutes=3"` on two cores:
+# 12 s from the last epoch to the end of the process, the votes' seconds (member1/member.json) aside.
 REPORT, PER_NETWORK = 7.0, 5.0
 # Kaggle ends a session after so many hours; this share of it is the margin, for what no plan foresees.
 SESSION_HOURS = {"tpu": 9.0}

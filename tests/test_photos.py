@@ -233,6 +233,7 @@ def test_ids_twice_no_label_missing_file(tmp_path):
         ("sample-submission.csv", "Id,Category\nno,0\n", r"(?s)no test photo can be used: 1 missing file .*900.jpg"),
         ("train.csv", "", r"train.csv: not a readable CSV file"),
         ("train.csv", "Id,Category\n", r"no rows below the header"),
+        ("sample-submission.csv", "Id,Id\n900.jpg,0\n", r"two columns are called Id"),
         ("train.csv", "Id,Category\n1,2,3,4\n1,2\n1,2,3,4,5,6\n", r"train.csv: not a readable CSV file"),
         ("train.csv", b"Id,Category\n\xff\xfe,0\n", r"train.csv: not a readable CSV file"),
         (

@@ -309,6 +309,8 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys):
     err = capsys.readouterr().err
     assert err.startswith("carcls: lr='fast'")
     assert err.count("\n") == 1
+    assert cli.main(["run", "--out", "here", "out=there"]) == 2
+    assert "out=there beside --out here" in capsys.readouterr().err
 
 
 def test_help_lists_every_setting_with_its_default(capsys):

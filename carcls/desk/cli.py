@@ -113,9 +113,15 @@ def settings_help() -> str:
 
 
 def _config(args: argparse.Namespace) -> Config:
-    """Settings from the command line; without data, the drawn sample and its preset."""
+    """Settings from the command line; without data, the drawn sample and its preset.
+
+    Raises ConfigError where data or out is given in two ways that differ: which one was meant decides which files are lost.
+    """
     words = list(args.settings)
-    keys = {word.partition("=")[0] for word in words}
+    keys = {word.partition("=")[0]: word.partition("=")[2] for word in words}
+    for key, value in (("data", args.data), ("out", args.out)):
+        if value and keys.get(key, value) != value:
+            raise config.ConfigError(f"{key}={keys[key]} beside --{key} {value}: expected one of them")
     if not args.data and "data" not in keys and not inputs.on_kaggle():
         from carcls.desk import sample
 
@@ -150,7 +156,13 @@ def _votes(args: argparse.Namespace) -> None:
     made = [members.load(cfg, number, out) for number in range(len(cfg.members))]
     if not (out / "photos.csv").is_file():
         raise inputs.InputError(f"{out}: no photos.csv; expected the folder of a finished run")
-    frame = pd.read_csv(out / "photos.csv", dtype={"id": str}, keep_default_na=False)
+    try:
+        frame = pd.read_csv(out / "photos.csv", dtype={"id": str}, keep_default_na=False)
+    except ValueError as error:  # pandas's errors of what is no table are such, and so is what is no text
+        raise inputs.InputError(f"{out / 'photos.csv'}: not as a run has left it ({error})") from None
+    lacks = {"id", "fold", "group"} - set(frame.columns)
+    if lacks:
+        raise inputs.InputError(f"{out / 'photos.csv'}: no column {', '.join(sorted(lacks))}; not as a run has left it")
     decision = decide.decide(cfg, made, members.groups(frame, made[0].val.ids))
     print(*decide.lines(decision, every=True), sep="\n")
     print(f"validation {decision.accuracy:.4f}: {decision.made_by}")
