@@ -7367,10 +7367,13 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
         training.restore(which)
         part = folder / f".{which}.part.weights.h5"
         assert trained.model is not None
-        trained.model.save_weights(part)
-        with part.open("rb+") as file:
-            inputs.flush(file)
-        part.replace(folder / name)
+        try:
+            trained.model.save_weights(part)
+            with part.open("rb+") as file:
+                inputs.flush(file)
+            part.replace(folder / name)
+        finally:  # a session that is told to end may be told so while the file is written
+            part.unlink(missing_ok=True)
     stages = [stage.model_dump() for stage in trained.stages]
     steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
                                views=trained.views, seconds=trained.seconds)  # fmt: skip

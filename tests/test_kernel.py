@@ -68,7 +68,7 @@ def test_a_traceback_shows_the_line_of_the_module(tmp_path, competition):
     shutil.copytree(competition, tmp_path / "kaggle" / "input" / SLUG)
     done = start(tmp_path, '"weights": "none"', "import pandas\npandas.read_csv = lambda *a, **k: 1 / 0\n")
     assert done.returncode == 1
-    assert re.search(r'File ".*carcls/photos.py", line \d+, in _read_csv\n +frame = pd.read_csv', done.stderr)
+    assert re.search(r'File ".*carcls/photos.py", line \d+, in _read_csv\n +header = pd.read_csv', done.stderr)
 
 
 # Imports that take seconds are errors: what is missing must be named before them.

@@ -59,7 +59,9 @@ def left(folder: Path) -> dict:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.suffix == ".h5":
+        if ".part" in name:  # torn, where a kill came while it was written
+            found[name] = "left over"
+        elif path.suffix == ".h5":
             import h5py
 
             with h5py.File(path) as file:
@@ -71,7 +73,7 @@ def left(folder: Path) -> dict:
                 found[name] = [(key, file[key].tobytes()) for key in file.files]
         elif name.startswith("submission"):
             found[name] = path.read_bytes() if path.suffix == ".csv" else ""
-        elif "state" in name or "part" in name:
+        elif "state" in name:
             found[name] = "left over"
     return found
 

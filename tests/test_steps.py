@@ -168,7 +168,7 @@ def test_a_training_is_made_from_what_files_hold_and_not_from_where_they_are(tmp
     assert train.facts(cfg.replace(weights=str(tmp_path / "moved.h5")), table) == first
     (tmp_path / "w.h5").write_bytes(b"two")
     assert steps.differences(first, train.facts(cfg, table)) == ["the starting weights changed"]
-    for change, said in (({"precision": "mixed_float16"}, "precision auto → mixed_float16"), ({"lr": 0.1}, "lr 0.002 → 0.1"),
+    for change, said in (({"precision": "mixed_float16"}, "precision auto → mixed_float16"), ({"lr": 0.1}, f"lr {cfg.lr} → 0.1"),
                          ({"tta": "never", "monitor_url": "http://x", "cache_share": 0.1}, None)):  # fmt: skip
         now = train.facts(cfg.replace(weights=str(tmp_path / "moved.h5"), **change), table)
         assert steps.differences(first, now) == ([said] if said else [])
