@@ -3,6 +3,7 @@
 Leaves OUT/<name>.npz, which the tests look at.
 """
 
+import faulthandler
 import sys
 import time
 from dataclasses import replace
@@ -258,4 +259,6 @@ def xla(data: str, out: str) -> None:
 
 
 if __name__ == "__main__":
+    # One that hangs says where before JAX's own limit of 300 s ends it without a word.
+    faulthandler.dump_traceback_later(200)
     {"jax8": jax8, "hosts": hosts, "mirrored": mirrored, "xla": xla}[sys.argv[1]](*sys.argv[2:])

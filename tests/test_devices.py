@@ -41,7 +41,7 @@ def ran(tmp_path_factory):
     def start(name, what, **variables):
         env = {k: v for k, v in os.environ.items() if k not in ("KERAS_BACKEND", "XLA_FLAGS")}
         env |= {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-        command = [sys.executable, str(TESTS / "on_devices.py"), what, str(data), str(root / what)]
+        command = [sys.executable, "-u", str(TESTS / "on_devices.py"), what, str(data), str(root / what)]
         with (root / f"{name}.log").open("w") as log:
             started[name] = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
 
