@@ -116,8 +116,8 @@ class Config(_Frozen):
     # and shift ±12 % in the place of 7, 10 and 6: 0.708. Stopped before the end, so no figures: batch=8 and cutmix=1, whose curves
     # were behind, and depth_decay=0.6 with lr=4e-3, augment=light and dropout=0.2, whose were alike. A script of the same
     # modules, stages=64x96x4,96x160x6 batch=32: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected, p = 0.0006), which
-    # bn_photos has changed: see PRESETS. By the command above bn_photos, with it, seeds 1 and 2, against 0.703 and 0.702: pooling=max 0.521 and 0.528 (320 photos spoiled,
-    # 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: not compared yet.
+    # bn_photos has changed: see PRESETS. By the command above bn_photos, with it, seeds 1 and 2, against 0.703 and 0.702:
+    # pooling=max 0.521 and 0.528 (320 photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: not compared yet.
     stages: tuple[Stage, ...] = Field((Stage(height=128, width=224, epochs=4), Stage(height=160, width=256, epochs=3)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
     batch: int = Field(16, ge=1, le=4096, description="photos per training step, all devices together")

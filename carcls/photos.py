@@ -251,8 +251,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
         raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:  # pandas would give them other names, which a submission then had
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:  # pandas would give them other names, which a submission then had; commas at the end of lines do no harm
         raise InputError(f"{path}: two columns are called {', '.join(twice)}; expected each name once")
     return frame
 

@@ -120,6 +120,13 @@ def test_label_types(tmp_path, labels, classes):
     assert str(table.classes[first["label"]]) == labels[0].removesuffix(".0")
 
 
+def test_commas_at_the_end_of_lines_do_no_harm(tmp_path):
+    case = Case(tmp_path)
+    csv = tmp_path / "train.csv"
+    csv.write_text("".join(f"{line},,\n" for line in csv.read_text().splitlines()))
+    assert len(case.load().train) == 6
+
+
 def test_many_classes_and_other_columns(tmp_path):
     train = {f"{k}_{i}.jpg": (f"class {k}", jpeg(10 * k + i)) for k in range(30) for i in range(2)}
     case = Case(tmp_path, train)
