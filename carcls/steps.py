@@ -70,10 +70,13 @@ class Steps:
 
     def _read(self) -> dict[str, Any]:
         try:
-            return json.loads(self.note.read_text())
+            found = json.loads(self.note.read_text())
+            if not all({"facts", "files", "about"} <= set(done) for done in found.values()):
+                raise ValueError("not steps with facts, files and about")
+            return found
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             print(f"warning: {self.note}: not what a run leaves ({error}); its steps are made anew")
             return {}
 

@@ -100,7 +100,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
-    schedule over the whole run. ``ready`` is called after the very first epoch and with the best weights of each stage
+    schedule over the whole run. A finished training that the folder has counts until this one has its first epoch: it may
+    diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights of each stage
     but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that it ends with its
     predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
 
@@ -113,7 +114,6 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     resumed = note is not None
     if note is None:
         states.remove()
-        steps.Steps(folder).forget()
     whole = rt.batch_size(cfg.batch)  # photos a step, before memory runs out
     batch = note["smaller"] if note else whole
     while True:
@@ -421,6 +421,9 @@ class _Training:
             watchers["replicas"] = model.EqualReplicas(self.rt.strategy)
         if cfg.schedule == "plateau":
             watchers["plateau"] = callbacks.Plateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
+        if not self.rows:  # before history.csv is another one
+            forget = steps.Steps(self.folder).forget
+            watchers["replace"] = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: forget())
         watchers["progress"] = callbacks.Progress(cfg, number, steps_per_epoch, self.batch, self.events, rate, self.rows,
                                                   self.folder / FILES[2], plan.epochs)  # fmt: skip
         watchers["early_stop"] = callbacks.EarlyStop(cfg, self.events)

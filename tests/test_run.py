@@ -13,7 +13,7 @@ import small
 from conftest import easy_competition, write_photo
 
 from carcls import config, inputs, model, pseudo, train, votes
-from carcls.config import Config, ConfigError
+from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
 from carcls.run import _stoppable, run
 
@@ -302,6 +302,18 @@ def test_a_diverged_run_names_where_and_keeps_an_earlier_submission(cfg, tmp_pat
     # Had the first epoch's network predicted numbers, the earlier one would be beside its submission.
     kept = out / "submission.earlier1.csv"
     assert (kept if kept.exists() else out / "submission.csv").read_text() == "earlier"
+
+
+def test_a_finished_training_outlives_another_that_diverges_at_once(cfg, capsys):
+    cfg = cfg.replace(stages="32x48x1", tta_views=1)
+    run(cfg)
+    with pytest.raises(TrainingDiverged):
+        run(cfg.replace(lr=3e38, optimizer="sgd", warmup=0))
+    assert "done before" not in capsys.readouterr().out
+    run(cfg)
+    said = capsys.readouterr().out
+    assert "done before in" in said
+    assert said.count("cast before") == 2
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(capsys):

@@ -32,9 +32,10 @@ def test_a_step_is_done_with_the_same_facts_and_whole_files_only(tmp_path, capsy
     (tmp_path / "w.h5").write_bytes(b"weightz")
     assert record.about("training", FACTS) is None
     assert "w.h5 is not as it was left" in capsys.readouterr().out
-    (tmp_path / steps.NOTE).write_text("{")
-    assert record.about("training", FACTS) is None
-    assert "not what a run leaves" in capsys.readouterr().out
+    for damage in ("{", "[]", '{"training": 1}', '{"training": {"facts": {}}}'):
+        (tmp_path / steps.NOTE).write_text(damage)
+        assert record.about("training", FACTS) is None
+        assert "not what a run leaves" in capsys.readouterr().out
 
 
 def test_states_keep_the_last_and_the_best(tmp_path, capsys):
