@@ -50,10 +50,11 @@ bench: .venv/ready
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else f"carcls needs Python 3.11 or 3.12, found {v[0]}.{v[1]}; make PYTHON=python3.12 …")'
 	@echo "set-up: .venv with TensorFlow for $(TF), once, some minutes"
-	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(TF),weights,dev]"
 	@TF_CPP_MIN_LOG_LEVEL=3 $(PY) -m carcls weights
 	@touch $@
 
+# What runs have left, out and build/output, stays.
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv build/kernel build/dataset *.egg-info

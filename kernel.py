@@ -1908,7 +1908,10 @@ def _members(text: str) -> list[dict[str, str]]:
         wrong = [word for word in words if "=" not in word]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not key=value, as in seed=1+seed=2/pooling=max")
-        members.append(dict(word.split("=", 1) for word in words))
+        member = dict(word.split("=", 1) for word in words)
+        if len(member) < len(words):
+            raise ValueError(f"{part!r} has one setting twice; members are separated by +, their settings by /")
+        members.append(member)
     return members
 
 
@@ -1929,18 +1932,18 @@ class Config(_Frozen):
     backbone: str = Field("efficientnet_lite_b0", description="name in the registry (python -m carcls backbones)")
     weights: str = Field("imagenet", description="imagenet, none (from scratch), or a preset folder or file")
     pooling: Literal["avg", "max"] = Field("avg", description="global pooling of the head")
-    dropout: float = Field(0.5, ge=0, lt=1, description="dropout before the output layer (S30)")
-    hidden: int = Field(0, ge=0, description="units of a hidden Dense + BN layer in the head; 0: none (S29)")
-    unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start (S31), "
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout before the output layer")
+    hidden: int = Field(0, ge=0, description="units of a hidden Dense + BN layer in the head; 0: none")
+    unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start, "
                                                        "staged from the head down, or the head alone")  # fmt: skip
-    freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came (S32)")
+    freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came")
     # Statistics remember 1 / (1 - momentum) steps: longer than an epoch and validation lags behind what is learned, very
     # short and it is noisy. When batch was 32, so that the sample had 15 steps an epoch, make run (0.9) against
     # make run SET="preset=sample bn_momentum=0.99": validation 0.99 against 0.93, log-loss 0.05 against 0.16, true accuracy
     # 0.99 against 0.965, the training losses the same to the last digit. cars10 then had 65: 0.9 moved validation by 2
     # points at a rate of nearly 0.
     bn_momentum: float = Field(0.97, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
-                               "a short run has (S41)")  # fmt: skip
+                               "a short run has")  # fmt: skip
     # Photos of cars alone differ so much from ImageNet's that BN in training loses much of what the weights know: see
     # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
     # stages=96x160x4 lr=2e-3 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)
@@ -1950,7 +1953,7 @@ class Config(_Frozen):
                            "predicts stays the same. Not with weights=none, freeze_bn or unfreeze=head; 0: the statistics of the "
                            "weights")  # fmt: skip
     depth_decay: float = Field(1.0, gt=0, le=1, description="learning rate factor per quarter of depth, output "
-                               "to input; 1: the same everywhere (S34)")  # fmt: skip
+                               "to input; 1: the same everywhere")  # fmt: skip
 
     # Training. Adam, 10 % warm-up, cosine, average pooling and dropout 0.5 are the best of ten recipes tried on
     # cars10 as wholes (about 20 points above frozen layers with 0.95^epoch). One by one, one seed, 735 validation photos, photo +
@@ -1977,23 +1980,23 @@ class Config(_Frozen):
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
     patience: int = Field(0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off")
-    min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act (S41)")
+    min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act")
 
     # Augmentation and test-time augmentation
-    augment: str = Field("light", description="policy of training photos (S16): light, medium, none, or a file that "
+    augment: str = Field("light", description="policy of training photos: light, medium, none, or a file that "
                          "albumentations.save wrote")  # fmt: skip
     strength: float = Field(1.0, ge=0, le=1, description="of the policy at the start")
-    strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch (S20)")
+    strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch")
     tta_views: int = Field(8, ge=1, le=256, description="views per photo: itself, its mirror, random ones; 1: no TTA")
-    tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength (S54)")
+    tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength")
     tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
-                                                    "member (S57)")  # fmt: skip
+                                                    "member")  # fmt: skip
     # The trade-off on 367 validation photos of cars10 (the votes of the network that README shows; `python -m carcls votes`
     # prints it for any run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
     # predictions as of 32. Against fixed 8 at the same cost that is 3 photos of 367, within chance, and validation then needs
     # all 32: so the default is plain 8.
     tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
-                         "many (S59, S60; 64 is plenty), and validation all of them; 0: the same for all")  # fmt: skip
+                         "many (64 is plenty), and validation all of them; 0: the same for all")  # fmt: skip
     tta_combine: Literal["mean", "geometric", "vote"] = Field(
         "mean", description="how the views' probabilities become one"
     )
@@ -2004,22 +2007,18 @@ class Config(_Frozen):
     folds: int = Field(1, ge=1, le=20, description="networks per member, each validated on another part of the train photos; "
                        "1: one network, val_fraction kept aside")  # fmt: skip
     blend: str = Field("auto", description="of members: auto (nested validation decides), best, average, weights (fitted), "
-                       "logistic, forest (stacking), or weights as 0.9/0.1 (S65, S66)")  # fmt: skip
+                       "logistic, forest (stacking), or weights as 0.9/0.1")  # fmt: skip
     pseudo: bool = Field(
         False, description="go on training with test photos that all members and nearly all views agree on"
     )
-    pseudo_agreement: float = Field(
-        0.95, gt=0.5, le=1, description="share of every member's views that must agree (S63)"
-    )
+    pseudo_agreement: float = Field(0.95, gt=0.5, le=1, description="share of every member's views that must agree")
     pseudo_epochs: int = Field(
         3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
     )
     pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
 
     # One run over several sessions, and its time
-    resume: bool = Field(
-        True, description="go on from what the run folder has of the same settings; false: start anew (S47)"
-    )
+    resume: bool = Field(True, description="go on from what the run folder has of the same settings; false: start anew")
     earlier: str = Field(
         "", description="folder of an earlier run to go on from; empty: on Kaggle, the one that is attached"
     )
@@ -2067,16 +2066,16 @@ class Config(_Frozen):
             raise ValueError("stages: at least one HEIGHTxWIDTHxEPOCHS is needed")
         if self.strength_end > self.strength:
             raise ValueError(f"strength_end {self.strength_end} is above strength {self.strength}: "
-                             "augmentation weakens towards the end (S20)")  # fmt: skip
+                             "augmentation weakens towards the end")  # fmt: skip
         if self.tta_strength > self.strength:
             raise ValueError(f"tta_strength {self.tta_strength} is above strength {self.strength}: "
-                             "test-time views are never stronger than training (S54)")  # fmt: skip
+                             "test-time views are never stronger than training")  # fmt: skip
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
-                             "image would be the same (S52)")  # fmt: skip
+                             "image would be the same")  # fmt: skip
         if self.augment not in ("light", "medium") and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
-                             "training then does not have (S54); set tta_views=1")  # fmt: skip
+                             "training then does not have; set tta_views=1")  # fmt: skip
         if 0 < self.bn_photos < 32:
             raise ValueError(
                 f"bn_photos {self.bn_photos}: too few for statistics; at least 32, or 0 for those of the weights"
@@ -2096,7 +2095,7 @@ class Config(_Frozen):
             )
         if self.pseudo and (self.tta_views < 4 or self.tta == "never"):
             raise ValueError(f"pseudo with tta_views {self.tta_views} and tta {self.tta}: whether views agree takes at "
-                             "least 4 of them (S63, S64)")  # fmt: skip
+                             "least 4 of them")  # fmt: skip
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
         if any(self.members):
@@ -2116,8 +2115,8 @@ class Config(_Frozen):
         return [self.replace(**member, members=({},), blend="auto") for member in self.members]
 
     def replace(self, **changes: Any) -> Config:
-        """A validated copy with some settings changed. Raises ConfigError."""
-        return parse({**self.model_dump(), **changes})
+        """A validated copy with some settings changed; ``preset`` changes all that it says. Raises ConfigError."""
+        return parse({**self.model_dump(), **_preset(changes), **changes})
 
 
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
@@ -2163,19 +2162,25 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _preset(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the preset says that the settings name, which they then no longer do. Raises ConfigError."""
+    name = settings.pop("preset", "default")
+    if name not in PRESETS:
+        raise ConfigError(f"preset={name!r}: no such preset; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 def parse(settings: dict[str, Any]) -> Config:
     """Config from a mapping; the key ``preset`` picks what the others change. Raises ConfigError."""
     settings = dict(settings)
-    preset = settings.pop("preset", "default")
-    if preset not in PRESETS:
-        raise ConfigError(f"preset={preset!r}: no such preset; expected one of {', '.join(PRESETS)}")
+    preset = _preset(settings)
     unknown = sorted(set(settings) - set(Config.model_fields))
     if unknown:
         raise ConfigError(
             f"unknown setting {', '.join(unknown)}; expected preset or one of {', '.join(Config.model_fields)}"
         )
     try:
-        return Config.model_validate({**PRESETS[preset], **settings})
+        return Config.model_validate({**preset, **settings})
     except ValidationError as error:
         lines = []
         for e in error.errors():
@@ -2193,6 +2198,8 @@ def from_words(words: list[str]) -> Config:
         if not equals:
             raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
         field = Config.model_fields.get(key)
+        if key in settings:
+            raise ConfigError(f"{key} is given twice: {settings[key]} and {value}; expected once")
         settings[key] = None if not value and field and field.default is None else value
     return parse(settings)
 
@@ -2617,7 +2624,10 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
     chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
     rows = []
     for n, item in enumerate(chosen.itertuples()):
-        photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
+        try:
+            photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
+        except InputError:  # grey, as it is in training
+            photo = np.full((*size, 3), augment.GREY, np.uint8)
         made = [policy(photo, (cfg.seed, n, draw)) for draw in range(draws)]
         rows.append([augment.view(photo, size, cfg.fit), *made])
     with _figure(path, 2.2 * (draws + 1), 2.2 * size[0] / size[1] * len(rows) + 0.5) as figure:
@@ -3213,6 +3223,11 @@ def locate(cfg: Config) -> Place:
     kaggle = on_kaggle()
     root, train_csv, sample_csv, train, test = _found(cfg)
     out = user_path(cfg.out) if cfg.out else kaggle_root() / "working" if kaggle else Path("out")
+    if out.resolve() == root.resolve():
+        raise InputError(
+            f"out={out}: is the data folder, whose files a run's own (photos.csv, config.json, …) could replace; choose "
+            "a folder for runs"
+        )
     for photos in (train, test):
         if photos.is_dir() and photos.resolve() in (out.resolve(), *out.resolve().parents):
             raise InputError(
@@ -3497,6 +3512,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 
     mine = cfg.of_members()[number]
     folder = place.out / f"member{number + 1}"
+    (folder / NOTE).unlink(missing_ok=True)  # written again once there are votes of these settings
     parts = photos.folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else [table]
     seconds = dict.fromkeys(("training", *VOTES), 0.0)
 
@@ -3524,7 +3540,6 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             if k:
                 break
             return None
-        (folder / NOTE).unlink(missing_ok=True)  # written again once there are votes
         mine = with_views(mine, trained.views) if trained.views else mine
         if budget and not fixed and not trained.planned:
             trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget, share)
@@ -4233,8 +4248,16 @@ def folds(table: Table, count: int, seed: int) -> list[Table]:
     return parts
 
 
-def summary(table: Table) -> list[str]:
-    """A few lines for the log: counts, classes, sizes, findings; warnings last."""
+def with_folds(table: Table, count: int, seed: int) -> pd.DataFrame:
+    """The frame with the numbers from 1 of ``folds`` in ``fold``: of the one that validates on the photo; TEST stays."""
+    frame = table.frame.copy()
+    for k, part in enumerate(folds(table, count, seed), 1):
+        frame.loc[part.frame["fold"] == VALIDATION, "fold"] = k
+    return frame
+
+
+def summary(table: Table, count: int = 1) -> list[str]:
+    """A few lines for the log: counts, classes, sizes, findings; warnings last. count: of folds."""
     train, val, test = table.train, table.val, table.test
     share = 100 * len(val) / (len(train) + len(val))
     per_class = Counter(table.classes[label] for label in [*train["label"], *val["label"]])
@@ -4244,8 +4267,11 @@ def summary(table: Table) -> list[str]:
     sizes = Counter(zip(readable["width"].tolist(), readable["height"].tolist(), strict=True))
     common = [f"{w}×{h} {100 * n / len(readable):.0f} %" for (w, h), n in sizes.most_common(3)]
     n_train, n_val, n_test = len(train), len(val), len(test)
+    split = f"{n_train:,} to train, {n_val:,} to validate ({share:.1f} %)"
+    if count > 1:
+        split = f"{n_train + n_val:,} to train, each validated once in {count} folds"
     lines = [
-        f"photos: {n_train:,} to train, {n_val:,} to validate ({share:.1f} %), {n_test:,} to predict",
+        f"photos: {split}, {n_test:,} to predict",
         f"{len(table.classes)} classes ({table.label_column}: photos): {', '.join(shown)}{more}",
         f"sizes: {', '.join(common)}" + (f", {len(sizes) - 3} others" if len(sizes) > 3 else ""),
     ]
@@ -4286,8 +4312,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
         raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
+    # Commas at the end of lines, as spreadsheets leave them, do no harm.
+    frame = frame.iloc[:, [i for i, name in enumerate(header) if name or (frame.iloc[:, i] != "").any()]]
     twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:  # pandas would give them other names, which a submission then had; commas at the end of lines do no harm
+    if twice:  # pandas would give them other names, which a submission then had
         raise InputError(f"{path}: two columns are called {', '.join(twice)}; expected each name once")
     return frame
 
@@ -4458,8 +4486,9 @@ def _look_at_jpeg(data: bytes, jpeg: _Jpeg) -> _Header:
     findings += [("EXIF-rotated", f"orientation {jpeg.orientation}")] if jpeg.orientation > 1 else []
     # What stops a decoder is damage to the tables before the pixels, or pixels that end too soon. The end marker
     # is looked for among the last bytes, as some cameras append a few; only where it is missing are all pixels
-    # decoded: Pillow, unlike cv2, says when they end too soon. CMYK is read with Pillow, hence judged by it.
-    sound = jpeg.channels != 4 and data.rfind(_END, -64) >= 0
+    # decoded: Pillow, unlike cv2, says when they end too soon. CMYK is read with Pillow, hence judged by it. Progressive
+    # ones have tables between their pixels too.
+    sound = jpeg.channels != 4 and not jpeg.progressive and data.rfind(_END, -64) >= 0
     fault = _tables_fault(_tables(data)) or ("" if sound else _pillow_fault(data))
     return _Header("JPEG", *jpeg.upright, findings, fault)
 
@@ -4667,6 +4696,7 @@ class _Jpeg(NamedTuple):
     width: int
     channels: int  # 1 grey, 3 colour, 4 CMYK
     orientation: int  # EXIF, 1–8
+    progressive: bool
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -4686,7 +4716,7 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
         if marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive: the size is here
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             known = bits == 8 and height and width and channels in (1, 3, 4)
-            return _Jpeg(height, width, channels, orientation) if known else None
+            return _Jpeg(height, width, channels, orientation, marker == 0xC2) if known else None
         if marker in (0xD8, 0xD9, 0xDA) or length < 2:  # pixels before a size: not for us
             return None
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
@@ -5670,15 +5700,16 @@ def run(cfg: Config) -> Path:
         backbones.find_weights(mine.backbone, mine)
     _take_over(cfg, place)
     table = photos.load(cfg, place)
-    _say("data", *photos.summary(table))
+    _say("data", *photos.summary(table, cfg.folds))
     photos.write_audit(table, place.out / "audit.csv")
-    inputs.write_atomic(place.out / "photos.csv", table.frame.to_csv(index=False))
+    shown = photos.with_folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else table.frame
+    inputs.write_atomic(place.out / "photos.csv", shown.to_csv(index=False))
     counted = len(table.val) + (len(table.train) if cfg.folds > 1 else 0)
     if len(cfg.members) > 1 and counted < blend.LEAST:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, figures, members, pipeline, timing, tta
+    from carcls import callbacks, decide, members, pipeline, timing, tta
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
@@ -5689,7 +5720,7 @@ def run(cfg: Config) -> Path:
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
-    submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
+    submit = _Submit(place.out / "submission.csv", table, _identity(cfg, table))
     try:
         with _stoppable():
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
@@ -5721,7 +5752,6 @@ def run(cfg: Config) -> Path:
             )  # with the views it has used
             _say("decide")
             print(*decide.lines(decision), sep="\n")
-            figures.augmentation(cfg, table, place.out / "augmentation.png")
             result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
             if cfg.pseudo:
                 _say("pseudo-labels")
@@ -5778,9 +5808,10 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _identity(cfg: Config) -> str:
-    """Of a run: the same in all its sessions."""
-    return hashlib.sha256((cfg.model_dump_json() + source_hash()).encode()).hexdigest()[:16]
+def _identity(cfg: Config, table: photos.Table) -> str:
+    """Of a run: the same in all its sessions, and another one with other photos or labels."""
+    data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
+    return hashlib.sha256((cfg.model_dump_json() + data + source_hash()).encode()).hexdigest()[:16]
 
 
 def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,
@@ -5791,6 +5822,7 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
     accuracy = float((table.val["label"] == share.argmax()).mean())
     why = "the most frequent class: no time to train a network"
     submit(ids, np.tile(share, (len(ids), 1)), why, accuracy)
+    submit.warnings = [f"no network was trained: every row is the most frequent class, {table.classes[share.argmax()]}"]
     low, high = votes.wilson(round(accuracy * len(table.val)), len(table.val))
     result = {"validation_accuracy": accuracy, "validation_interval_95": [low, high],
               "validation_photos": len(table.val), "made_by": why,
@@ -5808,7 +5840,7 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
 def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
               start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
     """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
-    from carcls import report
+    from carcls import figures, report
 
     made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
@@ -5817,6 +5849,7 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
     inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
+    figures.augmentation(cfg, table, place.out / "augmentation.png")
     return result, report.write(cfg, table, made, decision, result, place.out)
 
 
@@ -5947,6 +5980,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -6237,7 +6271,8 @@ def _tf_devices(tf: Any) -> tuple[list[str], str, bool]:
         return [f"{platform.machine()}, {os.cpu_count()} cores"], "cpu", False
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+        with suppress(RuntimeError):  # in use already, by what a notebook has done before: its memory stays as it is
+            tf.config.experimental.set_memory_growth(gpu, True)
     names = [str(d.get("device_name", gpu.name)) for d, gpu in zip(details, gpus, strict=True)]
     return names, "gpu", all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
 
@@ -7330,8 +7365,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
-    schedule over the whole run. A finished training that the folder has counts until this one has its first epoch: it may
-    diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights of each stage
+    schedule over the whole run. Another training that the folder has, finished or not, counts until this one has its first
+    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights of each stage
     but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that it ends with its
     predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
 
@@ -7342,8 +7377,6 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     states = steps.States(folder / "state")
     note = states.load(made_from) if cfg.resume else None
     resumed = note is not None
-    if note is None:
-        states.remove()
     whole = rt.batch_size(cfg.batch)  # photos a step, before memory runs out
     batch = note["smaller"] if note else whole
     while True:
@@ -7359,12 +7392,13 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             if not runtime.is_out_of_memory(error) or batch <= len(rt.devices) or rt.processes > 1:
                 raise
         # Out of the except block, whose traceback keeps tensors alive, and without the old network.
+        begun = bool(training.rows)
         del training
         gc.collect()
         before, batch = batch, rt.batch_size(batch // 2)
         print(f"memory     out of it with batches of {before}: going on with {batch}, learning rate "
               f"{cfg.lr * batch / whole:.2e}")  # fmt: skip
-        note = states.load(made_from)
+        note = states.load(made_from) if begun else None
         if note:
             states.amend(smaller=batch)
             note["smaller"] = batch
@@ -7652,8 +7686,7 @@ class _Training:
         if cfg.schedule == "plateau":
             watchers["plateau"] = callbacks.Plateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
         if not self.rows:  # before history.csv is another one
-            forget = steps.Steps(self.folder).forget
-            watchers["replace"] = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: forget())
+            watchers["replace"] = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self._replace())
         watchers["progress"] = callbacks.Progress(cfg, number, steps_per_epoch, self.batch, self.events, rate, self.rows,
                                                   self.folder / FILES[2], plan.epochs)  # fmt: skip
         watchers["early_stop"] = callbacks.EarlyStop(cfg, self.events)
@@ -7672,6 +7705,12 @@ class _Training:
             if name in watchers and note:
                 watchers[name].go_on(note["watchers"].get(name, {}))
         return watchers
+
+    def _replace(self) -> None:
+        """Nothing of another training in the folder counts any more."""
+        if not self.rows:
+            steps.Steps(self.folder).forget()
+            self.states.remove()
 
     def _compile(self, number: int) -> None:
         """For that stage. A learning rate that a plateau has lowered stays where it is."""
@@ -7967,7 +8006,7 @@ def load(path: Path) -> Votes:
     try:
         with np.load(path) as file:
             return Votes(file["ids"].tolist(), file["probs"], file["labels"], file["cast"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise inputs.InputError(f"{path}: not a file of votes ({error})") from error
 
 
@@ -8132,7 +8171,7 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
     if mode == "always":
         return Gate(True, f"open: tta=always; {seen}", change)
     if views == 1:
-        return Gate(False, "closed: one view per photo, as set", change)
+        return Gate(False, "closed: one view per photo", change)
     if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
         return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help", change)
     if change.p_worse < HARM:

@@ -65,7 +65,10 @@ def _members(text: str) -> list[dict[str, str]]:
         wrong = [word for word in words if "=" not in word]
         if wrong:
             raise ValueError(f"{wrong[0]!r} is not key=value, as in seed=1+seed=2/pooling=max")
-        members.append(dict(word.split("=", 1) for word in words))
+        member = dict(word.split("=", 1) for word in words)
+        if len(member) < len(words):
+            raise ValueError(f"{part!r} has one setting twice; members are separated by +, their settings by /")
+        members.append(member)
     return members
 
 
@@ -86,18 +89,18 @@ class Config(_Frozen):
     backbone: str = Field("efficientnet_lite_b0", description="name in the registry (python -m carcls backbones)")
     weights: str = Field("imagenet", description="imagenet, none (from scratch), or a preset folder or file")
     pooling: Literal["avg", "max"] = Field("avg", description="global pooling of the head")
-    dropout: float = Field(0.5, ge=0, lt=1, description="dropout before the output layer (S30)")
-    hidden: int = Field(0, ge=0, description="units of a hidden Dense + BN layer in the head; 0: none (S29)")
-    unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start (S31), "
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout before the output layer")
+    hidden: int = Field(0, ge=0, description="units of a hidden Dense + BN layer in the head; 0: none")
+    unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start, "
                                                        "staged from the head down, or the head alone")  # fmt: skip
-    freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came (S32)")
+    freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came")
     # Statistics remember 1 / (1 - momentum) steps: longer than an epoch and validation lags behind what is learned, very
     # short and it is noisy. When batch was 32, so that the sample had 15 steps an epoch, make run (0.9) against
     # make run SET="preset=sample bn_momentum=0.99": validation 0.99 against 0.93, log-loss 0.05 against 0.16, true accuracy
     # 0.99 against 0.965, the training losses the same to the last digit. cars10 then had 65: 0.9 moved validation by 2
     # points at a rate of nearly 0.
     bn_momentum: float = Field(0.97, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
-                               "a short run has (S41)")  # fmt: skip
+                               "a short run has")  # fmt: skip
     # Photos of cars alone differ so much from ImageNet's that BN in training loses much of what the weights know: see
     # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
     # stages=96x160x4 lr=2e-3 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)
@@ -107,7 +110,7 @@ class Config(_Frozen):
                            "predicts stays the same. Not with weights=none, freeze_bn or unfreeze=head; 0: the statistics of the "
                            "weights")  # fmt: skip
     depth_decay: float = Field(1.0, gt=0, le=1, description="learning rate factor per quarter of depth, output "
-                               "to input; 1: the same everywhere (S34)")  # fmt: skip
+                               "to input; 1: the same everywhere")  # fmt: skip
 
     # Training. Adam, 10 % warm-up, cosine, average pooling and dropout 0.5 are the best of ten recipes tried on
     # cars10 as wholes (about 20 points above frozen layers with 0.95^epoch). One by one, one seed, 735 validation photos, photo +
@@ -134,23 +137,23 @@ class Config(_Frozen):
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
     patience: int = Field(0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off")
-    min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act (S41)")
+    min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act")
 
     # Augmentation and test-time augmentation
-    augment: str = Field("light", description="policy of training photos (S16): light, medium, none, or a file that "
+    augment: str = Field("light", description="policy of training photos: light, medium, none, or a file that "
                          "albumentations.save wrote")  # fmt: skip
     strength: float = Field(1.0, ge=0, le=1, description="of the policy at the start")
-    strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch (S20)")
+    strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch")
     tta_views: int = Field(8, ge=1, le=256, description="views per photo: itself, its mirror, random ones; 1: no TTA")
-    tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength (S54)")
+    tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength")
     tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
-                                                    "member (S57)")  # fmt: skip
+                                                    "member")  # fmt: skip
     # The trade-off on 367 validation photos of cars10 (the votes of the network that README shows; `python -m carcls votes`
     # prints it for any run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
     # predictions as of 32. Against fixed 8 at the same cost that is 3 photos of 367, within chance, and validation then needs
     # all 32: so the default is plain 8.
     tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
-                         "many (S59, S60; 64 is plenty), and validation all of them; 0: the same for all")  # fmt: skip
+                         "many (64 is plenty), and validation all of them; 0: the same for all")  # fmt: skip
     tta_combine: Literal["mean", "geometric", "vote"] = Field(
         "mean", description="how the views' probabilities become one"
     )
@@ -161,22 +164,18 @@ class Config(_Frozen):
     folds: int = Field(1, ge=1, le=20, description="networks per member, each validated on another part of the train photos; "
                        "1: one network, val_fraction kept aside")  # fmt: skip
     blend: str = Field("auto", description="of members: auto (nested validation decides), best, average, weights (fitted), "
-                       "logistic, forest (stacking), or weights as 0.9/0.1 (S65, S66)")  # fmt: skip
+                       "logistic, forest (stacking), or weights as 0.9/0.1")  # fmt: skip
     pseudo: bool = Field(
         False, description="go on training with test photos that all members and nearly all views agree on"
     )
-    pseudo_agreement: float = Field(
-        0.95, gt=0.5, le=1, description="share of every member's views that must agree (S63)"
-    )
+    pseudo_agreement: float = Field(0.95, gt=0.5, le=1, description="share of every member's views that must agree")
     pseudo_epochs: int = Field(
         3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
     )
     pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
 
     # One run over several sessions, and its time
-    resume: bool = Field(
-        True, description="go on from what the run folder has of the same settings; false: start anew (S47)"
-    )
+    resume: bool = Field(True, description="go on from what the run folder has of the same settings; false: start anew")
     earlier: str = Field(
         "", description="folder of an earlier run to go on from; empty: on Kaggle, the one that is attached"
     )
@@ -224,16 +223,16 @@ class Config(_Frozen):
             raise ValueError("stages: at least one HEIGHTxWIDTHxEPOCHS is needed")
         if self.strength_end > self.strength:
             raise ValueError(f"strength_end {self.strength_end} is above strength {self.strength}: "
-                             "augmentation weakens towards the end (S20)")  # fmt: skip
+                             "augmentation weakens towards the end")  # fmt: skip
         if self.tta_strength > self.strength:
             raise ValueError(f"tta_strength {self.tta_strength} is above strength {self.strength}: "
-                             "test-time views are never stronger than training (S54)")  # fmt: skip
+                             "test-time views are never stronger than training")  # fmt: skip
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
-                             "image would be the same (S52)")  # fmt: skip
+                             "image would be the same")  # fmt: skip
         if self.augment not in ("light", "medium") and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
-                             "training then does not have (S54); set tta_views=1")  # fmt: skip
+                             "training then does not have; set tta_views=1")  # fmt: skip
         if 0 < self.bn_photos < 32:
             raise ValueError(
                 f"bn_photos {self.bn_photos}: too few for statistics; at least 32, or 0 for those of the weights"
@@ -253,7 +252,7 @@ class Config(_Frozen):
             )
         if self.pseudo and (self.tta_views < 4 or self.tta == "never"):
             raise ValueError(f"pseudo with tta_views {self.tta_views} and tta {self.tta}: whether views agree takes at "
-                             "least 4 of them (S63, S64)")  # fmt: skip
+                             "least 4 of them")  # fmt: skip
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
         if any(self.members):
@@ -273,8 +272,8 @@ class Config(_Frozen):
         return [self.replace(**member, members=({},), blend="auto") for member in self.members]
 
     def replace(self, **changes: Any) -> Config:
-        """A validated copy with some settings changed. Raises ConfigError."""
-        return parse({**self.model_dump(), **changes})
+        """A validated copy with some settings changed; ``preset`` changes all that it says. Raises ConfigError."""
+        return parse({**self.model_dump(), **_preset(changes), **changes})
 
 
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
@@ -320,19 +319,25 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _preset(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the preset says that the settings name, which they then no longer do. Raises ConfigError."""
+    name = settings.pop("preset", "default")
+    if name not in PRESETS:
+        raise ConfigError(f"preset={name!r}: no such preset; expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
 def parse(settings: dict[str, Any]) -> Config:
     """Config from a mapping; the key ``preset`` picks what the others change. Raises ConfigError."""
     settings = dict(settings)
-    preset = settings.pop("preset", "default")
-    if preset not in PRESETS:
-        raise ConfigError(f"preset={preset!r}: no such preset; expected one of {', '.join(PRESETS)}")
+    preset = _preset(settings)
     unknown = sorted(set(settings) - set(Config.model_fields))
     if unknown:
         raise ConfigError(
             f"unknown setting {', '.join(unknown)}; expected preset or one of {', '.join(Config.model_fields)}"
         )
     try:
-        return Config.model_validate({**PRESETS[preset], **settings})
+        return Config.model_validate({**preset, **settings})
     except ValidationError as error:
         lines = []
         for e in error.errors():
@@ -350,6 +355,8 @@ def from_words(words: list[str]) -> Config:
         if not equals:
             raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
         field = Config.model_fields.get(key)
+        if key in settings:
+            raise ConfigError(f"{key} is given twice: {settings[key]} and {value}; expected once")
         settings[key] = None if not value and field and field.default is None else value
     return parse(settings)
 

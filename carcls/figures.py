@@ -91,7 +91,10 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
     chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
     rows = []
     for n, item in enumerate(chosen.itertuples()):
-        photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
+        try:
+            photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
+        except InputError:  # grey, as it is in training
+            photo = np.full((*size, 3), augment.GREY, np.uint8)
         made = [policy(photo, (cfg.seed, n, draw)) for draw in range(draws)]
         rows.append([augment.view(photo, size, cfg.fit), *made])
     with _figure(path, 2.2 * (draws + 1), 2.2 * size[0] / size[1] * len(rows) + 0.5) as figure:

@@ -153,6 +153,11 @@ def locate(cfg: Config) -> Place:
     kaggle = on_kaggle()
     root, train_csv, sample_csv, train, test = _found(cfg)
     out = user_path(cfg.out) if cfg.out else kaggle_root() / "working" if kaggle else Path("out")
+    if out.resolve() == root.resolve():
+        raise InputError(
+            f"out={out}: is the data folder, whose files a run's own (photos.csv, config.json, …) could replace; choose "
+            "a folder for runs"
+        )
     for photos in (train, test):
         if photos.is_dir() and photos.resolve() in (out.resolve(), *out.resolve().parents):
             raise InputError(

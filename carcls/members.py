@@ -50,6 +50,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 
     mine = cfg.of_members()[number]
     folder = place.out / f"member{number + 1}"
+    (folder / NOTE).unlink(missing_ok=True)  # written again once there are votes of these settings
     parts = photos.folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else [table]
     seconds = dict.fromkeys(("training", *VOTES), 0.0)
 
@@ -77,7 +78,6 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             if k:
                 break
             return None
-        (folder / NOTE).unlink(missing_ok=True)  # written again once there are votes
         mine = with_views(mine, trained.views) if trained.views else mine
         if budget and not fixed and not trained.planned:
             trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget, share)

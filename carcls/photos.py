@@ -198,8 +198,16 @@ def folds(table: Table, count: int, seed: int) -> list[Table]:
     return parts
 
 
-def summary(table: Table) -> list[str]:
-    """A few lines for the log: counts, classes, sizes, findings; warnings last."""
+def with_folds(table: Table, count: int, seed: int) -> pd.DataFrame:
+    """The frame with the numbers from 1 of ``folds`` in ``fold``: of the one that validates on the photo; TEST stays."""
+    frame = table.frame.copy()
+    for k, part in enumerate(folds(table, count, seed), 1):
+        frame.loc[part.frame["fold"] == VALIDATION, "fold"] = k
+    return frame
+
+
+def summary(table: Table, count: int = 1) -> list[str]:
+    """A few lines for the log: counts, classes, sizes, findings; warnings last. count: of folds."""
     train, val, test = table.train, table.val, table.test
     share = 100 * len(val) / (len(train) + len(val))
     per_class = Counter(table.classes[label] for label in [*train["label"], *val["label"]])
@@ -209,8 +217,11 @@ def summary(table: Table) -> list[str]:
     sizes = Counter(zip(readable["width"].tolist(), readable["height"].tolist(), strict=True))
     common = [f"{w}×{h} {100 * n / len(readable):.0f} %" for (w, h), n in sizes.most_common(3)]
     n_train, n_val, n_test = len(train), len(val), len(test)
+    split = f"{n_train:,} to train, {n_val:,} to validate ({share:.1f} %)"
+    if count > 1:
+        split = f"{n_train + n_val:,} to train, each validated once in {count} folds"
     lines = [
-        f"photos: {n_train:,} to train, {n_val:,} to validate ({share:.1f} %), {n_test:,} to predict",
+        f"photos: {split}, {n_test:,} to predict",
         f"{len(table.classes)} classes ({table.label_column}: photos): {', '.join(shown)}{more}",
         f"sizes: {', '.join(common)}" + (f", {len(sizes) - 3} others" if len(sizes) > 3 else ""),
     ]
@@ -251,8 +262,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
     if frame.empty:
         raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
+    # Commas at the end of lines, as spreadsheets leave them, do no harm.
+    frame = frame.iloc[:, [i for i, name in enumerate(header) if name or (frame.iloc[:, i] != "").any()]]
     twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:  # pandas would give them other names, which a submission then had; commas at the end of lines do no harm
+    if twice:  # pandas would give them other names, which a submission then had
         raise InputError(f"{path}: two columns are called {', '.join(twice)}; expected each name once")
     return frame
 
@@ -423,8 +436,9 @@ def _look_at_jpeg(data: bytes, jpeg: _Jpeg) -> _Header:
     findings += [("EXIF-rotated", f"orientation {jpeg.orientation}")] if jpeg.orientation > 1 else []
     # What stops a decoder is damage to the tables before the pixels, or pixels that end too soon. The end marker
     # is looked for among the last bytes, as some cameras append a few; only where it is missing are all pixels
-    # decoded: Pillow, unlike cv2, says when they end too soon. CMYK is read with Pillow, hence judged by it.
-    sound = jpeg.channels != 4 and data.rfind(_END, -64) >= 0
+    # decoded: Pillow, unlike cv2, says when they end too soon. CMYK is read with Pillow, hence judged by it. Progressive
+    # ones have tables between their pixels too.
+    sound = jpeg.channels != 4 and not jpeg.progressive and data.rfind(_END, -64) >= 0
     fault = _tables_fault(_tables(data)) or ("" if sound else _pillow_fault(data))
     return _Header("JPEG", *jpeg.upright, findings, fault)
 
@@ -632,6 +646,7 @@ class _Jpeg(NamedTuple):
     width: int
     channels: int  # 1 grey, 3 colour, 4 CMYK
     orientation: int  # EXIF, 1–8
+    progressive: bool
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -651,7 +666,7 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
         if marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive: the size is here
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             known = bits == 8 and height and width and channels in (1, 3, 4)
-            return _Jpeg(height, width, channels, orientation) if known else None
+            return _Jpeg(height, width, channels, orientation, marker == 0xC2) if known else None
         if marker in (0xD8, 0xD9, 0xDA) or length < 2:  # pixels before a size: not for us
             return None
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":

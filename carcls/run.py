@@ -33,15 +33,16 @@ def run(cfg: Config) -> Path:
         backbones.find_weights(mine.backbone, mine)
     _take_over(cfg, place)
     table = photos.load(cfg, place)
-    _say("data", *photos.summary(table))
+    _say("data", *photos.summary(table, cfg.folds))
     photos.write_audit(table, place.out / "audit.csv")
-    inputs.write_atomic(place.out / "photos.csv", table.frame.to_csv(index=False))
+    shown = photos.with_folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else table.frame
+    inputs.write_atomic(place.out / "photos.csv", shown.to_csv(index=False))
     counted = len(table.val) + (len(table.train) if cfg.folds > 1 else 0)
     if len(cfg.members) > 1 and counted < blend.LEAST:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, figures, members, pipeline, timing, tta
+    from carcls import callbacks, decide, members, pipeline, timing, tta
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
@@ -52,7 +53,7 @@ def run(cfg: Config) -> Path:
     inputs.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
     monitor = callbacks.SafeRemoteMonitor(cfg.monitor_url) if cfg.monitor_url and not rt.process else None
     events = callbacks.Events(place.out / "progress.jsonl", monitor)
-    submit = _Submit(place.out / "submission.csv", table, _identity(cfg))
+    submit = _Submit(place.out / "submission.csv", table, _identity(cfg, table))
     try:
         with _stoppable():
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
@@ -84,7 +85,6 @@ def run(cfg: Config) -> Path:
             )  # with the views it has used
             _say("decide")
             print(*decide.lines(decision), sep="\n")
-            figures.augmentation(cfg, table, place.out / "augmentation.png")
             result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
             if cfg.pseudo:
                 _say("pseudo-labels")
@@ -141,9 +141,10 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _identity(cfg: Config) -> str:
-    """Of a run: the same in all its sessions."""
-    return hashlib.sha256((cfg.model_dump_json() + source_hash()).encode()).hexdigest()[:16]
+def _identity(cfg: Config, table: photos.Table) -> str:
+    """Of a run: the same in all its sessions, and another one with other photos or labels."""
+    data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
+    return hashlib.sha256((cfg.model_dump_json() + data + source_hash()).encode()).hexdigest()[:16]
 
 
 def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,
@@ -154,6 +155,7 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
     accuracy = float((table.val["label"] == share.argmax()).mean())
     why = "the most frequent class: no time to train a network"
     submit(ids, np.tile(share, (len(ids), 1)), why, accuracy)
+    submit.warnings = [f"no network was trained: every row is the most frequent class, {table.classes[share.argmax()]}"]
     low, high = votes.wilson(round(accuracy * len(table.val)), len(table.val))
     result = {"validation_accuracy": accuracy, "validation_interval_95": [low, high],
               "validation_photos": len(table.val), "made_by": why,
@@ -171,7 +173,7 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
 def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
               start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
     """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
-    from carcls import report
+    from carcls import figures, report
 
     made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
@@ -180,6 +182,7 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
     inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
+    figures.augmentation(cfg, table, place.out / "augmentation.png")
     return result, report.write(cfg, table, made, decision, result, place.out)
 
 

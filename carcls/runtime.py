@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -302,7 +303,8 @@ def _tf_devices(tf: Any) -> tuple[list[str], str, bool]:
         return [f"{platform.machine()}, {os.cpu_count()} cores"], "cpu", False
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+        with suppress(RuntimeError):  # in use already, by what a notebook has done before: its memory stays as it is
+            tf.config.experimental.set_memory_growth(gpu, True)
     names = [str(d.get("device_name", gpu.name)) for d, gpu in zip(details, gpus, strict=True)]
     return names, "gpu", all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
 

@@ -100,8 +100,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
-    schedule over the whole run. A finished training that the folder has counts until this one has its first epoch: it may
-    diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights of each stage
+    schedule over the whole run. Another training that the folder has, finished or not, counts until this one has its first
+    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights of each stage
     but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that it ends with its
     predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
 
@@ -112,8 +112,6 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     states = steps.States(folder / "state")
     note = states.load(made_from) if cfg.resume else None
     resumed = note is not None
-    if note is None:
-        states.remove()
     whole = rt.batch_size(cfg.batch)  # photos a step, before memory runs out
     batch = note["smaller"] if note else whole
     while True:
@@ -129,12 +127,13 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             if not runtime.is_out_of_memory(error) or batch <= len(rt.devices) or rt.processes > 1:
                 raise
         # Out of the except block, whose traceback keeps tensors alive, and without the old network.
+        begun = bool(training.rows)
         del training
         gc.collect()
         before, batch = batch, rt.batch_size(batch // 2)
         print(f"memory     out of it with batches of {before}: going on with {batch}, learning rate "
               f"{cfg.lr * batch / whole:.2e}")  # fmt: skip
-        note = states.load(made_from)
+        note = states.load(made_from) if begun else None
         if note:
             states.amend(smaller=batch)
             note["smaller"] = batch
@@ -422,8 +421,7 @@ class _Training:
         if cfg.schedule == "plateau":
             watchers["plateau"] = callbacks.Plateau(monitor="val_loss", factor=0.3, patience=2, min_lr=cfg.lr / 1e3)
         if not self.rows:  # before history.csv is another one
-            forget = steps.Steps(self.folder).forget
-            watchers["replace"] = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: forget())
+            watchers["replace"] = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: self._replace())
         watchers["progress"] = callbacks.Progress(cfg, number, steps_per_epoch, self.batch, self.events, rate, self.rows,
                                                   self.folder / FILES[2], plan.epochs)  # fmt: skip
         watchers["early_stop"] = callbacks.EarlyStop(cfg, self.events)
@@ -442,6 +440,12 @@ class _Training:
             if name in watchers and note:
                 watchers[name].go_on(note["watchers"].get(name, {}))
         return watchers
+
+    def _replace(self) -> None:
+        """Nothing of another training in the folder counts any more."""
+        if not self.rows:
+            steps.Steps(self.folder).forget()
+            self.states.remove()
 
     def _compile(self, number: int) -> None:
         """For that stage. A learning rate that a plateau has lowered stays where it is."""

@@ -68,7 +68,7 @@ def load(path: Path) -> Votes:
     try:
         with np.load(path) as file:
             return Votes(file["ids"].tolist(), file["probs"], file["labels"], file["cast"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise inputs.InputError(f"{path}: not a file of votes ({error})") from error
 
 
@@ -233,7 +233,7 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
     if mode == "always":
         return Gate(True, f"open: tta=always; {seen}", change)
     if views == 1:
-        return Gate(False, "closed: one view per photo, as set", change)
+        return Gate(False, "closed: one view per photo", change)
     if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
         return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help", change)
     if change.p_worse < HARM:

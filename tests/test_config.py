@@ -37,14 +37,16 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["preset=best"], "preset='best'.*sample, quick, good, kaggle"),
         (["stages=96x96"], "stages.*'96x96' is not HEIGHTxWIDTHxEPOCHS"),
         (["strength=0.2"], "strength_end 0.5 is above strength 0.2"),
-        (["tta_strength=1", "strength=0.9"], "tta_strength 1.0 is above strength 0.9.*S54"),
+        (["tta_strength=1", "strength=0.9"], "tta_strength 1.0 is above strength 0.9.*never stronger"),
         (["tta_strength=0"], "tta_strength 0.0.*tta_views"),
         (["mixup=0.2", "cutmix=1"], "at most one"),
         (["unfreeze=staged", "stages=96x96x1"], "at least two stages"),
-        (["augment=none"], "tta_views 8 with augment none.*S54.*tta_views=1"),
+        (["augment=none"], "tta_views 8 with augment none.*tta_views=1"),
         (["lr=inf"], "lr='inf'.*finite"),
         (["budget_minutes=1e308"], "budget_minutes='1e308'.*less than or equal"),
         (["bn_photos=8"], "bn_photos 8: too few.*at least 32"),
+        (["lr=1e-3", "seed=2", "lr=2e-3"], "lr is given twice: 1e-3 and 2e-3"),
+        (["members=seed=1/seed=2"], "'seed=1/seed=2' has one setting twice; members are separated by"),
         (["optimizer=adamm"], "optimizer='adamm'.*'adam'"),
     ],
 )
@@ -69,6 +71,9 @@ def test_config_is_frozen_and_replace_validates():
     with pytest.raises(ConfigError, match="lr"):
         cfg.replace(lr=-1)
     assert cfg.replace(seed=9).seed == 9
+    assert cfg.replace(seed=9, preset="good", batch=7) == config.parse({"seed": 9, "preset": "good", "batch": 7})
+    with pytest.raises(ConfigError, match="preset='best'"):
+        cfg.replace(preset="best")
     json.loads(cfg.model_dump_json())
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from itertools import pairwise
+from types import SimpleNamespace
 
 import cv2
 import matplotlib.pyplot as plt
@@ -10,7 +11,8 @@ import pandas as pd
 import pytest
 from conftest import write_photo
 
-from carcls import figures, votes
+from carcls import augment, figures, votes
+from carcls.config import Config
 from carcls.votes import Votes
 
 
@@ -43,6 +45,16 @@ def kept(monkeypatch):
     yield seen
     for figure in seen:
         close(figure)
+
+
+def test_the_grid_of_augmented_photos_shows_one_that_cannot_be_read_as_grey(tmp_path, kept):
+    write_photo(tmp_path / "0.jpg", np.full((48, 64, 3), (200, 30, 30), np.uint8))
+    (tmp_path / "1.jpg").write_bytes(b"not a photo")
+    rows = pd.DataFrame({"path": [str(tmp_path / f"{i}.jpg") for i in range(2)], "height": 48, "width": 64, "fold": 1})
+    table = SimpleNamespace(train=rows)
+    figures.augmentation(Config(stages="48x64x1"), table, tmp_path / "grid.png")
+    first = [axis.images[0].get_array() for axis in kept[0].axes[::6]]
+    assert sorted(image[24, 32].tolist() == [augment.GREY] * 3 for image in first) == [False, True]
 
 
 @pytest.fixture

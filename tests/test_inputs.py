@@ -143,6 +143,8 @@ def test_out_among_the_photos(tmp_path):
     with pytest.raises(InputError, match="would be taken for photos"):
         inputs.locate(Config(data=str(data), out=str(out)))
     assert not out.exists()
+    with pytest.raises(InputError, match="is the data folder"):
+        inputs.locate(Config(data=str(data), out=f"{data}/../{data.name}"))
     assert inputs.locate(Config(data=str(data), out=str(data / "out"))).out == data / "out"
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 import small
 from conftest import easy_competition, write_photo
 
-from carcls import config, inputs, model, pseudo, train, votes
+from carcls import config, inputs, model, pseudo, steps, train, votes
 from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
 from carcls.run import _stoppable, run
@@ -167,6 +168,17 @@ def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, c
     assert "members alone" in said
     assert "adaptive:" in said
 
+    shutil.rmtree(out / "member2")  # a run that was stopped before it
+    assert cli.main(["votes", str(out)]) == 0
+    assert "1 of 2 members: the run has not finished more" in capsys.readouterr().out
+    rows = pd.read_csv(out / "photos.csv")
+    rows.query("fold != 0").to_csv(out / "photos.csv", index=False)
+    assert cli.main(["votes", str(out)]) == 2
+    assert "photos.csv: no row of " in capsys.readouterr().err
+    (out / "member1" / "votes_validation.npz").write_bytes(b"")
+    assert cli.main(["votes", str(out)]) == 2
+    assert "votes_validation.npz: not a file of votes" in capsys.readouterr().err
+
 
 def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cfg, tmp_path):
     run(cfg.replace(folds=3, stages="32x48x1", tta_views=2))
@@ -174,6 +186,8 @@ def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cf
     result = json.loads((out / "result.json").read_text())
     assert result["validation_photos"] == 36
     seen = [votes.load(out / "member1" / f"fold{k}" / "votes_validation.npz").ids for k in (1, 2, 3)]
+    said = pd.read_csv(out / "photos.csv").groupby("fold")["id"].apply(set)
+    assert [said[k] for k in (1, 2, 3)] == [set(ids) for ids in seen]
     assert sum(map(len, seen)) == 36
     assert set().union(*seen) == set(pd.read_csv(f"{cfg.data}/train.csv")["Id"])
     assert cli.main(["votes", str(out), "tta=never"]) == 0
@@ -304,16 +318,38 @@ def test_a_diverged_run_names_where_and_keeps_an_earlier_submission(cfg, tmp_pat
     assert (kept if kept.exists() else out / "submission.csv").read_text() == "earlier"
 
 
-def test_a_finished_training_outlives_another_that_diverges_at_once(cfg, capsys):
-    cfg = cfg.replace(stages="32x48x1", tta_views=1)
-    run(cfg)
+def test_a_training_outlives_another_that_diverges_at_once(cfg, monkeypatch, capsys):
+    cfg = cfg.replace(stages="32x48x2", tta_views=1)
+    diverging = cfg.replace(lr=3e38, optimizer="sgd", warmup=0)
+    save = steps.States.save
+
+    def stopped(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(steps.States, "save", stopped)
+        run(cfg)
     with pytest.raises(TrainingDiverged):
-        run(cfg.replace(lr=3e38, optimizer="sgd", warmup=0))
+        run(diverging)
+    assert "resumed" not in capsys.readouterr().out
+    run(cfg)
+    assert "resumed    after 1 epochs" in capsys.readouterr().out
+    with pytest.raises(TrainingDiverged):
+        run(diverging)
     assert "done before" not in capsys.readouterr().out
+    assert cli.main(["votes", cfg.out]) == 2  # config.json is of the one that has no votes
+    assert "member1: not what a member of a finished run leaves" in capsys.readouterr().err
     run(cfg)
     said = capsys.readouterr().out
     assert "done before in" in said
     assert said.count("cast before") == 2
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(cfg, tmp_path, capsys):
+    (tmp_path / "out" / "photos.csv").mkdir(parents=True)
+    assert cli.main(["run", f"data={cfg.data}", f"out={tmp_path / 'out'}", "backbone=tiny", "weights=none"]) == 2
+    assert re.fullmatch(r"carcls: .*photos\.csv.*: Is a directory\n", capsys.readouterr().err)
 
 
 def test_the_command_line_says_what_is_wrong_in_one_line(capsys):

@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (config.ConfigError, inputs.InputError) as error:
         print(f"carcls: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be read, another in a file's place
+        print(f"carcls: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
+        return 2
     except config.TrainingDiverged as error:
         print(f"carcls: {error}", file=sys.stderr)
         return 3
@@ -153,7 +156,16 @@ def _votes(args: argparse.Namespace) -> None:
     if wrong:
         raise config.ConfigError(f"{', '.join(wrong)}: expected tta, tta_combine or blend; all else is in the votes")
     cfg = cfg.replace(pseudo=False, **changes)
-    made = [members.load(cfg, number, out) for number in range(len(cfg.members))]
+    made = [members.load(cfg, 0, out)]
+    for number in range(1, len(cfg.members)):
+        if not (out / f"member{number + 1}" / members.NOTE).is_file():
+            print(f"{number} of {len(cfg.members)} members: the run has not finished more")
+            break
+        member = members.load(cfg, number, out)
+        if len(member.test) < len(made[0].test):
+            print(f"{number} of {len(cfg.members)} members: of the next there are {len(member.test)} folds only")
+            break
+        made.append(member)
     if not (out / "photos.csv").is_file():
         raise inputs.InputError(f"{out}: no photos.csv; expected the folder of a finished run")
     try:
@@ -163,6 +175,11 @@ def _votes(args: argparse.Namespace) -> None:
     lacks = {"id", "fold", "group"} - set(frame.columns)
     if lacks:
         raise inputs.InputError(f"{out / 'photos.csv'}: no column {', '.join(sorted(lacks))}; not as a run has left it")
+    lost = set(made[0].val.ids) - set(frame["id"])
+    if lost:
+        raise inputs.InputError(
+            f"{out / 'photos.csv'}: no row of {min(lost)}, which {made[0].folder} has votes on; not as the run has left it"
+        )
     decision = decide.decide(cfg, made, members.groups(frame, made[0].val.ids))
     print(*decide.lines(decision, every=True), sep="\n")
     print(f"validation {decision.accuracy:.4f}: {decision.made_by}")
