@@ -206,12 +206,17 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
             return replace(trained, model=None), cfg  # a step that failed may have emptied its variables
         val, test = len(table.val), len(table.test)
         each = photo * (1.25 * val + 0.25 * test if cfg.tta_cap else val + test)
-        # What is trained after this needs most of the time.
-        left = runtime.agree(rt, budget.left()) / (4 if networks > 1 else 1) - REPORT - PER_NETWORK
-        known = {"views": int(np.clip(left / max(each, 1e-9), 1, views))}
+        known = {"views": 0, "each": each}
+    # What is trained after this needs most of the time.
+    left = runtime.agree(rt, budget.left()) / (4 if networks > 1 else 1) - REPORT - PER_NETWORK
+    fit = int(np.clip(left / max(known["each"], 1e-9), 1, views))
+    if fit > known["views"] and (fit == views or fit >= 1.5 * known["views"]):  # votes cast before are worth some views
+        known = {**known, "views": fit}
         record.finish("views", asked, (), **known)
-        if known["views"] < views:
-            print(f"views      one of all photos takes {each:.1f} s, and there are {max(0.0, left):.0f} s for them")
+        if fit < views:
+            print(
+                f"views      one of all photos takes {known['each']:.1f} s, and there are {max(0.0, left):.0f} s for them"
+            )
     fewer = with_views(cfg, known["views"])
     if fewer is not cfg:
         print(f"views      {fewer.tta_views} instead of {views}")

@@ -257,6 +257,8 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     run(cfg.replace(stages="32x48x2", budget_minutes=0.5))  # what is there is taken
     assert "votes      on test photos cast before" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == views
+    run(cfg.replace(stages="32x48x2", budget_minutes=99.0))  # time for all of them
+    assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
     run(cfg.replace(stages="32x48x2", tta_views=5, budget_minutes=99.0))  # asked for anew, with time for it
     assert "views is made anew: tta_views 4 → 5" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 5
