@@ -2126,8 +2126,8 @@ class Config(_Frozen):
 # Rate, size and epochs belong together: BN that starts from the photos' own statistics keeps what the weights know, so that a
 # few epochs at a low rate go far and time is better spent on pixels (a guess at why, from one seed a line); over many epochs
 # the high rate was better. With bn_photos, 1,715 photos to train, 735 to validate (interval ±0.03), photo + mirror image, by
-# make run DATA=cars10 SET="preset=… val_fraction=0.3 tta_views=2 tta=always stages=… lr=…"; cost, as height × width × epochs,
-# in shares of the first line's:
+# make run DATA=cars10 SET="preset=quick val_fraction=0.3 tta_views=2 tta=always stages=… lr=…" (preset=good is the same with
+# its stages and rate); cost, as height × width × epochs, in shares of the first line's:
 #   112x192x11              lr=2e-3  1.00  0.801, log-loss 0.579
 #   112x192x11              lr=1e-3  1.00  0.807, 0.579
 #   112x192x11              lr=5e-4  1.00  0.788, 0.617
@@ -2135,7 +2135,8 @@ class Config(_Frozen):
 #   144x240x7               lr=1e-3  1.02  0.816, 0.563 (log-loss lower by 0.045 ± 0.018 than the line before, by 0.017 ± 0.022 than the
 #                                          first): quick
 #   128x224x4,160x256x3     lr=2e-3  0.95  0.803, 0.570
-#   128x224x4,160x256x3     lr=1e-3  0.95  0.820, 0.543: the default, whose last size also suits larger photos
+#   128x224x4,160x256x3     lr=1e-3  0.95  0.820, 0.543: the default's stages and rate, here with quick's augmentation; the last
+#                                          size also suits larger photos
 #   112x192x10,144x240x10   lr=2e-3  2.37  0.867, 0.475: good
 #   112x192x10,144x240x10   lr=1e-3  2.37  0.853, 0.505 (log-loss higher than good's by 0.030 ± 0.021, one standard error)
 #   144x240x8,176x288x6     lr=2e-3  2.44  0.848, 0.480 (by 0.005 ± 0.019)
@@ -5715,7 +5716,7 @@ def run(cfg: Config) -> Path:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, members, pipeline, timing, tta
+    from carcls import callbacks, decide, figures, members, pipeline, timing, tta
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
@@ -5732,6 +5733,8 @@ def run(cfg: Config) -> Path:
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
             for mine in cfg.of_members():
                 tta.check_views(mine, table.val, place)
+            # Before training: to be looked at while it goes on, and nothing is lost if it cannot be drawn.
+            figures.augmentation(cfg, table, place.out / "augmentation.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
@@ -5846,7 +5849,7 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
 def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
               start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
     """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
-    from carcls import figures, report
+    from carcls import report
 
     made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
@@ -5855,7 +5858,6 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
     inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
-    figures.augmentation(cfg, table, place.out / "augmentation.png")
     return result, report.write(cfg, table, made, decision, result, place.out)
 
 
@@ -7372,9 +7374,10 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
     schedule over the whole run. Another training that the folder has, finished or not, counts until this one has its first
-    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights of each stage
-    but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that it ends with its
-    predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
+    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights
+    of each stage but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that
+    it ends with its predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no
+    time to train at all.
 
     If memory runs out, the batch is halved and training goes on from the last epoch with the same learning rate per
     photo. Raises callbacks.TrainingDiverged when the loss is no number.

@@ -283,8 +283,8 @@ class Config(_Frozen):
 # Rate, size and epochs belong together: BN that starts from the photos' own statistics keeps what the weights know, so that a
 # few epochs at a low rate go far and time is better spent on pixels (a guess at why, from one seed a line); over many epochs
 # the high rate was better. With bn_photos, 1,715 photos to train, 735 to validate (interval ±0.03), photo + mirror image, by
-# make run DATA=cars10 SET="preset=… val_fraction=0.3 tta_views=2 tta=always stages=… lr=…"; cost, as height × width × epochs,
-# in shares of the first line's:
+# make run DATA=cars10 SET="preset=quick val_fraction=0.3 tta_views=2 tta=always stages=… lr=…" (preset=good is the same with
+# its stages and rate); cost, as height × width × epochs, in shares of the first line's:
 #   112x192x11              lr=2e-3  1.00  0.801, log-loss 0.579
 #   112x192x11              lr=1e-3  1.00  0.807, 0.579
 #   112x192x11              lr=5e-4  1.00  0.788, 0.617
@@ -292,7 +292,8 @@ class Config(_Frozen):
 #   144x240x7               lr=1e-3  1.02  0.816, 0.563 (log-loss lower by 0.045 ± 0.018 than the line before, by 0.017 ± 0.022 than the
 #                                          first): quick
 #   128x224x4,160x256x3     lr=2e-3  0.95  0.803, 0.570
-#   128x224x4,160x256x3     lr=1e-3  0.95  0.820, 0.543: the default, whose last size also suits larger photos
+#   128x224x4,160x256x3     lr=1e-3  0.95  0.820, 0.543: the default's stages and rate, here with quick's augmentation; the last
+#                                          size also suits larger photos
 #   112x192x10,144x240x10   lr=2e-3  2.37  0.867, 0.475: good
 #   112x192x10,144x240x10   lr=1e-3  2.37  0.853, 0.505 (log-loss higher than good's by 0.030 ± 0.021, one standard error)
 #   144x240x8,176x288x6     lr=2e-3  2.44  0.848, 0.480 (by 0.005 ± 0.019)

@@ -42,7 +42,7 @@ def run(cfg: Config) -> Path:
         raise ConfigError(f"members: {counted} validation photos; at least {blend.LEAST} are needed to compare members")
     rt = runtime.setup(cfg)
     # Only now: some of these import keras, whose backend setup has just chosen.
-    from carcls import callbacks, decide, members, pipeline, timing, tta
+    from carcls import callbacks, decide, figures, members, pipeline, timing, tta
 
     plans = [pipeline.plan(mine, table.frame, place.scratch) for mine in cfg.of_members()]
     budget = schedule.budget(cfg, place.on_kaggle, rt.kind, start)
@@ -59,6 +59,8 @@ def run(cfg: Config) -> Path:
             events.send("start", settings=cfg.model_dump(mode="json"), machine=rt.reasons, source=source_hash())
             for mine in cfg.of_members():
                 tta.check_views(mine, table.val, place)
+            # Before training: to be looked at while it goes on, and nothing is lost if it cannot be drawn.
+            figures.augmentation(cfg, table, place.out / "augmentation.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
@@ -173,7 +175,7 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
 def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
               start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
     """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
-    from carcls import figures, report
+    from carcls import report
 
     made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
@@ -182,7 +184,6 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
     inputs.write_atomic(place.out / "result.json", json.dumps(result, indent=2) + "\n")
-    figures.augmentation(cfg, table, place.out / "augmentation.png")
     return result, report.write(cfg, table, made, decision, result, place.out)
 
 

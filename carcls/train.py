@@ -101,9 +101,10 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
     schedule over the whole run. Another training that the folder has, finished or not, counts until this one has its first
-    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights of each stage
-    but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that it ends with its
-    predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
+    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights
+    of each stage but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that
+    it ends with its predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no
+    time to train at all.
 
     If memory runs out, the batch is halved and training goes on from the last epoch with the same learning rate per
     photo. Raises callbacks.TrainingDiverged when the loss is no number.

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
@@ -103,6 +104,17 @@ def test_errors_of_memory_are_told_from_others():
         OSError(28, "disk"),
     ):
         assert not runtime.is_out_of_memory(error)
+
+
+def test_a_gpu_that_a_notebook_has_used_already_keeps_its_memory():
+    def started(gpu, on):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    gpu = SimpleNamespace(name="GPU:0")
+    details = SimpleNamespace(get_device_details=lambda _: {"device_name": "T4", "compute_capability": (7, 5)},
+                              set_memory_growth=started)  # fmt: skip
+    used = SimpleNamespace(config=SimpleNamespace(list_physical_devices=lambda kind: [gpu], experimental=details))
+    assert runtime._tf_devices(used) == (["T4"], "gpu", False)
 
 
 def test_memory_errors_of_jax():
