@@ -28,6 +28,7 @@ SETTINGS = {
     # "tta_cap": 32,  # more views for photos on which the first tta_views disagree
     # "folds": 5,  # networks per member, each validated on another part of the photos; five times the training
     # "pseudo": True,  # go on training with test photos that all views agree on, if validation gets no worse
+    # "refit_epochs": 3,  # epochs on train and validation photos together, once validation has measured the networks
     # "augment": "medium",  # light, medium or none
     # "budget_minutes": 300,  # training is planned to end with everything in this time; else in the session's 12 (TPU 9) hours
     # "resume": False,  # start anew, whatever earlier version's output is attached
@@ -1550,7 +1551,8 @@ class Progress(Resumable, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        best = rank(logs) > tuple(self._best) or epoch == 0
+        validated = "val_accuracy" in logs
+        best = rank(logs) > tuple(self._best) or epoch == 0 or not validated
         if best:
             self._best = rank(logs)
         seconds = time.monotonic() - self._begin
@@ -1569,10 +1571,12 @@ class Progress(Resumable, keras.callbacks.Callback):
         }
         self.rows.append(row)
         self._draw("")
+        on_val = (
+            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  " * validated
+        )
         print(
             f"{self._head}  epoch {epoch + 1:>{len(str(self._of_stage))}}/{self._of_stage}  "
-            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
-            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  "
+            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  {on_val}"
             f"{row['images_per_s']:.0f} images/s  {clock(row['left_s'])} left",
             flush=True,
         )
@@ -1681,7 +1685,7 @@ class AveragedWeights(keras.callbacks.Callback):
 
 
 class Checkpoint(Resumable, keras.callbacks.Callback):
-    """Keeps the state of every epoch, and of the one with the best validation accuracy (ties: lower loss) of a stage.
+    """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss; without validation the last.
 
     Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
     """
@@ -1701,7 +1705,8 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         began = time.monotonic()
         logs = logs or {}
         so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
-        better = not self.best_epoch or rank(logs) > so_far
+        # Without validation photos the last epoch counts.
+        better = not self.best_epoch or rank(logs) > so_far or "val_accuracy" not in logs
         if better:
             self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
             self.best_epoch = epoch + 1
@@ -2001,7 +2006,7 @@ class Config(_Frozen):
         "mean", description="how the views' probabilities become one"
     )
 
-    # Ensemble, pseudo-labels
+    # Ensemble, pseudo-labels, refit
     members: tuple[dict[str, Any], ...] = Field(({},), description="networks of an ensemble, separated by +, each "
                                                 "settings that differ, separated by /: seed=1+seed=2/pooling=max")  # fmt: skip
     folds: int = Field(1, ge=1, le=20, description="networks per member, each validated on another part of the train photos; "
@@ -2016,6 +2021,9 @@ class Config(_Frozen):
         3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
     )
     pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
+    refit_epochs: int = Field(0, ge=0, le=100, description="epochs in which each network goes on with train and validation "
+                              "photos together, at the last stage's size, once validation has measured it; 0: off")  # fmt: skip
+    refit_lr: float = Field(0.3, gt=0, le=1, description="peak rate of that training as a share of lr")
 
     # One run over several sessions, and its time
     resume: bool = Field(True, description="go on from what the run folder has of the same settings; false: start anew")
@@ -2098,6 +2106,9 @@ class Config(_Frozen):
                              "least 4 of them")  # fmt: skip
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
+        if self.refit_epochs and self.folds > 1:
+            raise ValueError(f"refit_epochs {self.refit_epochs} with folds {self.folds}: the networks of the folds train on every "
+                             "photo already; set folds=1")  # fmt: skip
         if any(self.members):
             alike = [member.model_dump_json() for member in self.of_members()]
             if len(set(alike)) < len(alike):
@@ -3479,7 +3490,7 @@ import pandas as pd
 from carcls import inputs, photos, pseudo, runtime, steps, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
-from carcls.schedule import PER_NETWORK, REPORT, Budget
+from carcls.schedule import PER_NETWORK, REPORT, Budget, TimeLeft
 from carcls.votes import Votes
 
 if TYPE_CHECKING:
@@ -3501,6 +3512,7 @@ class Member:
     seconds: dict[str, float]  # of training, and of votes by kind
     tta: tuple[int, int]  # tta_views and tta_cap: fewer than set where the time did not allow for them
     stage: Stage  # the last one that it was trained in
+    counts: list[str]  # the folders inside whose votes these are: [""], of folds, or ["pseudo"]
 
 
 def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
@@ -3529,7 +3541,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
         # How many networks still share the time, this one included.
-        share = (len(cfg.members) - number) * len(parts) - k + _pseudo_share(cfg)
+        share = (len(cfg.members) - number) * len(parts) - k + _going_on(cfg)
         fixed = number or k  # networks that vote together have the same number of views
         trained = train.done(mine, part, folder / sub, limited=bool(budget))
         if trained:
@@ -3566,16 +3578,16 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
 VALIDATION = "validation votes"  # in the folder's steps.json
 NOTE = "member.json"
+REFIT = "refit"  # folder of a member's network that has learned the validation photos too, and its votes on test photos
 _CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
 
-def _pseudo_share(cfg: Config) -> float:
-    """The time of going on with pseudo-labels, as a share of that of training all networks once."""
-    if not cfg.pseudo:
-        return 0.0
+def _going_on(cfg: Config) -> float:
+    """The time of going on with pseudo-labels and of refitting, as a share of that of training one network."""
     whole = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages)
     last = cfg.stages[-1]
-    return len(cfg.members) * cfg.pseudo_epochs * last.height * last.width / whole
+    epochs = cfg.pseudo_epochs * cfg.pseudo + cfg.refit_epochs / (1 - cfg.val_fraction)
+    return len(cfg.members) * epochs * last.height * last.width / whole
 
 
 def with_views(cfg: Config, views: int) -> Config:
@@ -3587,9 +3599,9 @@ def with_views(cfg: Config, views: int) -> Config:
 
 def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path
                ) -> dict[str, float]:  # fmt: skip
-    """A network's votes on validation and test photos, as files of the folder; returns the seconds of each of VOTES.
+    """A network's votes on validation photos, if there are any, and test photos, as files of the folder.
 
-    Votes that are there already, of the same weights, photos and settings, are not cast again.
+    Returns the seconds of each of VOTES that were cast. Votes that are there already, of the same weights, photos and settings, are not cast again.
     """
     from carcls import train, tta
 
@@ -3633,7 +3645,7 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
         made, took = tta.vote(cfg, rt, net, table.test, place, views, cap, stage=stage)
         return made, {VOTES[2]: took}
 
-    return cast("validation", table.val, validation) | cast("test", table.test, test)
+    return (cast("validation", table.val, validation) if len(table.val) else {}) | cast("test", table.test, test)
 
 
 def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path,
@@ -3692,9 +3704,11 @@ def as_test(cfg: Config, val: Votes) -> Votes:
     return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
 
 
-def _note(folder: Path, seconds: dict[str, float], inside: list[str], cfg: Config, stage: dict[str, int]) -> None:
+def _note(folder: Path, seconds: dict[str, float], inside: list[str], cfg: Config, stage: dict[str, int],
+          refit: bool = False) -> None:  # fmt: skip
     """Where in the folder the votes that count are, how they were cast and what they cost; written last."""
-    note = {"votes": inside, "seconds": seconds, "tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap, "stage": stage}
+    note = {"votes": inside, "seconds": seconds, "tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap, "stage": stage,
+            "refit": refit}  # fmt: skip
     inputs.write_atomic(folder / NOTE, json.dumps(note, indent=2) + "\n")
 
 
@@ -3705,14 +3719,15 @@ def load(cfg: Config, number: int, out: Path) -> Member:
         about = json.loads((folder / NOTE).read_text())
         inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
+        refit = about.get("refit", False)  # not in what an older version has left
         tta, stage = (int(about["tta_views"]), int(about["tta_cap"])), Stage(**about["stage"])
         kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
         histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
     val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
-    test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in inside)
-    return Member(name(cfg, number), folder, join(val), test, histories, seconds, tta, stage)
+    test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in ([REFIT] if refit else inside))
+    return Member(name(cfg, number), folder, join(val), test, histories, seconds, tta, stage, inside)
 
 
 def _folders(cfg: Config) -> list[str]:
@@ -3726,34 +3741,96 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
 
     members: how many in all share the budget.
     """
-    from carcls import train
-
-    mine = cfg.of_members()[number]
     before = load(cfg, number, place.out)
-    stage = before.stage.model_copy(update={"epochs": cfg.pseudo_epochs})
-    unfreeze = "all" if mine.unfreeze == "staged" else mine.unfreeze
-    mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze=unfreeze, pseudo=False)
-    inside = before.folder / "pseudo"
-    inside.mkdir(parents=True, exist_ok=True)
     frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
-    more = replace(table, frame=frame)
-    start = before.folder / "best.weights.h5"
+    later = members * cfg.refit_epochs / cfg.pseudo_epochs
     try:
-        trained = train.done(mine, more, inside, start) or train.fit(
-            mine, rt, more, place, inside, events, start=start, fewer_views=False,
-            time_left=budget.share(members - number) if budget else None,
-        )  # fmt: skip
+        mine, trained = _train_on(cfg, number, rt, replace(table, frame=frame), place, events, before, "pseudo", cfg.pseudo_epochs,
+                                  cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
     if trained is None:
         return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
+    inside = before.folder / "pseudo"
     took = cast_votes(mine, rt, trained, table, place, inside)
     after = votes.load(inside / "votes_validation.npz")
     kept = pseudo.keep(as_test(cfg, before.val), as_test(cfg, after), cfg.tta_combine)
     if kept.kept:
         took["training"] = before.seconds["training"] + trained.seconds
-        _note(before.folder, took, ["pseudo"], mine, stage.model_dump())
+        _note(before.folder, took, ["pseudo"], mine, before.stage.model_dump())
     return kept
+
+
+def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
+          chosen: pseudo.Chosen | None = None, budget: Budget | None = None, members: int = 1) -> tuple[bool, str]:  # fmt: skip
+    """Continue a member's network on train and validation photos; its new votes on test photos replace the old ones.
+
+    The votes on validation photos stay those of the network that has not seen them. Pseudo-labels are used again where this
+    member's were kept. scikit-learn's searches refit anew, which takes the whole training again. Returns whether the new votes count, and why: nothing is left to measure the network on, but two that
+    are wrong on shares a and b of the photos differ on a + b of them at most. One that differs from the old one on more than
+    twice the most that the old one's error may be (95 % interval on validation) is therefore worse, and is not kept.
+    members: how many in all share the budget.
+    """
+    before = load(cfg, number, place.out)
+    labelled = pd.concat([table.train, table.val.assign(fold=photos.TRAIN)], ignore_index=True)
+    if chosen and before.counts == ["pseudo"]:
+        labelled = pseudo.extend(labelled, table.test, chosen)
+    more = replace(table, frame=pd.concat([labelled, table.test], ignore_index=True))
+    try:
+        mine, trained = _train_on(cfg, number, rt, more, place, events, before, REFIT, cfg.refit_epochs, cfg.refit_lr,
+                                  budget.share(members - number) if budget else None)  # fmt: skip
+    except TrainingDiverged as error:
+        return False, f"not kept: training on all photos diverged ({error})"
+    if trained is None:
+        return False, "skipped: no time to train on all photos"
+    took = cast_votes(mine, rt, trained, more, place, before.folder / REFIT)
+    was, now = before.test[0], votes.load(before.folder / REFIT / "votes_test.npz")
+    kept, reason = judge(as_test(cfg, before.val), was, now, cfg.tta_combine)
+    if kept:
+        seconds = {**before.seconds, **took, "training": before.seconds["training"] + trained.seconds}
+        _note(before.folder, seconds, before.counts, mine, before.stage.model_dump(), refit=True)
+    return kept, reason
+
+
+def judge(val: Votes, before: Votes, after: Votes, how: str) -> tuple[bool, str]:
+    """Whether votes on test photos may replace others, of which validation votes are known, and why; see ``refit``."""
+    was, now, seen = before.combined(how).argmax(1), after.combined(how), val.combined(how).argmax(1)
+    low, _ = votes.wilson(int((seen == val.labels).sum()), len(seen))
+    changed, most = int((was != now.argmax(1)).sum()), 2 * (1 - low) * len(was)
+    what = f"{changed:,} of {len(was):,} test photos change their class"
+    if not np.isfinite(now).all():
+        return False, "not kept: some probabilities are not finite"
+    if changed > most:
+        return (
+            False,
+            f"not kept: {what}, more than the {most:,.0f} that two networks as good as on validation can differ on",
+        )
+    return True, f"kept: {what}"
+
+
+def _train_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any, before: Member,
+              inside: str, epochs: int, rate: float, time_left: TimeLeft | None) -> tuple[Config, Trained | None]:  # fmt: skip
+    """Train the network whose votes count for some more epochs on the table's photos, at its last size.
+
+    rate: the peak, as a share of lr. Its files go to the folder ``inside`` that of the member. Returns the settings too that it
+    was trained with.
+    """
+    from carcls import train
+
+    mine = cfg.of_members()[number]
+    changes: dict[str, Any] = {"stages": [before.stage.model_copy(update={"epochs": epochs}).model_dump()],
+                               "lr": mine.lr * rate, "pseudo": False, "refit_epochs": 0}  # fmt: skip
+    if mine.unfreeze == "staged":
+        changes["unfreeze"] = "all"
+    if table.val.empty:  # there is nothing to stop or slow down by
+        changes |= {"patience": 0, **({"schedule": "cosine"} if mine.schedule == "plateau" else {})}
+    mine = mine.replace(**changes)
+    folder, start = before.folder / inside, before.folder / before.counts[-1] / train.FILES[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = train.done(mine, table, folder, start) or train.fit(
+        mine, rt, table, place, folder, events, start=start, fewer_views=False, time_left=time_left
+    )
+    return mine, trained
 
 
 def groups(frame: pd.DataFrame, ids: list[str]) -> np.ndarray:
@@ -5583,6 +5660,9 @@ measured on {{ r.validation_photos }} photos that were not trained on but chose 
 that was fitted on them is judged out of fold, its choice included.</p>
 {% if r.pseudo %}<h2>Pseudo-labels</h2><p>{{ r.pseudo.chosen }}</p>{% for line in r.pseudo.reasons %}<p>{{ line }}</p>{% endfor %}
 {% endif %}
+{% if r.refit %}<h2>Refit</h2><p>After all that this page shows was measured, the networks went on training with the validation
+photos too, {{ r.refit.photos }} in all; no photo is left to measure on what that did.</p>{% for line in r.refit.reasons %}<p>Member
+{{ loop.index }}: {{ line }}</p>{% endfor %}{% endif %}
 {% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
 <p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
 {% for p in top %}{{ picture(p) }}{% endfor %}
@@ -5761,15 +5841,23 @@ def run(cfg: Config) -> Path:
             )  # with the views it has used
             _say("decide")
             print(*decide.lines(decision), sep="\n")
-            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
+            chosen, later = None, dict[str, Any]()
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
             if cfg.pseudo:
                 _say("pseudo-labels")
-                found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
-                if any(found["kept"]):
+                chosen, later["pseudo"] = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
+                if any(later["pseudo"]["kept"]):
                     made = [members.load(cfg, number, place.out) for number in range(len(made))]
                     decision = decide.decide(cfg, made, groups)
                     print(*decide.lines(decision), sep="\n")
-                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
+                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
+            if cfg.refit_epochs:
+                _say("refit")
+                later["refit"] = _refit(cfg, rt, table, place, events, len(made), chosen, budget)
+                if any(later["refit"]["kept"]):
+                    made = [members.load(cfg, number, place.out) for number in range(len(made))]
+                    decision = decide.decide(cfg, made, groups)
+                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
             events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
@@ -5847,13 +5935,17 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
 
 
 def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
-              start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
-    """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
+              start: float, later: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
+    """submission.csv, result.json, report.html and its pictures; later: what became of pseudo-labels and refit, if they are on."""
     from carcls import report
 
-    made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
+    pseudo_labels, refit = later.get("pseudo", {}), later.get("refit", {})
+    made_by = decision.made_by + (", after pseudo-labels" if any(pseudo_labels.get("kept", [])) else "")
+    if any(refit.get("kept", [])):
+        some = "" if all(refit["kept"]) else f"{sum(refit['kept'])} of {len(refit['kept'])} "
+        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos"
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
-    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": found}
+    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": pseudo_labels, "refit": refit}
     result["seconds"] = round(time.monotonic() - start)
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
@@ -5862,7 +5954,8 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
 
 
 def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any,
-                   made: list[Any], decision: Any, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
+                   made: list[Any], decision: Any, budget: schedule.Budget | None
+                   ) -> tuple[pseudo.Chosen, dict[str, Any]]:  # fmt: skip
     """Choose photos, write pseudo.csv, go on training with them; says what became of it."""
     from carcls import members
 
@@ -5878,8 +5971,26 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
     for number in range(len(made) if len(chosen.rows) else 0):
         kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget, len(made)))
         print(f"member {number + 1}: {kept[-1].reason}")
-    return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
-            "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
+    return chosen, {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
+                    "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
+
+
+def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any, made: int,
+           chosen: pseudo.Chosen | None, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
+    """Go on training with the validation photos too; says what became of it. made: how many members there are."""
+    from carcls import members
+
+    count = len(table.train) + len(table.val)
+    print(
+        f"{cfg.refit_epochs} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays"
+    )
+    kept, reasons = [], []
+    for number in range(made):
+        counts, reason = members.refit(cfg, number, rt, table, place, events, chosen, budget, made)
+        print(f"member {number + 1}: {reason}")
+        kept.append(counts)
+        reasons.append(reason)
+    return {"photos": count, "kept": kept, "reasons": reasons}
 
 
 class _Submit:
@@ -5952,6 +6063,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
         f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"made by    {result['made_by']}",
+        *(
+            ["refit      after that was measured; of the refitted networks no photo is left to measure it on"]
+            if any(result.get("refit", {}).get("kept", []))
+            else []
+        ),
         f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in all",
     ]
     if "true_accuracy" in result:
@@ -7373,7 +7489,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
-    schedule over the whole run. Another training that the folder has, finished or not, counts until this one has its first
+    schedule over the whole run. Where the table has no validation photos, the last epoch counts as the best. Another training that the folder has, finished or not, counts until this one has its first
     epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights
     of each stage but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that
     it ends with its predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no
@@ -7620,8 +7736,9 @@ class _Training:
         train, val = self._batches(number, cache, range(epoch, epochs), self.plan)
         course, rate = self._course(number, epoch, note)
         watchers = self._watchers(number, epoch, note, course, rate)
+        validate = {"validation_data": val.dataset, "validation_steps": val.steps} if val else {}
         self.net.fit(train.dataset, initial_epoch=epoch, epochs=epochs, steps_per_epoch=self._steps(),
-                     validation_data=val.dataset, validation_steps=val.steps, callbacks=list(watchers.values()), verbose=0)  # fmt: skip
+                     callbacks=list(watchers.values()), verbose=0, **validate)  # fmt: skip
         if "pace" in watchers:
             self.plan = watchers["pace"].plan
         self.saving += watchers["checkpoint"].total
@@ -7639,8 +7756,8 @@ class _Training:
         return max(1, len(self.train_rows) // self.batch)
 
     def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
-                 ) -> tuple[pipeline.Batches, pipeline.Batches]:  # fmt: skip
-        """To train these epochs of a stage, and to validate."""
+                 ) -> tuple[pipeline.Batches, pipeline.Batches | None]:  # fmt: skip
+        """To train these epochs of a stage, and to validate, if there are photos for it."""
         cfg, shape = self.cfg, self.cfg.stages[number]
         size, first = (shape.height, shape.width), sum(plan.epochs[:number])
 
@@ -7651,7 +7768,7 @@ class _Training:
         return (
             pipeline.make_batches(cfg, cache, train, self.labels[train], size, self.classes, stage=number, train=strength,
                                   epochs=epochs, steps=plan.steps, rt=self.rt),
-            pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt),
+            pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt) if len(val) else None,
         )  # fmt: skip
 
     def _course(self, number: int, epoch: int, note: dict[str, Any] | None) -> tuple[schedule.Course, callbacks.Rate]:
@@ -7742,15 +7859,17 @@ class _Training:
         step: list[float] = []
         photo: list[float] = []
         view: list[float] = []
+        rows = self.val_rows if len(self.val_rows) else self.train_rows
         for number, shape in enumerate(cfg.stages):
             cache = pipeline.PhotoCache(
                 self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
             )
-            train, val = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
+            train, _ = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
             # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
-            look = val if self.plan.views <= 2 else pipeline.make_batches(
-                cfg, cache, self.val_rows, self.labels[self.val_rows], (shape.height, shape.width), self.classes,
-                views=range(2, 3), rt=rt)  # fmt: skip
+            size, labels = (shape.height, shape.width), self.labels[rows]
+            look_at = partial(pipeline.make_batches, cfg, cache, rows, labels, size, self.classes, rt=rt)
+            val = look_at()
+            look = val if self.plan.views <= 2 else look_at(views=range(2, 3))
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])

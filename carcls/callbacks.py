@@ -256,7 +256,8 @@ class Progress(Resumable, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
-        best = rank(logs) > tuple(self._best) or epoch == 0
+        validated = "val_accuracy" in logs
+        best = rank(logs) > tuple(self._best) or epoch == 0 or not validated
         if best:
             self._best = rank(logs)
         seconds = time.monotonic() - self._begin
@@ -275,10 +276,12 @@ class Progress(Resumable, keras.callbacks.Callback):
         }
         self.rows.append(row)
         self._draw("")
+        on_val = (
+            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  " * validated
+        )
         print(
             f"{self._head}  epoch {epoch + 1:>{len(str(self._of_stage))}}/{self._of_stage}  "
-            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
-            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  "
+            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  {on_val}"
             f"{row['images_per_s']:.0f} images/s  {clock(row['left_s'])} left",
             flush=True,
         )
@@ -387,7 +390,7 @@ class AveragedWeights(keras.callbacks.Callback):
 
 
 class Checkpoint(Resumable, keras.callbacks.Callback):
-    """Keeps the state of every epoch, and of the one with the best validation accuracy (ties: lower loss) of a stage.
+    """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss; without validation the last.
 
     Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
     """
@@ -407,7 +410,8 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         began = time.monotonic()
         logs = logs or {}
         so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
-        better = not self.best_epoch or rank(logs) > so_far
+        # Without validation photos the last epoch counts.
+        better = not self.best_epoch or rank(logs) > so_far or "val_accuracy" not in logs
         if better:
             self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
             self.best_epoch = epoch + 1

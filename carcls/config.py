@@ -158,7 +158,7 @@ class Config(_Frozen):
         "mean", description="how the views' probabilities become one"
     )
 
-    # Ensemble, pseudo-labels
+    # Ensemble, pseudo-labels, refit
     members: tuple[dict[str, Any], ...] = Field(({},), description="networks of an ensemble, separated by +, each "
                                                 "settings that differ, separated by /: seed=1+seed=2/pooling=max")  # fmt: skip
     folds: int = Field(1, ge=1, le=20, description="networks per member, each validated on another part of the train photos; "
@@ -173,6 +173,9 @@ class Config(_Frozen):
         3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
     )
     pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
+    refit_epochs: int = Field(0, ge=0, le=100, description="epochs in which each network goes on with train and validation "
+                              "photos together, at the last stage's size, once validation has measured it; 0: off")  # fmt: skip
+    refit_lr: float = Field(0.3, gt=0, le=1, description="peak rate of that training as a share of lr")
 
     # One run over several sessions, and its time
     resume: bool = Field(True, description="go on from what the run folder has of the same settings; false: start anew")
@@ -255,6 +258,9 @@ class Config(_Frozen):
                              "least 4 of them")  # fmt: skip
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
+        if self.refit_epochs and self.folds > 1:
+            raise ValueError(f"refit_epochs {self.refit_epochs} with folds {self.folds}: the networks of the folds train on every "
+                             "photo already; set folds=1")  # fmt: skip
         if any(self.members):
             alike = [member.model_dump_json() for member in self.of_members()]
             if len(set(alike)) < len(alike):

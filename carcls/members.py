@@ -15,7 +15,7 @@ import pandas as pd
 from carcls import inputs, photos, pseudo, runtime, steps, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
-from carcls.schedule import PER_NETWORK, REPORT, Budget
+from carcls.schedule import PER_NETWORK, REPORT, Budget, TimeLeft
 from carcls.votes import Votes
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Member:
     seconds: dict[str, float]  # of training, and of votes by kind
     tta: tuple[int, int]  # tta_views and tta_cap: fewer than set where the time did not allow for them
     stage: Stage  # the last one that it was trained in
+    counts: list[str]  # the folders inside whose votes these are: [""], of folds, or ["pseudo"]
 
 
 def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
@@ -65,7 +66,7 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
         if len(parts) > 1:
             print(f"fold {k + 1}/{len(parts)}  {len(part.train)} photos to train, {len(part.val)} to validate")
         # How many networks still share the time, this one included.
-        share = (len(cfg.members) - number) * len(parts) - k + _pseudo_share(cfg)
+        share = (len(cfg.members) - number) * len(parts) - k + _going_on(cfg)
         fixed = number or k  # networks that vote together have the same number of views
         trained = train.done(mine, part, folder / sub, limited=bool(budget))
         if trained:
@@ -102,16 +103,16 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
 VOTES = ("validation_votes", "adaptive_validation_votes", "test_votes")
 VALIDATION = "validation votes"  # in the folder's steps.json
 NOTE = "member.json"
+REFIT = "refit"  # folder of a member's network that has learned the validation photos too, and its votes on test photos
 _CODE = ("augment", "members", "photos", "pipeline", "tta", "votes")  # what makes votes from weights and photos
 
 
-def _pseudo_share(cfg: Config) -> float:
-    """The time of going on with pseudo-labels, as a share of that of training all networks once."""
-    if not cfg.pseudo:
-        return 0.0
+def _going_on(cfg: Config) -> float:
+    """The time of going on with pseudo-labels and of refitting, as a share of that of training one network."""
     whole = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages)
     last = cfg.stages[-1]
-    return len(cfg.members) * cfg.pseudo_epochs * last.height * last.width / whole
+    epochs = cfg.pseudo_epochs * cfg.pseudo + cfg.refit_epochs / (1 - cfg.val_fraction)
+    return len(cfg.members) * epochs * last.height * last.width / whole
 
 
 def with_views(cfg: Config, views: int) -> Config:
@@ -123,9 +124,9 @@ def with_views(cfg: Config, views: int) -> Config:
 
 def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path
                ) -> dict[str, float]:  # fmt: skip
-    """A network's votes on validation and test photos, as files of the folder; returns the seconds of each of VOTES.
+    """A network's votes on validation photos, if there are any, and test photos, as files of the folder.
 
-    Votes that are there already, of the same weights, photos and settings, are not cast again.
+    Returns the seconds of each of VOTES that were cast. Votes that are there already, of the same weights, photos and settings, are not cast again.
     """
     from carcls import train, tta
 
@@ -169,7 +170,7 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
         made, took = tta.vote(cfg, rt, net, table.test, place, views, cap, stage=stage)
         return made, {VOTES[2]: took}
 
-    return cast("validation", table.val, validation) | cast("test", table.test, test)
+    return (cast("validation", table.val, validation) if len(table.val) else {}) | cast("test", table.test, test)
 
 
 def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path,
@@ -228,9 +229,11 @@ def as_test(cfg: Config, val: Votes) -> Votes:
     return votes.adapt(val, cfg.tta_views, cfg.tta_cap) if cfg.tta_cap and cfg.tta != "never" else val
 
 
-def _note(folder: Path, seconds: dict[str, float], inside: list[str], cfg: Config, stage: dict[str, int]) -> None:
+def _note(folder: Path, seconds: dict[str, float], inside: list[str], cfg: Config, stage: dict[str, int],
+          refit: bool = False) -> None:  # fmt: skip
     """Where in the folder the votes that count are, how they were cast and what they cost; written last."""
-    note = {"votes": inside, "seconds": seconds, "tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap, "stage": stage}
+    note = {"votes": inside, "seconds": seconds, "tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap, "stage": stage,
+            "refit": refit}  # fmt: skip
     inputs.write_atomic(folder / NOTE, json.dumps(note, indent=2) + "\n")
 
 
@@ -241,14 +244,15 @@ def load(cfg: Config, number: int, out: Path) -> Member:
         about = json.loads((folder / NOTE).read_text())
         inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
+        refit = about.get("refit", False)  # not in what an older version has left
         tta, stage = (int(about["tta_views"]), int(about["tta_cap"])), Stage(**about["stage"])
         kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
         histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
     val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
-    test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in inside)
-    return Member(name(cfg, number), folder, join(val), test, histories, seconds, tta, stage)
+    test = tuple(votes.load(folder / sub / "votes_test.npz") for sub in ([REFIT] if refit else inside))
+    return Member(name(cfg, number), folder, join(val), test, histories, seconds, tta, stage, inside)
 
 
 def _folders(cfg: Config) -> list[str]:
@@ -262,34 +266,96 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
 
     members: how many in all share the budget.
     """
-    from carcls import train
-
-    mine = cfg.of_members()[number]
     before = load(cfg, number, place.out)
-    stage = before.stage.model_copy(update={"epochs": cfg.pseudo_epochs})
-    unfreeze = "all" if mine.unfreeze == "staged" else mine.unfreeze
-    mine = mine.replace(stages=(stage.model_dump(),), lr=mine.lr * cfg.pseudo_lr, unfreeze=unfreeze, pseudo=False)
-    inside = before.folder / "pseudo"
-    inside.mkdir(parents=True, exist_ok=True)
     frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
-    more = replace(table, frame=frame)
-    start = before.folder / "best.weights.h5"
+    later = members * cfg.refit_epochs / cfg.pseudo_epochs
     try:
-        trained = train.done(mine, more, inside, start) or train.fit(
-            mine, rt, more, place, inside, events, start=start, fewer_views=False,
-            time_left=budget.share(members - number) if budget else None,
-        )  # fmt: skip
+        mine, trained = _train_on(cfg, number, rt, replace(table, frame=frame), place, events, before, "pseudo", cfg.pseudo_epochs,
+                                  cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
     if trained is None:
         return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
+    inside = before.folder / "pseudo"
     took = cast_votes(mine, rt, trained, table, place, inside)
     after = votes.load(inside / "votes_validation.npz")
     kept = pseudo.keep(as_test(cfg, before.val), as_test(cfg, after), cfg.tta_combine)
     if kept.kept:
         took["training"] = before.seconds["training"] + trained.seconds
-        _note(before.folder, took, ["pseudo"], mine, stage.model_dump())
+        _note(before.folder, took, ["pseudo"], mine, before.stage.model_dump())
     return kept
+
+
+def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any,
+          chosen: pseudo.Chosen | None = None, budget: Budget | None = None, members: int = 1) -> tuple[bool, str]:  # fmt: skip
+    """Continue a member's network on train and validation photos; its new votes on test photos replace the old ones.
+
+    The votes on validation photos stay those of the network that has not seen them. Pseudo-labels are used again where this
+    member's were kept. scikit-learn's searches refit anew, which takes the whole training again. Returns whether the new votes count, and why: nothing is left to measure the network on, but two that
+    are wrong on shares a and b of the photos differ on a + b of them at most. One that differs from the old one on more than
+    twice the most that the old one's error may be (95 % interval on validation) is therefore worse, and is not kept.
+    members: how many in all share the budget.
+    """
+    before = load(cfg, number, place.out)
+    labelled = pd.concat([table.train, table.val.assign(fold=photos.TRAIN)], ignore_index=True)
+    if chosen and before.counts == ["pseudo"]:
+        labelled = pseudo.extend(labelled, table.test, chosen)
+    more = replace(table, frame=pd.concat([labelled, table.test], ignore_index=True))
+    try:
+        mine, trained = _train_on(cfg, number, rt, more, place, events, before, REFIT, cfg.refit_epochs, cfg.refit_lr,
+                                  budget.share(members - number) if budget else None)  # fmt: skip
+    except TrainingDiverged as error:
+        return False, f"not kept: training on all photos diverged ({error})"
+    if trained is None:
+        return False, "skipped: no time to train on all photos"
+    took = cast_votes(mine, rt, trained, more, place, before.folder / REFIT)
+    was, now = before.test[0], votes.load(before.folder / REFIT / "votes_test.npz")
+    kept, reason = judge(as_test(cfg, before.val), was, now, cfg.tta_combine)
+    if kept:
+        seconds = {**before.seconds, **took, "training": before.seconds["training"] + trained.seconds}
+        _note(before.folder, seconds, before.counts, mine, before.stage.model_dump(), refit=True)
+    return kept, reason
+
+
+def judge(val: Votes, before: Votes, after: Votes, how: str) -> tuple[bool, str]:
+    """Whether votes on test photos may replace others, of which validation votes are known, and why; see ``refit``."""
+    was, now, seen = before.combined(how).argmax(1), after.combined(how), val.combined(how).argmax(1)
+    low, _ = votes.wilson(int((seen == val.labels).sum()), len(seen))
+    changed, most = int((was != now.argmax(1)).sum()), 2 * (1 - low) * len(was)
+    what = f"{changed:,} of {len(was):,} test photos change their class"
+    if not np.isfinite(now).all():
+        return False, "not kept: some probabilities are not finite"
+    if changed > most:
+        return (
+            False,
+            f"not kept: {what}, more than the {most:,.0f} that two networks as good as on validation can differ on",
+        )
+    return True, f"kept: {what}"
+
+
+def _train_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inputs.Place, events: Any, before: Member,
+              inside: str, epochs: int, rate: float, time_left: TimeLeft | None) -> tuple[Config, Trained | None]:  # fmt: skip
+    """Train the network whose votes count for some more epochs on the table's photos, at its last size.
+
+    rate: the peak, as a share of lr. Its files go to the folder ``inside`` that of the member. Returns the settings too that it
+    was trained with.
+    """
+    from carcls import train
+
+    mine = cfg.of_members()[number]
+    changes: dict[str, Any] = {"stages": [before.stage.model_copy(update={"epochs": epochs}).model_dump()],
+                               "lr": mine.lr * rate, "pseudo": False, "refit_epochs": 0}  # fmt: skip
+    if mine.unfreeze == "staged":
+        changes["unfreeze"] = "all"
+    if table.val.empty:  # there is nothing to stop or slow down by
+        changes |= {"patience": 0, **({"schedule": "cosine"} if mine.schedule == "plateau" else {})}
+    mine = mine.replace(**changes)
+    folder, start = before.folder / inside, before.folder / before.counts[-1] / train.FILES[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = train.done(mine, table, folder, start) or train.fit(
+        mine, rt, table, place, folder, events, start=start, fewer_views=False, time_left=time_left
+    )
+    return mine, trained
 
 
 def groups(frame: pd.DataFrame, ids: list[str]) -> np.ndarray:

@@ -87,15 +87,23 @@ def run(cfg: Config) -> Path:
             )  # with the views it has used
             _say("decide")
             print(*decide.lines(decision), sep="\n")
-            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, {})
+            chosen, later = None, dict[str, Any]()
+            result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
             if cfg.pseudo:
                 _say("pseudo-labels")
-                found = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
-                if any(found["kept"]):
+                chosen, later["pseudo"] = _pseudo_labels(cfg, rt, table, place, events, made, decision, budget)
+                if any(later["pseudo"]["kept"]):
                     made = [members.load(cfg, number, place.out) for number in range(len(made))]
                     decision = decide.decide(cfg, made, groups)
                     print(*decide.lines(decision), sep="\n")
-                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, found)
+                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
+            if cfg.refit_epochs:
+                _say("refit")
+                later["refit"] = _refit(cfg, rt, table, place, events, len(made), chosen, budget)
+                if any(later["refit"]["kept"]):
+                    made = [members.load(cfg, number, place.out) for number in range(len(made))]
+                    decision = decide.decide(cfg, made, groups)
+                result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
             events.send("end", **result)
     except BaseException as error:  # also a stop by hand: whoever watches should know
         events.send("failed", error=f"{type(error).__name__}: {error}")
@@ -173,13 +181,17 @@ def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, sub
 
 
 def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[Any], decision: Any, submit: _Submit,
-              start: float, found: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
-    """submission.csv, result.json, report.html and its pictures; found: what became of pseudo-labels, if they are on."""
+              start: float, later: dict[str, Any]) -> tuple[dict[str, Any], list[Path]]:  # fmt: skip
+    """submission.csv, result.json, report.html and its pictures; later: what became of pseudo-labels and refit, if they are on."""
     from carcls import report
 
-    made_by = decision.made_by + (", after pseudo-labels" if any(found.get("kept", [])) else "")
+    pseudo_labels, refit = later.get("pseudo", {}), later.get("refit", {})
+    made_by = decision.made_by + (", after pseudo-labels" if any(pseudo_labels.get("kept", [])) else "")
+    if any(refit.get("kept", [])):
+        some = "" if all(refit["kept"]) else f"{sum(refit['kept'])} of {len(refit['kept'])} "
+        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos"
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
-    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": found}
+    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": pseudo_labels, "refit": refit}
     result["seconds"] = round(time.monotonic() - start)
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
@@ -188,7 +200,8 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
 
 
 def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any,
-                   made: list[Any], decision: Any, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
+                   made: list[Any], decision: Any, budget: schedule.Budget | None
+                   ) -> tuple[pseudo.Chosen, dict[str, Any]]:  # fmt: skip
     """Choose photos, write pseudo.csv, go on training with them; says what became of it."""
     from carcls import members
 
@@ -204,8 +217,26 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
     for number in range(len(made) if len(chosen.rows) else 0):
         kept.append(members.go_on(cfg, number, rt, table, place, events, chosen, budget, len(made)))
         print(f"member {number + 1}: {kept[-1].reason}")
-    return {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
-            "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
+    return chosen, {"chosen": chosen.line, "photos": len(chosen.rows), "warnings": list(chosen.warnings),
+                    "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
+
+
+def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any, made: int,
+           chosen: pseudo.Chosen | None, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
+    """Go on training with the validation photos too; says what became of it. made: how many members there are."""
+    from carcls import members
+
+    count = len(table.train) + len(table.val)
+    print(
+        f"{cfg.refit_epochs} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays"
+    )
+    kept, reasons = [], []
+    for number in range(made):
+        counts, reason = members.refit(cfg, number, rt, table, place, events, chosen, budget, made)
+        print(f"member {number + 1}: {reason}")
+        kept.append(counts)
+        reasons.append(reason)
+    return {"photos": count, "kept": kept, "reasons": reasons}
 
 
 class _Submit:
@@ -278,6 +309,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
         f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"made by    {result['made_by']}",
+        *(
+            ["refit      after that was measured; of the refitted networks no photo is left to measure it on"]
+            if any(result.get("refit", {}).get("kept", []))
+            else []
+        ),
         f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in all",
     ]
     if "true_accuracy" in result:

@@ -100,7 +100,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
-    schedule over the whole run. Another training that the folder has, finished or not, counts until this one has its first
+    schedule over the whole run. Where the table has no validation photos, the last epoch counts as the best. Another training that the folder has, finished or not, counts until this one has its first
     epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights
     of each stage but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that
     it ends with its predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no
@@ -347,8 +347,9 @@ class _Training:
         train, val = self._batches(number, cache, range(epoch, epochs), self.plan)
         course, rate = self._course(number, epoch, note)
         watchers = self._watchers(number, epoch, note, course, rate)
+        validate = {"validation_data": val.dataset, "validation_steps": val.steps} if val else {}
         self.net.fit(train.dataset, initial_epoch=epoch, epochs=epochs, steps_per_epoch=self._steps(),
-                     validation_data=val.dataset, validation_steps=val.steps, callbacks=list(watchers.values()), verbose=0)  # fmt: skip
+                     callbacks=list(watchers.values()), verbose=0, **validate)  # fmt: skip
         if "pace" in watchers:
             self.plan = watchers["pace"].plan
         self.saving += watchers["checkpoint"].total
@@ -366,8 +367,8 @@ class _Training:
         return max(1, len(self.train_rows) // self.batch)
 
     def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
-                 ) -> tuple[pipeline.Batches, pipeline.Batches]:  # fmt: skip
-        """To train these epochs of a stage, and to validate."""
+                 ) -> tuple[pipeline.Batches, pipeline.Batches | None]:  # fmt: skip
+        """To train these epochs of a stage, and to validate, if there are photos for it."""
         cfg, shape = self.cfg, self.cfg.stages[number]
         size, first = (shape.height, shape.width), sum(plan.epochs[:number])
 
@@ -378,7 +379,7 @@ class _Training:
         return (
             pipeline.make_batches(cfg, cache, train, self.labels[train], size, self.classes, stage=number, train=strength,
                                   epochs=epochs, steps=plan.steps, rt=self.rt),
-            pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt),
+            pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt) if len(val) else None,
         )  # fmt: skip
 
     def _course(self, number: int, epoch: int, note: dict[str, Any] | None) -> tuple[schedule.Course, callbacks.Rate]:
@@ -469,15 +470,17 @@ class _Training:
         step: list[float] = []
         photo: list[float] = []
         view: list[float] = []
+        rows = self.val_rows if len(self.val_rows) else self.train_rows
         for number, shape in enumerate(cfg.stages):
             cache = pipeline.PhotoCache(
                 self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
             )
-            train, val = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
+            train, _ = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
             # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
-            look = val if self.plan.views <= 2 else pipeline.make_batches(
-                cfg, cache, self.val_rows, self.labels[self.val_rows], (shape.height, shape.width), self.classes,
-                views=range(2, 3), rt=rt)  # fmt: skip
+            size, labels = (shape.height, shape.width), self.labels[rows]
+            look_at = partial(pipeline.make_batches, cfg, cache, rows, labels, size, self.classes, rt=rt)
+            val = look_at()
+            look = val if self.plan.views <= 2 else look_at(views=range(2, 3))
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])

@@ -219,6 +219,25 @@ def test_folds_without_time_are_left_out_and_the_others_count(cfg, monkeypatch, 
     assert json.loads((target.parent / "result.json").read_text())["validation_photos"] == 36
 
 
+def test_a_refit_has_its_share_of_the_time_and_is_skipped_without(cfg, monkeypatch, capsys):
+    costs(monkeypatch)
+    shares = []
+
+    def share(self, networks):
+        shares.append(networks)
+        return schedule.TimeLeft(time.monotonic() + (200 if len(shares) == 1 else -1))
+
+    monkeypatch.setattr(schedule.Budget, "share", share)
+    target = run(cfg.replace(budget_minutes=7.0, refit_epochs=2))
+    pixels = 2 * 32 * 48 + 4 * 48 * 64
+    assert shares == [pytest.approx(1 + 2 / 0.75 * 48 * 64 / pixels), 1]  # 36 photos against 27
+    assert "member 1: skipped: no time to train on all photos" in capsys.readouterr().out
+    result = json.loads((target.parent / "result.json").read_text())
+    assert result["refit"]["kept"] == [False]
+    assert result["made_by"].startswith("one member")
+    assert "refit" not in result["made_by"]
+
+
 def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatch, capsys):
     costs(monkeypatch, view=(12.0, 12.0))
     save = steps.States.save
@@ -266,12 +285,15 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
 
 def test_measuring_changes_nothing(cfg, tmp_path, capsys):
     weights = str(small.saved(tmp_path / "tiny.weights.h5"))
-    cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged", weights=weights)
+    cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged", weights=weights, refit_epochs=1)
     plain = run(cfg)
     timed = run(cfg.replace(budget_minutes=60.0, out=cfg.out + "2"))
-    assert "plan       1+1 epochs, 4 views" in capsys.readouterr().out
-    probs = [votes.load(path.parent / "member1" / "votes_test.npz").probs for path in (plain, timed)]
-    assert (probs[0] == probs[1]).all()
+    said = capsys.readouterr().out
+    assert "plan       1+1 epochs, 4 views" in said
+    assert "plan       1 epochs, 4 views" in said  # of the refit, without validation photos
+    for file in ("votes_test.npz", "refit/votes_test.npz"):
+        probs = [votes.load(path.parent / "member1" / file).probs for path in (plain, timed)]
+        assert (probs[0] == probs[1]).all()
     assert not list(timed.parent.rglob(".*.part*"))
 
 

@@ -40,6 +40,10 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["tta_strength=1", "strength=0.9"], "tta_strength 1.0 is above strength 0.9.*never stronger"),
         (["tta_strength=0"], "tta_strength 0.0.*tta_views"),
         (["mixup=0.2", "cutmix=1"], "at most one"),
+        (
+            ["refit_epochs=1", "folds=5"],
+            "refit_epochs 1 with folds 5: the networks of the folds train on every photo already",
+        ),
         (["unfreeze=staged", "stages=96x96x1"], "at least two stages"),
         (["augment=none"], "tta_views 8 with augment none.*tta_views=1"),
         (["lr=inf"], "lr='inf'.*finite"),

@@ -18,7 +18,7 @@ def member(name, val_tops, truth, *test_tops, sure=0.8):
         return votes.full([f"{i}.jpg" for i in range(probs.shape[1])], probs, labels)
 
     tests = tuple(cast(tops, np.full(np.shape(tops)[1], -1)) for tops in test_tops)
-    return members.Member(name, Path(), cast(val_tops, truth), tests, {}, SECONDS, (4, 0), Config().stages[-1])
+    return members.Member(name, Path(), cast(val_tops, truth), tests, {}, SECONDS, (4, 0), Config().stages[-1], [""])
 
 
 TRUTH = np.tile([0, 1, 2], 10)

@@ -13,7 +13,7 @@ import pytest
 import small
 from conftest import easy_competition, write_photo
 
-from carcls import config, inputs, model, pseudo, steps, train, votes
+from carcls import config, inputs, members, model, pseudo, steps, train, votes
 from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
 from carcls.run import _stoppable, run
@@ -236,9 +236,103 @@ def test_refused_pseudo_labels_change_nothing(cfg, tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "out" / "pseudo.csv")) == 0
 
 
+def test_refit_trains_on_the_validation_photos_too_after_they_have_measured(cfg, tmp_path, monkeypatch, capsys):
+    plain = cfg.replace(
+        stages="32x48x2", members="seed=1+seed=2/schedule=plateau/patience=1/min_epochs=0", val_fraction=0.4
+    )
+    before = pd.read_csv(run(plain), index_col=0)
+    out = tmp_path / "out"
+    measured = json.loads((out / "result.json").read_text())
+    votes_before = [votes.load(out / f"member{n}" / "votes_test.npz").probs for n in (1, 2)]
+    real, seen = members.judge, []
+
+    def judge(*rest):
+        kept, reason = real(*rest)
+        seen.append(reason)
+        return (kept, reason) if len(seen) % 2 else (False, "not kept: judged")
+
+    monkeypatch.setattr(members, "judge", judge)
+    refit = plain.replace(refit_epochs=2, refit_lr=1)
+    capsys.readouterr()
+    target = run(refit)
+    said = capsys.readouterr().out
+    assert said.count("done before") == 2  # what is there is gone on from
+    assert "epoch 2/2" in said
+    assert "val acc" not in said  # of photos that the network has seen
+    record = json.loads((out / "member1" / "refit" / "steps.json").read_text())["training"]
+    photos = pd.read_csv(out / "photos.csv")
+    labelled = photos[photos["fold"] >= 0].sort_values("fold", ascending=False, kind="stable")
+    nothing = [[]] * 3
+    assert record["facts"]["the photos"] == steps.rows(
+        *(labelled[name] for name in ("id", "label", "digest")), *nothing
+    )
+    history = pd.read_csv(out / "member1" / "refit" / "history.csv")
+    assert history["val_accuracy"].isna().all()
+    # Its last epoch counts.
+    weights = [(out / "member1" / "refit" / name).read_bytes() for name in ("best.weights.h5", "last.weights.h5")]
+    assert len(weights[0]) == len(weights[1])
+    after = [votes.load(out / f"member{n}" / "refit" / "votes_test.npz").probs for n in (1, 2)]
+    assert all((old != new).any() for old, new in zip(votes_before, after, strict=True))
+    loaded = [members.load(refit, n, out) for n in (0, 1)]
+    np.testing.assert_array_equal(loaded[0].test[0].probs, after[0])
+    np.testing.assert_array_equal(loaded[1].test[0].probs, votes_before[1])
+    result = json.loads((out / "result.json").read_text())
+    assert result["refit"] == {"photos": 36, "kept": [True, False], "reasons": [seen[0], "not kept: judged"]}
+    assert result["validation_accuracy"] == measured["validation_accuracy"]
+    assert result["made_by"] == f"{measured['made_by']}, then 1 of 2 refitted on all 36 labelled photos"
+    assert "no photo is left to measure" in said
+    assert seen[0] in (out / "report.html").read_text()
+    assert cli.main(["votes", str(out)]) == 0
+    again = target.read_bytes()
+    assert run(refit).read_bytes() == again
+    assert "epoch " not in capsys.readouterr().out.replace("first epoch", "").replace("best epoch", "")
+    # Off again: what was submitted without it.
+    pd.testing.assert_frame_equal(pd.read_csv(run(plain), index_col=0), before)
+
+
+def test_a_refit_that_differs_more_than_its_error_allows_is_not_kept():
+    def said(right: list[int], labels: list[int] | int = -1) -> votes.Votes:
+        probs = np.eye(3, dtype=np.float32)[np.array(right)][None]
+        return votes.full(
+            [str(n) for n in range(len(right))], probs, np.broadcast_to(labels, len(right)).astype(np.int64)
+        )
+
+    val = said([0] * 100, [0] * 90 + [1] * 10)  # right on 90 of 100, so wrong on 0.174 at most: 17.4 of 50 may change
+    before = said([0] * 50)
+    assert members.judge(val, before, said([0] * 33 + [1] * 17), "mean") == (
+        True,
+        "kept: 17 of 50 test photos change their class",
+    )
+    kept, why = members.judge(val, before, said([0] * 32 + [1] * 18), "mean")
+    assert not kept
+    assert (
+        why
+        == "not kept: 18 of 50 test photos change their class, more than the 17 that two networks as good as on validation can differ on"
+    )
+    broken = said([0] * 50)
+    broken.probs[0, 3] = np.nan
+    assert members.judge(val, before, broken, "mean") == (False, "not kept: some probabilities are not finite")
+
+
+def test_a_refit_that_diverges_changes_nothing(cfg, tmp_path, monkeypatch):
+    plain = cfg.replace(stages="32x48x1")
+    before = run(plain).read_bytes()
+
+    def diverges(*rest, start=None, **more):
+        assert start is not None
+        raise TrainingDiverged("the loss is nan")
+
+    monkeypatch.setattr(train, "fit", diverges)
+    assert run(plain.replace(refit_epochs=1)).read_bytes() == before
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["refit"]["reasons"] == ["not kept: training on all photos diverged (the loss is nan)"]
+    assert "refitted" not in result["made_by"]
+
+
 def test_settings_that_change_training_run_too(cfg, tmp_path):
     out = run(cfg.replace(ema=0.9, mixup=0.2, label_smoothing=0.1, schedule="plateau", optimizer="sgd", fit="crop",
-                          unfreeze="staged", augment="medium", tensorboard=True, patience=1, min_epochs=1)).parent  # fmt: skip
+                          unfreeze="staged", augment="medium", tensorboard=True, patience=1, min_epochs=1, refit_epochs=2)).parent  # fmt: skip
+    assert json.loads((out / "result.json").read_text())["refit"]["kept"] == [True]
     assert list((out / "member1" / "tensorboard").rglob("events.out.tfevents.*"))  # S45
     assert (out / "submission.csv").is_file()
 

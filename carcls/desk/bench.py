@@ -90,7 +90,9 @@ def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int =
             view[:] = seen / seen.sum(1, keepdims=True)
         cast = votes.full(ids, probs, labels)
         seconds = {"validation_votes": 1.0, "adaptive_validation_votes": 1.0}
-        made.append(members.Member(str(number), Path(), cast, (cast,), {}, seconds, (8, views), Config().stages[-1]))
+        made.append(
+            members.Member(str(number), Path(), cast, (cast,), {}, seconds, (8, views), Config().stages[-1], [""])
+        )
     start = time.perf_counter()
     cfg = Config(tta_views=8, tta_cap=views, members=tuple({"seed": number} for number in range(count)))
     decide.decide(cfg, made, np.arange(photos_))

@@ -41,6 +41,7 @@ SETTINGS = {
     # "tta_cap": 32,  # more views for photos on which the first tta_views disagree
     # "folds": 5,  # networks per member, each validated on another part of the photos; five times the training
     # "pseudo": True,  # go on training with test photos that all views agree on, if validation gets no worse
+    # "refit_epochs": 3,  # epochs on train and validation photos together, once validation has measured the networks
     # "augment": "medium",  # light, medium or none
     # "budget_minutes": 300,  # training is planned to end with everything in this time; else in the session's 12 (TPU 9) hours
     # "resume": False,  # start anew, whatever earlier version's output is attached
