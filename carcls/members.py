@@ -111,7 +111,7 @@ def _going_on(cfg: Config) -> float:
     """The time of going on with pseudo-labels and of refitting, as a share of that of training one network."""
     whole = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages)
     last = cfg.stages[-1]
-    epochs = cfg.pseudo_epochs * cfg.pseudo + cfg.refit_epochs / (1 - cfg.val_fraction)
+    epochs = cfg.pseudo_epochs * cfg.pseudo + cfg.refits / (1 - cfg.val_fraction)
     return len(cfg.members) * epochs * last.height * last.width / whole
 
 
@@ -268,7 +268,7 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
     """
     before = load(cfg, number, place.out)
     frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
-    later = members * cfg.refit_epochs / cfg.pseudo_epochs
+    later = members * cfg.refits / cfg.pseudo_epochs
     try:
         mine, trained = _train_on(cfg, number, rt, replace(table, frame=frame), place, events, before, "pseudo", cfg.pseudo_epochs,
                                   cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
@@ -302,7 +302,7 @@ def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
         labelled = pseudo.extend(labelled, table.test, chosen)
     more = replace(table, frame=pd.concat([labelled, table.test], ignore_index=True))
     try:
-        mine, trained = _train_on(cfg, number, rt, more, place, events, before, REFIT, cfg.refit_epochs, cfg.refit_lr,
+        mine, trained = _train_on(cfg, number, rt, more, place, events, before, REFIT, cfg.refits, cfg.refit_lr,
                                   budget.share(members - number) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
         return False, f"not kept: training on all photos diverged ({error})"

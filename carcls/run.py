@@ -97,7 +97,7 @@ def run(cfg: Config) -> Path:
                     decision = decide.decide(cfg, made, groups)
                     print(*decide.lines(decision), sep="\n")
                 result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
-            if cfg.refit_epochs:
+            if cfg.refits:
                 _say("refit")
                 later["refit"] = _refit(cfg, rt, table, place, events, len(made), chosen, budget)
                 if any(later["refit"]["kept"]):
@@ -227,9 +227,7 @@ def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.
     from carcls import members
 
     count = len(table.train) + len(table.val)
-    print(
-        f"{cfg.refit_epochs} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays"
-    )
+    print(f"{cfg.refits} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays")
     kept, reasons = [], []
     for number in range(made):
         counts, reason = members.refit(cfg, number, rt, table, place, events, chosen, budget, made)
@@ -310,7 +308,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"made by    {result['made_by']}",
         *(
-            ["refit      after that was measured; of the refitted networks no photo is left to measure it on"]
+            ["refit      came after that: no photo is left to measure it on"]
             if any(result.get("refit", {}).get("kept", []))
             else []
         ),

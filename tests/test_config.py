@@ -40,10 +40,6 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["tta_strength=1", "strength=0.9"], "tta_strength 1.0 is above strength 0.9.*never stronger"),
         (["tta_strength=0"], "tta_strength 0.0.*tta_views"),
         (["mixup=0.2", "cutmix=1"], "at most one"),
-        (
-            ["refit_epochs=1", "folds=5"],
-            "refit_epochs 1 with folds 5: the networks of the folds train on every photo already",
-        ),
         (["unfreeze=staged", "stages=96x96x1"], "at least two stages"),
         (["augment=none"], "tta_views 8 with augment none.*tta_views=1"),
         (["lr=inf"], "lr='inf'.*finite"),
@@ -94,3 +90,9 @@ def test_a_notebook_imports_the_settings_and_the_run_from_the_package(before):
     code = f"{before}from carcls import Config, run; import carcls; print(run.__module__, carcls.run is run, Config().batch)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["carcls.run", "True", str(Config().batch)]
+
+
+def test_folds_need_no_refit():
+    cfg = config.from_words(["preset=quick"])
+    assert cfg.refits == cfg.refit_epochs > 0
+    assert cfg.replace(folds=5).refits == 0
