@@ -1552,7 +1552,7 @@ class Progress(Resumable, keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         validated = "val_accuracy" in logs
-        best = rank(logs) > tuple(self._best) or epoch == 0 or not validated
+        best = validated and (rank(logs) > tuple(self._best) or epoch == 0)
         if best:
             self._best = rank(logs)
         seconds = time.monotonic() - self._begin
@@ -1571,12 +1571,14 @@ class Progress(Resumable, keras.callbacks.Callback):
         }
         self.rows.append(row)
         self._draw("")
-        on_val = (
-            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  " * validated
+        found = (
+            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  "
+            if validated
+            else ""
         )
         print(
             f"{self._head}  epoch {epoch + 1:>{len(str(self._of_stage))}}/{self._of_stage}  "
-            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  {on_val}"
+            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  {found}"
             f"{row['images_per_s']:.0f} images/s  {clock(row['left_s'])} left",
             flush=True,
         )
@@ -1685,7 +1687,9 @@ class AveragedWeights(keras.callbacks.Callback):
 
 
 class Checkpoint(Resumable, keras.callbacks.Callback):
-    """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss; without validation the last.
+    """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss.
+
+    Without validation the last epoch is the best.
 
     Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
     """
@@ -2675,7 +2679,8 @@ def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
         axes = figure.subplots(1, 3)
         for axis, name, label in zip(axes, ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=False):
             axis.plot(epoch, history[name], "o-", ms=3, label="training, augmented")
-            axis.plot(epoch, history[f"val_{name}"], "o-", ms=3, label="validation")
+            if history[f"val_{name}"].notna().any():  # not of a refit
+                axis.plot(epoch, history[f"val_{name}"], "o-", ms=3, label="validation")
             axis.set_ylabel(label)
             axis.legend()
         axes[2].plot(epoch, history["lr"], "o-", ms=3, color="tab:green")
@@ -3498,7 +3503,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, runtime, steps, votes
+from carcls import inputs, photos, pseudo, runtime, steps, submission, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
 from carcls.schedule import PER_NETWORK, REPORT, Budget, TimeLeft
@@ -3597,8 +3602,13 @@ def _going_on(cfg: Config) -> float:
     """The time of going on with pseudo-labels and of refitting, as a share of that of training one network."""
     whole = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages)
     last = cfg.stages[-1]
-    epochs = cfg.pseudo_epochs * cfg.pseudo + cfg.refits / (1 - cfg.val_fraction)
+    epochs = cfg.pseudo_epochs * cfg.pseudo + _refit_epochs(cfg)
     return len(cfg.members) * epochs * last.height * last.width / whole
+
+
+def _refit_epochs(cfg: Config) -> float:
+    """As epochs of the train photos alone."""
+    return cfg.refits / (1 - cfg.val_fraction)
 
 
 def with_views(cfg: Config, views: int) -> Config:
@@ -3730,10 +3740,10 @@ def load(cfg: Config, number: int, out: Path) -> Member:
         about = json.loads((folder / NOTE).read_text())
         inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
-        refit = about.get("refit", False)  # not in what an older version has left
+        refit = bool(about.get("refit"))  # not in what an older version has left
         tta, stage = (int(about["tta_views"]), int(about["tta_cap"])), Stage(**about["stage"])
         kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
-        histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
+        histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in [*kept, *[REFIT] * refit]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
     val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
@@ -3754,7 +3764,7 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
     """
     before = load(cfg, number, place.out)
     frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
-    later = members * cfg.refits / cfg.pseudo_epochs
+    later = members * _refit_epochs(cfg) / cfg.pseudo_epochs
     try:
         mine, trained = _train_on(cfg, number, rt, replace(table, frame=frame), place, events, before, "pseudo", cfg.pseudo_epochs,
                                   cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
@@ -3776,11 +3786,9 @@ def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
           chosen: pseudo.Chosen | None = None, budget: Budget | None = None, members: int = 1) -> tuple[bool, str]:  # fmt: skip
     """Continue a member's network on train and validation photos; its new votes on test photos replace the old ones.
 
-    The votes on validation photos stay those of the network that has not seen them. Pseudo-labels are used again where this
-    member's were kept. scikit-learn's searches refit anew, which takes the whole training again. Returns whether the new votes count, and why: nothing is left to measure the network on, but two that
-    are wrong on shares a and b of the photos differ on a + b of them at most. One that differs from the old one on more than
-    twice the most that the old one's error may be (95 % interval on validation) is therefore worse, and is not kept.
-    members: how many in all share the budget.
+    Votes on validation photos stay those of the network that has not seen them. Pseudo-labels are used again where this member's
+    were kept. scikit-learn's searches refit anew, which takes the whole training again. Returns whether the new votes count, and
+    why (``judge``). members: how many in all share the budget.
     """
     before = load(cfg, number, place.out)
     labelled = pd.concat([table.train, table.val.assign(fold=photos.TRAIN)], ignore_index=True)
@@ -3795,27 +3803,36 @@ def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
     if trained is None:
         return False, "skipped: no time to train on all photos"
     took = cast_votes(mine, rt, trained, more, place, before.folder / REFIT)
-    was, now = before.test[0], votes.load(before.folder / REFIT / "votes_test.npz")
-    kept, reason = judge(as_test(cfg, before.val), was, now, cfg.tta_combine)
+    val, how = as_test(cfg, before.val), cfg.tta_combine
+    gate = votes.gate(cfg.tta, val, how)
+    after = votes.load(before.folder / REFIT / "votes_test.npz")
+    right = int((val.used(gate, how).argmax(1) == val.labels).sum())
+    kept, reason = judge(right, len(val.labels), before.test[0].used(gate, how), after.used(gate, how))
     if kept:
         seconds = {**before.seconds, **took, "training": before.seconds["training"] + trained.seconds}
         _note(before.folder, seconds, before.counts, mine, before.stage.model_dump(), refit=True)
     return kept, reason
 
 
-def judge(val: Votes, before: Votes, after: Votes, how: str) -> tuple[bool, str]:
-    """Whether votes on test photos may replace others, of which validation votes are known, and why; see ``refit``."""
-    was, now, seen = before.combined(how).argmax(1), after.combined(how), val.combined(how).argmax(1)
-    low, _ = votes.wilson(int((seen == val.labels).sum()), len(seen))
-    changed, most = int((was != now.argmax(1)).sum()), 2 * (1 - low) * len(was)
+def judge(right: int, measured: int, before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
+    """Whether probabilities (photos, classes) of test photos may replace others, of a network with so many right of those measured.
+
+    No photo is left to measure the new network on. But two that are wrong on shares a and b of the photos differ on a + b of them
+    at most: if it differs on more than twice the most that the old one's error may be (95 % interval), it is worse. Neither may
+    it put nearly all photos into one class where the old one did not.
+    """
+    low, _ = votes.wilson(right, measured)
+    most = int(2 * (1 - low) * len(before))
+    was, now = before.argmax(1), after.argmax(1)
+    changed = int((was != now).sum())
     what = f"{changed:,} of {len(was):,} test photos change their class"
-    if not np.isfinite(now).all():
+    if not np.isfinite(after).all():
         return False, "not kept: some probabilities are not finite"
     if changed > most:
-        return (
-            False,
-            f"not kept: {what}, more than the {most:,.0f} that two networks as good as on validation can differ on",
-        )
+        return False, f"not kept: {what}; with an error like the one measured {most:,} could"
+    one_class = [np.bincount(each).max() > submission.NEARLY_ALL * len(each) for each in (was, now)]
+    if one_class == [False, True]:
+        return False, f"not kept: {what}, nearly all of them to one"
     return True, f"kept: {what}"
 
 
@@ -3838,7 +3855,8 @@ def _train_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place:
     mine = mine.replace(**changes)
     folder, start = before.folder / inside, before.folder / before.counts[-1] / train.FILES[0]
     folder.mkdir(parents=True, exist_ok=True)
-    trained = train.done(mine, table, folder, start) or train.fit(
+    gc.collect()  # the network before
+    trained = train.done(mine, table, folder, start, limited=time_left is not None) or train.fit(
         mine, rt, table, place, folder, events, start=start, fewer_views=False, time_left=time_left
     )
     return mine, trained
@@ -4122,7 +4140,7 @@ def _scale(model: keras.Model) -> list[Any]:
 
 
 class EqualReplicas(keras.callbacks.Callback):
-    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each validation.
+    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each epoch is validated and kept.
 
     In Keras 3.13 each replica moves its own, from its share of the batches. Validation would then use several networks,
     and a file would hold the first one's. Moving averages are linear: their mean is the moving average of the means, so
@@ -4132,6 +4150,10 @@ class EqualReplicas(keras.callbacks.Callback):
     def __init__(self, strategy: Any):
         super().__init__()
         self.strategy = strategy
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if "val_accuracy" not in (logs or {}):  # else done before validation
+            self.on_test_begin()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         for layer in batch_norms(self.model):
@@ -5642,6 +5664,8 @@ from carcls.members import Member, as_test
 
 def verdicts(history: pd.DataFrame) -> list[str]:
     """What the curves say of the run: trained too little (S39), too long (S40), or neither."""
+    if history["val_loss"].isna().all():  # of a refit
+        return []
     last = history[history["stage"] == history["stage"].max()]
     loss, accuracy = last["val_loss"].to_numpy(), last["val_accuracy"].to_numpy()
     if len(loss) < 3:
@@ -5671,9 +5695,9 @@ measured on {{ r.validation_photos }} photos that were not trained on but chose 
 that was fitted on them is judged out of fold, its choice included.</p>
 {% if r.pseudo %}<h2>Pseudo-labels</h2><p>{{ r.pseudo.chosen }}</p>{% for line in r.pseudo.reasons %}<p>{{ line }}</p>{% endfor %}
 {% endif %}
-{% if r.refit %}<h2>Refit</h2><p>After all that this page shows was measured, the networks went on training with the validation
-photos too, {{ r.refit.photos }} in all; no photo is left to measure on what that did.</p>{% for line in r.refit.reasons %}<p>Member
-{{ loop.index }}: {{ line }}</p>{% endfor %}{% endif %}
+{% if r.refit %}<h2>Refit</h2>{% if r.refit.kept|select|list %}<p>After all that this page shows of validation was measured, networks
+went on training with the validation photos too, {{ r.refit.photos }} in all. No labelled photo is left to measure them on.</p>
+{% endif %}{% for line in r.refit.reasons %}<p>Member {{ loop.index }}: {{ line }}</p>{% endfor %}{% endif %}
 {% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
 <p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
 {% for p in top %}{{ picture(p) }}{% endfor %}
@@ -5864,7 +5888,7 @@ def run(cfg: Config) -> Path:
                 result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
             if cfg.refits:
                 _say("refit")
-                later["refit"] = _refit(cfg, rt, table, place, events, len(made), chosen, budget)
+                later["refit"] = _refit(cfg, rt, table, place, events, decision, chosen, budget)
                 if any(later["refit"]["kept"]):
                     made = [members.load(cfg, number, place.out) for number in range(len(made))]
                     decision = decide.decide(cfg, made, groups)
@@ -5953,10 +5977,11 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     pseudo_labels, refit = later.get("pseudo", {}), later.get("refit", {})
     made_by = decision.made_by + (", after pseudo-labels" if any(pseudo_labels.get("kept", [])) else "")
     if any(refit.get("kept", [])):
-        some = "" if all(refit["kept"]) else f"{sum(refit['kept'])} of {len(refit['kept'])} "
-        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos"
-    submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
-    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": pseudo_labels, "refit": refit}
+        some = f"{sum(refit['kept'])} of {len(made)} " if len(made) > 1 else ""
+        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos (measured before)"
+    step = 2 if any(refit.get("kept", [])) else int(any(pseudo_labels.get("kept", [])))
+    submit(decision.ids, decision.test_probs, made_by, decision.accuracy, step)
+    result = summary(cfg, table, made, decision) | {"made_by": submit.made_by, "pseudo": pseudo_labels, "refit": refit}
     result["seconds"] = round(time.monotonic() - start)
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
@@ -5986,16 +6011,20 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
                     "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
 
 
-def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any, made: int,
+def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any, decision: Any,
            chosen: pseudo.Chosen | None, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
-    """Go on training with the validation photos too; says what became of it. made: how many members there are."""
+    """Go on training with the validation photos too the members that the blend uses; says what became of it."""
     from carcls import members
 
     count = len(table.train) + len(table.val)
     print(f"{cfg.refits} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays")
     kept, reasons = [], []
+    weights, made = decision.choice.blend.weights, len(decision.gates)
     for number in range(made):
-        counts, reason = members.refit(cfg, number, rt, table, place, events, chosen, budget, made)
+        if weights is not None and not weights[number]:
+            counts, reason = False, "not refitted: the blend does not use it"
+        else:
+            counts, reason = members.refit(cfg, number, rt, table, place, events, chosen, budget, made)
         print(f"member {number + 1}: {reason}")
         kept.append(counts)
         reasons.append(reason)
@@ -6008,11 +6037,18 @@ class _Submit:
     def __init__(self, path: Path, table: photos.Table, identity: str):
         self.path, self.table, self.identity = path, table, identity
         self.warnings: list[str] = []
+        self.made_by = ""  # what is there
         self.wrote = False  # in this session
 
-    def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity)
-        self.wrote = True
+    def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float, step: int = 0) -> None:
+        """``step``: 1 after pseudo-labels, 2 refitted. What an earlier session has submitted of a later step stays."""
+        there = self._earlier()
+        if there and there["step"] > step:
+            self.made_by, self.warnings = there["made_by"], there["warnings"]
+            print(f"submission {self.path.name}: still {self.made_by}; validation {there['validation_accuracy']:.4f}")
+            return
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity, step)
+        self.wrote, self.made_by = True, made_by
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
     def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
@@ -6020,8 +6056,8 @@ class _Submit:
 
         A session that goes on does not replace what an earlier one has submitted and found better on validation.
         """
-        there = None if self.wrote else submission.written(self.path)
-        if there and there["run"] == self.identity and there["validation_accuracy"] > accuracy:
+        there = self._earlier()
+        if there and there["validation_accuracy"] > accuracy:
             print(f"submission {self.path.name}: still {there['made_by']}; validation {there['validation_accuracy']:.4f}, not "
                   f"{accuracy:.4f} by {made_by}")  # fmt: skip
             return
@@ -6029,6 +6065,11 @@ class _Submit:
             self(ids, probs, made_by, accuracy)
         except (inputs.InputError, OSError) as error:
             print(f"warning: no submission yet from {made_by}: {error}")
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """What an earlier session of this run has submitted, if that is there still."""
+        there = None if self.wrote else submission.written(self.path)
+        return there if there and there["run"] == self.identity else None
 
 
 def check(cfg: Config) -> None:
@@ -6073,7 +6114,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"made by    {result['made_by']}",
         *(
-            ["refit      came after that: no photo is left to measure it on"]
+            ["refit      came after that: no labelled photo is left to measure it on"]
             if any(result.get("refit", {}).get("kept", []))
             else []
         ),
@@ -7131,13 +7172,13 @@ NEARLY_ALL = 0.9  # share of one class that no car competition has, unless train
 
 
 def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float,
-          run: str = "") -> list[str]:  # fmt: skip
+          run: str = "", step: int = 0) -> list[str]:  # fmt: skip
     """Write one row for each id of the sample submission; returns warnings to show.
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
     submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
     left there is first copied to submission.earlier1.csv, or the next number that is free; ``run`` says which run this
-    is, in all its sessions. Raises
+    is, in all its sessions, ``step`` how far it has come. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -7163,7 +7204,7 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     })  # fmt: skip
     content = frame.to_csv(index=False, lineterminator="\n")
     found = warnings(table, labels)
-    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run,
+    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run, "step": step,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
     there = written(path)
     if path.exists() and (there is None or there["run"] != run):
@@ -7185,7 +7226,7 @@ def written(path: Path) -> dict[str, Any] | None:
     try:
         about = json.loads(path.with_suffix(".json").read_text())
         known = hashlib.sha256(path.read_bytes()).hexdigest() in (about["sha256"], about["before"])
-        return about if known and {"run", "made_by", "validation_accuracy"} <= set(about) else None
+        return about if known and {"run", "step", "made_by", "validation_accuracy", "warnings"} <= set(about) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -7498,11 +7539,11 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
-    schedule over the whole run. Where the table has no validation photos, the last epoch counts as the best. Another training that the folder has, finished or not, counts until this one has its first
-    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights
-    of each stage but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that
-    it ends with its predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no
-    time to train at all.
+    schedule over the whole run. Where the table has no validation photos, the last epoch is the best. Another training
+    that the folder has, finished or not, counts until this one has its first epoch: it may diverge before, or be stopped.
+    ``ready`` is called after the very first epoch and with the best weights of each stage but the last. ``start`` is a
+    file of weights to go on from. ``time_left``: training is shortened so that it ends with its predictions in that time,
+    and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
 
     If memory runs out, the batch is halved and training goes on from the last epoch with the same learning rate per
     photo. Raises callbacks.TrainingDiverged when the loss is no number.
@@ -7742,7 +7783,8 @@ class _Training:
     def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
         """Train until the stage ends or its plan changes; returns the note of the last epoch."""
         epoch, epochs = note["epoch"] if note else 0, self.plan.epochs[number]
-        train, val = self._batches(number, cache, range(epoch, epochs), self.plan)
+        train = self._batches(number, cache, range(epoch, epochs), self.plan)
+        val = self._looks(number, cache, self.val_rows) if len(self.val_rows) else None
         course, rate = self._course(number, epoch, note)
         watchers = self._watchers(number, epoch, note, course, rate)
         validate = {"validation_data": val.dataset, "validation_steps": val.steps} if val else {}
@@ -7764,21 +7806,22 @@ class _Training:
         """Steps of a whole epoch."""
         return max(1, len(self.train_rows) // self.batch)
 
-    def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
-                 ) -> tuple[pipeline.Batches, pipeline.Batches | None]:  # fmt: skip
-        """To train these epochs of a stage, and to validate, if there are photos for it."""
+    def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan) -> pipeline.Batches:
+        """To train these epochs of a stage."""
         cfg, shape = self.cfg, self.cfg.stages[number]
-        size, first = (shape.height, shape.width), sum(plan.epochs[:number])
+        rows, first = self.train_rows, sum(plan.epochs[:number])
 
         def strength(epoch: int) -> float:
             return plan.strength_at(cfg, first + epoch)
 
-        train, val = self.train_rows, self.val_rows
-        return (
-            pipeline.make_batches(cfg, cache, train, self.labels[train], size, self.classes, stage=number, train=strength,
-                                  epochs=epochs, steps=plan.steps, rt=self.rt),
-            pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt) if len(val) else None,
-        )  # fmt: skip
+        return pipeline.make_batches(cfg, cache, rows, self.labels[rows], (shape.height, shape.width), self.classes, stage=number,
+                                     train=strength, epochs=epochs, steps=plan.steps, rt=self.rt)  # fmt: skip
+
+    def _looks(self, number: int, cache: pipeline.PhotoCache, rows: np.ndarray, view: int = 0) -> pipeline.Batches:
+        """To predict these photos once, in that view."""
+        shape = self.cfg.stages[number]
+        return pipeline.make_batches(self.cfg, cache, rows, self.labels[rows], (shape.height, shape.width), self.classes,
+                                     views=range(view, view + 1), rt=self.rt)  # fmt: skip
 
     def _course(self, number: int, epoch: int, note: dict[str, Any] | None) -> tuple[schedule.Course, callbacks.Rate]:
         """What the optimiser follows from that epoch on, and the learning rate by steps of the stage."""
@@ -7873,12 +7916,10 @@ class _Training:
             cache = pipeline.PhotoCache(
                 self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
             )
-            train, _ = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
+            train = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
             # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
-            size, labels = (shape.height, shape.width), self.labels[rows]
-            look_at = partial(pipeline.make_batches, cfg, cache, rows, labels, size, self.classes, rt=rt)
-            val = look_at()
-            look = val if self.plan.views <= 2 else look_at(views=range(2, 3))
+            val = self._looks(number, cache, rows)
+            look = val if self.plan.views <= 2 else self._looks(number, cache, rows, 2)
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])

@@ -257,7 +257,7 @@ class Progress(Resumable, keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         validated = "val_accuracy" in logs
-        best = rank(logs) > tuple(self._best) or epoch == 0 or not validated
+        best = validated and (rank(logs) > tuple(self._best) or epoch == 0)
         if best:
             self._best = rank(logs)
         seconds = time.monotonic() - self._begin
@@ -276,12 +276,14 @@ class Progress(Resumable, keras.callbacks.Callback):
         }
         self.rows.append(row)
         self._draw("")
-        on_val = (
-            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  " * validated
+        found = (
+            f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{'*' if best else ' '}  "
+            if validated
+            else ""
         )
         print(
             f"{self._head}  epoch {epoch + 1:>{len(str(self._of_stage))}}/{self._of_stage}  "
-            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  {on_val}"
+            f"lr {row['lr']:.2e}  loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  {found}"
             f"{row['images_per_s']:.0f} images/s  {clock(row['left_s'])} left",
             flush=True,
         )
@@ -390,7 +392,9 @@ class AveragedWeights(keras.callbacks.Callback):
 
 
 class Checkpoint(Resumable, keras.callbacks.Callback):
-    """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss; without validation the last.
+    """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss.
+
+    Without validation the last epoch is the best.
 
     Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
     """

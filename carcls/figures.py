@@ -118,7 +118,8 @@ def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
         axes = figure.subplots(1, 3)
         for axis, name, label in zip(axes, ("loss", "accuracy"), ("cross-entropy", "accuracy"), strict=False):
             axis.plot(epoch, history[name], "o-", ms=3, label="training, augmented")
-            axis.plot(epoch, history[f"val_{name}"], "o-", ms=3, label="validation")
+            if history[f"val_{name}"].notna().any():  # not of a refit
+                axis.plot(epoch, history[f"val_{name}"], "o-", ms=3, label="validation")
             axis.set_ylabel(label)
             axis.legend()
         axes[2].plot(epoch, history["lr"], "o-", ms=3, color="tab:green")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, runtime, steps, votes
+from carcls import inputs, photos, pseudo, runtime, steps, submission, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
 from carcls.schedule import PER_NETWORK, REPORT, Budget, TimeLeft
@@ -111,8 +111,13 @@ def _going_on(cfg: Config) -> float:
     """The time of going on with pseudo-labels and of refitting, as a share of that of training one network."""
     whole = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages)
     last = cfg.stages[-1]
-    epochs = cfg.pseudo_epochs * cfg.pseudo + cfg.refits / (1 - cfg.val_fraction)
+    epochs = cfg.pseudo_epochs * cfg.pseudo + _refit_epochs(cfg)
     return len(cfg.members) * epochs * last.height * last.width / whole
+
+
+def _refit_epochs(cfg: Config) -> float:
+    """As epochs of the train photos alone."""
+    return cfg.refits / (1 - cfg.val_fraction)
 
 
 def with_views(cfg: Config, views: int) -> Config:
@@ -244,10 +249,10 @@ def load(cfg: Config, number: int, out: Path) -> Member:
         about = json.loads((folder / NOTE).read_text())
         inside = list(map(str, about["votes"]))
         seconds = {key: float(value) for key, value in about["seconds"].items()}
-        refit = about.get("refit", False)  # not in what an older version has left
+        refit = bool(about.get("refit"))  # not in what an older version has left
         tta, stage = (int(about["tta_views"]), int(about["tta_cap"])), Stage(**about["stage"])
         kept = dict.fromkeys([*(_folders(cfg) if cfg.folds == 1 else []), *inside])
-        histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in kept}
+        histories = {sub: pd.read_csv(folder / sub / "history.csv") for sub in [*kept, *[REFIT] * refit]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise inputs.InputError(f"{folder}: not what a member of a finished run leaves ({error})") from None
     val = [votes.load(folder / sub / "votes_validation.npz") for sub in inside]
@@ -268,7 +273,7 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
     """
     before = load(cfg, number, place.out)
     frame = pd.concat([pseudo.extend(table.train, table.test, chosen), table.val, table.test], ignore_index=True)
-    later = members * cfg.refits / cfg.pseudo_epochs
+    later = members * _refit_epochs(cfg) / cfg.pseudo_epochs
     try:
         mine, trained = _train_on(cfg, number, rt, replace(table, frame=frame), place, events, before, "pseudo", cfg.pseudo_epochs,
                                   cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
@@ -290,11 +295,9 @@ def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
           chosen: pseudo.Chosen | None = None, budget: Budget | None = None, members: int = 1) -> tuple[bool, str]:  # fmt: skip
     """Continue a member's network on train and validation photos; its new votes on test photos replace the old ones.
 
-    The votes on validation photos stay those of the network that has not seen them. Pseudo-labels are used again where this
-    member's were kept. scikit-learn's searches refit anew, which takes the whole training again. Returns whether the new votes count, and why: nothing is left to measure the network on, but two that
-    are wrong on shares a and b of the photos differ on a + b of them at most. One that differs from the old one on more than
-    twice the most that the old one's error may be (95 % interval on validation) is therefore worse, and is not kept.
-    members: how many in all share the budget.
+    Votes on validation photos stay those of the network that has not seen them. Pseudo-labels are used again where this member's
+    were kept. scikit-learn's searches refit anew, which takes the whole training again. Returns whether the new votes count, and
+    why (``judge``). members: how many in all share the budget.
     """
     before = load(cfg, number, place.out)
     labelled = pd.concat([table.train, table.val.assign(fold=photos.TRAIN)], ignore_index=True)
@@ -309,27 +312,36 @@ def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
     if trained is None:
         return False, "skipped: no time to train on all photos"
     took = cast_votes(mine, rt, trained, more, place, before.folder / REFIT)
-    was, now = before.test[0], votes.load(before.folder / REFIT / "votes_test.npz")
-    kept, reason = judge(as_test(cfg, before.val), was, now, cfg.tta_combine)
+    val, how = as_test(cfg, before.val), cfg.tta_combine
+    gate = votes.gate(cfg.tta, val, how)
+    after = votes.load(before.folder / REFIT / "votes_test.npz")
+    right = int((val.used(gate, how).argmax(1) == val.labels).sum())
+    kept, reason = judge(right, len(val.labels), before.test[0].used(gate, how), after.used(gate, how))
     if kept:
         seconds = {**before.seconds, **took, "training": before.seconds["training"] + trained.seconds}
         _note(before.folder, seconds, before.counts, mine, before.stage.model_dump(), refit=True)
     return kept, reason
 
 
-def judge(val: Votes, before: Votes, after: Votes, how: str) -> tuple[bool, str]:
-    """Whether votes on test photos may replace others, of which validation votes are known, and why; see ``refit``."""
-    was, now, seen = before.combined(how).argmax(1), after.combined(how), val.combined(how).argmax(1)
-    low, _ = votes.wilson(int((seen == val.labels).sum()), len(seen))
-    changed, most = int((was != now.argmax(1)).sum()), 2 * (1 - low) * len(was)
+def judge(right: int, measured: int, before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
+    """Whether probabilities (photos, classes) of test photos may replace others, of a network with so many right of those measured.
+
+    No photo is left to measure the new network on. But two that are wrong on shares a and b of the photos differ on a + b of them
+    at most: if it differs on more than twice the most that the old one's error may be (95 % interval), it is worse. Neither may
+    it put nearly all photos into one class where the old one did not.
+    """
+    low, _ = votes.wilson(right, measured)
+    most = int(2 * (1 - low) * len(before))
+    was, now = before.argmax(1), after.argmax(1)
+    changed = int((was != now).sum())
     what = f"{changed:,} of {len(was):,} test photos change their class"
-    if not np.isfinite(now).all():
+    if not np.isfinite(after).all():
         return False, "not kept: some probabilities are not finite"
     if changed > most:
-        return (
-            False,
-            f"not kept: {what}, more than the {most:,.0f} that two networks as good as on validation can differ on",
-        )
+        return False, f"not kept: {what}; with an error like the one measured {most:,} could"
+    one_class = [np.bincount(each).max() > submission.NEARLY_ALL * len(each) for each in (was, now)]
+    if one_class == [False, True]:
+        return False, f"not kept: {what}, nearly all of them to one"
     return True, f"kept: {what}"
 
 
@@ -352,7 +364,8 @@ def _train_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place:
     mine = mine.replace(**changes)
     folder, start = before.folder / inside, before.folder / before.counts[-1] / train.FILES[0]
     folder.mkdir(parents=True, exist_ok=True)
-    trained = train.done(mine, table, folder, start) or train.fit(
+    gc.collect()  # the network before
+    trained = train.done(mine, table, folder, start, limited=time_left is not None) or train.fit(
         mine, rt, table, place, folder, events, start=start, fewer_views=False, time_left=time_left
     )
     return mine, trained

@@ -252,7 +252,7 @@ def _scale(model: keras.Model) -> list[Any]:
 
 
 class EqualReplicas(keras.callbacks.Callback):
-    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each validation.
+    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each epoch is validated and kept.
 
     In Keras 3.13 each replica moves its own, from its share of the batches. Validation would then use several networks,
     and a file would hold the first one's. Moving averages are linear: their mean is the moving average of the means, so
@@ -262,6 +262,10 @@ class EqualReplicas(keras.callbacks.Callback):
     def __init__(self, strategy: Any):
         super().__init__()
         self.strategy = strategy
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if "val_accuracy" not in (logs or {}):  # else done before validation
+            self.on_test_begin()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         for layer in batch_norms(self.model):

@@ -18,6 +18,8 @@ from carcls.members import Member, as_test
 
 def verdicts(history: pd.DataFrame) -> list[str]:
     """What the curves say of the run: trained too little (S39), too long (S40), or neither."""
+    if history["val_loss"].isna().all():  # of a refit
+        return []
     last = history[history["stage"] == history["stage"].max()]
     loss, accuracy = last["val_loss"].to_numpy(), last["val_accuracy"].to_numpy()
     if len(loss) < 3:
@@ -47,9 +49,9 @@ measured on {{ r.validation_photos }} photos that were not trained on but chose 
 that was fitted on them is judged out of fold, its choice included.</p>
 {% if r.pseudo %}<h2>Pseudo-labels</h2><p>{{ r.pseudo.chosen }}</p>{% for line in r.pseudo.reasons %}<p>{{ line }}</p>{% endfor %}
 {% endif %}
-{% if r.refit %}<h2>Refit</h2><p>After all that this page shows was measured, the networks went on training with the validation
-photos too, {{ r.refit.photos }} in all; no photo is left to measure on what that did.</p>{% for line in r.refit.reasons %}<p>Member
-{{ loop.index }}: {{ line }}</p>{% endfor %}{% endif %}
+{% if r.refit %}<h2>Refit</h2>{% if r.refit.kept|select|list %}<p>After all that this page shows of validation was measured, networks
+went on training with the validation photos too, {{ r.refit.photos }} in all. No labelled photo is left to measure them on.</p>
+{% endif %}{% for line in r.refit.reasons %}<p>Member {{ loop.index }}: {{ line }}</p>{% endfor %}{% endif %}
 {% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
 <p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
 {% for p in top %}{{ picture(p) }}{% endfor %}

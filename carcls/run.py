@@ -99,7 +99,7 @@ def run(cfg: Config) -> Path:
                 result, pictures = _conclude(cfg, table, place, made, decision, submit, start, later)
             if cfg.refits:
                 _say("refit")
-                later["refit"] = _refit(cfg, rt, table, place, events, len(made), chosen, budget)
+                later["refit"] = _refit(cfg, rt, table, place, events, decision, chosen, budget)
                 if any(later["refit"]["kept"]):
                     made = [members.load(cfg, number, place.out) for number in range(len(made))]
                     decision = decide.decide(cfg, made, groups)
@@ -188,10 +188,11 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     pseudo_labels, refit = later.get("pseudo", {}), later.get("refit", {})
     made_by = decision.made_by + (", after pseudo-labels" if any(pseudo_labels.get("kept", [])) else "")
     if any(refit.get("kept", [])):
-        some = "" if all(refit["kept"]) else f"{sum(refit['kept'])} of {len(refit['kept'])} "
-        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos"
-    submit(decision.ids, decision.test_probs, made_by, decision.accuracy)
-    result = summary(cfg, table, made, decision) | {"made_by": made_by, "pseudo": pseudo_labels, "refit": refit}
+        some = f"{sum(refit['kept'])} of {len(made)} " if len(made) > 1 else ""
+        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos (measured before)"
+    step = 2 if any(refit.get("kept", [])) else int(any(pseudo_labels.get("kept", [])))
+    submit(decision.ids, decision.test_probs, made_by, decision.accuracy, step)
+    result = summary(cfg, table, made, decision) | {"made_by": submit.made_by, "pseudo": pseudo_labels, "refit": refit}
     result["seconds"] = round(time.monotonic() - start)
     if place.answers:
         result["true_accuracy"] = submission.accuracy(submit.path, place.answers)
@@ -221,16 +222,20 @@ def _pseudo_labels(cfg: Config, rt: runtime.Runtime, table: photos.Table, place:
                     "kept": [k.kept for k in kept], "reasons": [k.reason for k in kept]}  # fmt: skip
 
 
-def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any, made: int,
+def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.Place, events: Any, decision: Any,
            chosen: pseudo.Chosen | None, budget: schedule.Budget | None) -> dict[str, Any]:  # fmt: skip
-    """Go on training with the validation photos too; says what became of it. made: how many members there are."""
+    """Go on training with the validation photos too the members that the blend uses; says what became of it."""
     from carcls import members
 
     count = len(table.train) + len(table.val)
     print(f"{cfg.refits} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays")
     kept, reasons = [], []
+    weights, made = decision.choice.blend.weights, len(decision.gates)
     for number in range(made):
-        counts, reason = members.refit(cfg, number, rt, table, place, events, chosen, budget, made)
+        if weights is not None and not weights[number]:
+            counts, reason = False, "not refitted: the blend does not use it"
+        else:
+            counts, reason = members.refit(cfg, number, rt, table, place, events, chosen, budget, made)
         print(f"member {number + 1}: {reason}")
         kept.append(counts)
         reasons.append(reason)
@@ -243,11 +248,18 @@ class _Submit:
     def __init__(self, path: Path, table: photos.Table, identity: str):
         self.path, self.table, self.identity = path, table, identity
         self.warnings: list[str] = []
+        self.made_by = ""  # what is there
         self.wrote = False  # in this session
 
-    def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
-        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity)
-        self.wrote = True
+    def __call__(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float, step: int = 0) -> None:
+        """``step``: 1 after pseudo-labels, 2 refitted. What an earlier session has submitted of a later step stays."""
+        there = self._earlier()
+        if there and there["step"] > step:
+            self.made_by, self.warnings = there["made_by"], there["warnings"]
+            print(f"submission {self.path.name}: still {self.made_by}; validation {there['validation_accuracy']:.4f}")
+            return
+        self.warnings = submission.write(self.path, self.table, ids, probs, made_by, accuracy, self.identity, step)
+        self.wrote, self.made_by = True, made_by
         print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
 
     def early(self, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float) -> None:
@@ -255,8 +267,8 @@ class _Submit:
 
         A session that goes on does not replace what an earlier one has submitted and found better on validation.
         """
-        there = None if self.wrote else submission.written(self.path)
-        if there and there["run"] == self.identity and there["validation_accuracy"] > accuracy:
+        there = self._earlier()
+        if there and there["validation_accuracy"] > accuracy:
             print(f"submission {self.path.name}: still {there['made_by']}; validation {there['validation_accuracy']:.4f}, not "
                   f"{accuracy:.4f} by {made_by}")  # fmt: skip
             return
@@ -264,6 +276,11 @@ class _Submit:
             self(ids, probs, made_by, accuracy)
         except (inputs.InputError, OSError) as error:
             print(f"warning: no submission yet from {made_by}: {error}")
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """What an earlier session of this run has submitted, if that is there still."""
+        there = None if self.wrote else submission.written(self.path)
+        return there if there and there["run"] == self.identity else None
 
 
 def check(cfg: Config) -> None:
@@ -308,7 +325,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"made by    {result['made_by']}",
         *(
-            ["refit      came after that: no photo is left to measure it on"]
+            ["refit      came after that: no labelled photo is left to measure it on"]
             if any(result.get("refit", {}).get("kept", []))
             else []
         ),

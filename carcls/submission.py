@@ -18,13 +18,13 @@ NEARLY_ALL = 0.9  # share of one class that no car competition has, unless train
 
 
 def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, made_by: str, accuracy: float,
-          run: str = "") -> list[str]:  # fmt: skip
+          run: str = "", step: int = 0) -> list[str]:  # fmt: skip
     """Write one row for each id of the sample submission; returns warnings to show.
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
     submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
     left there is first copied to submission.earlier1.csv, or the next number that is free; ``run`` says which run this
-    is, in all its sessions. Raises
+    is, in all its sessions, ``step`` how far it has come. Raises
     inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
@@ -50,7 +50,7 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     })  # fmt: skip
     content = frame.to_csv(index=False, lineterminator="\n")
     found = warnings(table, labels)
-    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run,
+    about = {"made_by": made_by, "validation_accuracy": accuracy, "rows": len(frame), "warnings": found, "run": run, "step": step,
              "sha256": hashlib.sha256(content.encode()).hexdigest()}  # fmt: skip
     there = written(path)
     if path.exists() and (there is None or there["run"] != run):
@@ -72,7 +72,7 @@ def written(path: Path) -> dict[str, Any] | None:
     try:
         about = json.loads(path.with_suffix(".json").read_text())
         known = hashlib.sha256(path.read_bytes()).hexdigest() in (about["sha256"], about["before"])
-        return about if known and {"run", "made_by", "validation_accuracy"} <= set(about) else None
+        return about if known and {"run", "step", "made_by", "validation_accuracy", "warnings"} <= set(about) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -100,11 +100,11 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     """Train through cfg.stages; writes history.csv, best.weights.h5 and last.weights.h5 to the folder.
 
     Goes on from the state in the folder if it is of the same training (cfg.resume). The learning rate follows one
-    schedule over the whole run. Where the table has no validation photos, the last epoch counts as the best. Another training that the folder has, finished or not, counts until this one has its first
-    epoch: it may diverge before, or be stopped. ``ready`` is called after the very first epoch and with the best weights
-    of each stage but the last. ``start`` is a file of weights to go on from. ``time_left``: training is shortened so that
-    it ends with its predictions in that time, and gives up views for it if ``fewer_views``; None is returned if there is no
-    time to train at all.
+    schedule over the whole run. Where the table has no validation photos, the last epoch is the best. Another training
+    that the folder has, finished or not, counts until this one has its first epoch: it may diverge before, or be stopped.
+    ``ready`` is called after the very first epoch and with the best weights of each stage but the last. ``start`` is a
+    file of weights to go on from. ``time_left``: training is shortened so that it ends with its predictions in that time,
+    and gives up views for it if ``fewer_views``; None is returned if there is no time to train at all.
 
     If memory runs out, the batch is halved and training goes on from the last epoch with the same learning rate per
     photo. Raises callbacks.TrainingDiverged when the loss is no number.
@@ -344,7 +344,8 @@ class _Training:
     def _fit(self, number: int, cache: pipeline.PhotoCache, note: dict[str, Any] | None) -> dict[str, Any]:
         """Train until the stage ends or its plan changes; returns the note of the last epoch."""
         epoch, epochs = note["epoch"] if note else 0, self.plan.epochs[number]
-        train, val = self._batches(number, cache, range(epoch, epochs), self.plan)
+        train = self._batches(number, cache, range(epoch, epochs), self.plan)
+        val = self._looks(number, cache, self.val_rows) if len(self.val_rows) else None
         course, rate = self._course(number, epoch, note)
         watchers = self._watchers(number, epoch, note, course, rate)
         validate = {"validation_data": val.dataset, "validation_steps": val.steps} if val else {}
@@ -366,21 +367,22 @@ class _Training:
         """Steps of a whole epoch."""
         return max(1, len(self.train_rows) // self.batch)
 
-    def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan
-                 ) -> tuple[pipeline.Batches, pipeline.Batches | None]:  # fmt: skip
-        """To train these epochs of a stage, and to validate, if there are photos for it."""
+    def _batches(self, number: int, cache: pipeline.PhotoCache, epochs: range, plan: schedule.Plan) -> pipeline.Batches:
+        """To train these epochs of a stage."""
         cfg, shape = self.cfg, self.cfg.stages[number]
-        size, first = (shape.height, shape.width), sum(plan.epochs[:number])
+        rows, first = self.train_rows, sum(plan.epochs[:number])
 
         def strength(epoch: int) -> float:
             return plan.strength_at(cfg, first + epoch)
 
-        train, val = self.train_rows, self.val_rows
-        return (
-            pipeline.make_batches(cfg, cache, train, self.labels[train], size, self.classes, stage=number, train=strength,
-                                  epochs=epochs, steps=plan.steps, rt=self.rt),
-            pipeline.make_batches(cfg, cache, val, self.labels[val], size, self.classes, rt=self.rt) if len(val) else None,
-        )  # fmt: skip
+        return pipeline.make_batches(cfg, cache, rows, self.labels[rows], (shape.height, shape.width), self.classes, stage=number,
+                                     train=strength, epochs=epochs, steps=plan.steps, rt=self.rt)  # fmt: skip
+
+    def _looks(self, number: int, cache: pipeline.PhotoCache, rows: np.ndarray, view: int = 0) -> pipeline.Batches:
+        """To predict these photos once, in that view."""
+        shape = self.cfg.stages[number]
+        return pipeline.make_batches(self.cfg, cache, rows, self.labels[rows], (shape.height, shape.width), self.classes,
+                                     views=range(view, view + 1), rt=self.rt)  # fmt: skip
 
     def _course(self, number: int, epoch: int, note: dict[str, Any] | None) -> tuple[schedule.Course, callbacks.Rate]:
         """What the optimiser follows from that epoch on, and the learning rate by steps of the stage."""
@@ -475,12 +477,10 @@ class _Training:
             cache = pipeline.PhotoCache(
                 self.frame, shape.height, shape.width, cfg.fit, cfg.cache_share, self.place.scratch
             )
-            train, _ = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
+            train = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
             # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
-            size, labels = (shape.height, shape.width), self.labels[rows]
-            look_at = partial(pipeline.make_batches, cfg, cache, rows, labels, size, self.classes, rt=rt)
-            val = look_at()
-            look = val if self.plan.views <= 2 else look_at(views=range(2, 3))
+            val = self._looks(number, cache, rows)
+            look = val if self.plan.views <= 2 else self._looks(number, cache, rows, 2)
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])

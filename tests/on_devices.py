@@ -179,6 +179,37 @@ def hosts(data: str, out: str) -> None:
     print("process", rt.process, "of", rt.processes, "sees", len(rt.devices), "devices")
 
 
+def without_validation(done: SimpleNamespace, two: runtime.Runtime) -> None:
+    """Replicas have the same BN statistics where there is no validation to make them so, as in a refit."""
+    from carcls import callbacks, model, train
+
+    kept, seen = callbacks.Checkpoint.on_epoch_end, []
+
+    def equal(self: Any, epoch: int, logs: Any = None) -> None:
+        for layer in model.batch_norms(self.model):
+            seen.append([np.asarray(copy) for copy in two.strategy.experimental_local_results(layer.moving_mean.value)])
+        kept(self, epoch, logs)
+
+    frame = done.table.frame
+    frame = frame.assign(fold=frame["fold"].replace(photos.VALIDATION, photos.TRAIN))
+    folder = done.place.out / "refit"
+    folder.mkdir()
+    callbacks.Checkpoint.on_epoch_end = equal  # type: ignore[method-assign]  # put back below
+    try:
+        train.fit(
+            done.cfg,
+            two,
+            replace(done.table, frame=frame),
+            done.place,
+            folder,
+            callbacks.Events(folder / "events.jsonl"),
+        )
+    finally:
+        callbacks.Checkpoint.on_epoch_end = kept  # type: ignore[method-assign]  # as it was
+    assert len(seen) == 2 * 2  # layers, epochs
+    assert all((first == second).all() for first, second in seen)
+
+
 def mirrored(data: str, out: str) -> None:
     """TensorFlow on two logical CPUs: train, then the same weights on one."""
     import tensorflow as tf
@@ -194,6 +225,7 @@ def mirrored(data: str, out: str) -> None:
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     two = replace(rt, devices=("cpu", "cpu"), strategy=strategy)
     done = train(cfg, two, "two")
+    without_validation(done, two)
     rebased(done)
     alone, _ = model.build(done.cfg, rt, 3)
     alone.load_weights(done.place.out / "two" / "best.weights.h5")

@@ -82,7 +82,7 @@ PLAIN: dict = {}
 # Averaged weights, a plateau that lowers the rate, stages that open, mixing, early stopping: everything that has a memory.
 EVERYTHING = {
     "ema": 0.9, "cutmix": 1.0, "schedule": "plateau", "unfreeze": "staged", "optimizer": "sgd", "patience": 2, "min_epochs": 1,
-    "augment": "medium", "stages": "32x48x3,48x64x3",
+    "augment": "medium", "stages": "32x48x3,48x64x3", "refit_epochs": 2,
 }  # fmt: skip
 
 

@@ -7,13 +7,14 @@ import shutil
 import signal
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import small
 from conftest import easy_competition, write_photo
 
-from carcls import config, inputs, members, model, pseudo, steps, train, votes
+from carcls import config, inputs, members, model, pseudo, schedule, steps, train, votes
 from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
 from carcls.run import _stoppable, run
@@ -209,9 +210,21 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
 
     monkeypatch.setattr(pseudo, "keep", judge)
     weights = str(small.saved(tmp_path / "tiny.weights.h5"))
-    members = "seed=1+seed=2"
-    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members=members, val_fraction=0.4, weights=weights))
+    two = "seed=1+seed=2"
+    shares, share = [], schedule.Budget.share
+
+    def shared(self, networks):
+        shares.append(networks)
+        return share(self, networks)
+
+    monkeypatch.setattr(schedule.Budget, "share", shared)
+    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members=two, val_fraction=0.4, weights=weights,
+                    refit_epochs=1, blend="average", budget_minutes=60.0))  # fmt: skip
     out = tmp_path / "out"
+    # Of 4 epochs of training, 2 with pseudo-labels, and 2 of refit with 36 photos instead of 21.
+    each = 1 / 0.6
+    trained, pseudo_labels = [2 + 1 + each, 1 + 1 + each], [2 + 2 * each, 1 + 2 * each]
+    assert shares == pytest.approx([*trained, *pseudo_labels, 2, 1])
     assert capsys.readouterr().out.count("batch norm 2 layers") == 2  # what goes on has learned from these photos
     assert len(pd.read_csv(out / "pseudo.csv")) == 3
     assert (seen[0][0].probs != seen[0][1].probs).any()  # it has trained
@@ -220,7 +233,14 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
         assert json.loads((out / f"member{number}" / "member.json").read_text())["votes"] == inside
     result = json.loads((out / "result.json").read_text())
     assert result["pseudo"]["kept"] == [False, True]
-    assert result["made_by"].endswith("after pseudo-labels")
+    assert result["made_by"].endswith(
+        "after pseudo-labels, then 2 of 2 refitted on all 36 labelled photos (measured before)"
+    )
+    facts = [json.loads((out / f"member{n}" / "refit" / "steps.json").read_text())["training"]["facts"] for n in (1, 2)]
+    assert facts[0]["the photos"] != facts[1]["the photos"]  # with pseudo-labels again where they were kept
+    for n, inside in enumerate(("", "pseudo")):
+        start = out / f"member{n + 1}" / inside / "best.weights.h5"
+        assert facts[n]["the starting weights"] == steps.digest_of(start)
     assert json.loads((out / "submission.json").read_text())["made_by"] == result["made_by"]
     assert "judged" in (out / "report.html").read_text()
     assert cli.main(["votes", str(out)]) == 0
@@ -236,82 +256,100 @@ def test_refused_pseudo_labels_change_nothing(cfg, tmp_path, capsys):
     assert len(pd.read_csv(tmp_path / "out" / "pseudo.csv")) == 0
 
 
+def weights_in(path) -> dict:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()].tobytes()} if hasattr(item, "shape") else {}))
+    return found
+
+
 def test_refit_trains_on_the_validation_photos_too_after_they_have_measured(cfg, tmp_path, monkeypatch, capsys):
-    plain = cfg.replace(
-        stages="32x48x2", members="seed=1+seed=2/schedule=plateau/patience=1/min_epochs=0", val_fraction=0.4
-    )
-    before = pd.read_csv(run(plain), index_col=0)
+    plain = cfg.replace(stages="32x48x2", val_fraction=0.4, blend="average",
+                        members="seed=1+seed=2/schedule=plateau/patience=1/min_epochs=0")  # fmt: skip
+    before = run(plain).read_bytes()
     out = tmp_path / "out"
     measured = json.loads((out / "result.json").read_text())
-    votes_before = [votes.load(out / f"member{n}" / "votes_test.npz").probs for n in (1, 2)]
-    real, seen = members.judge, []
+    loaded = [members.load(plain, n, out) for n in (0, 1)]
+    real, judged, reasons = members.judge, [], []
 
-    def judge(*rest):
-        kept, reason = real(*rest)
-        seen.append(reason)
-        return (kept, reason) if len(seen) % 2 else (False, "not kept: judged")
+    def judge(*seen):
+        judged.append(seen)
+        kept, reason = real(*seen)
+        reasons.append(reason)
+        return (kept, reason) if len(judged) % 2 else (False, "not kept: judged")
 
     monkeypatch.setattr(members, "judge", judge)
-    refit = plain.replace(refit_epochs=2, refit_lr=1)
+    refit = plain.replace(refit_epochs=3, refit_lr=1)
     capsys.readouterr()
     target = run(refit)
     said = capsys.readouterr().out
     assert said.count("done before") == 2  # what is there is gone on from
-    assert "epoch 2/2" in said
+    assert "epoch 3/3" in said
     assert "val acc" not in said  # of photos that the network has seen
-    record = json.loads((out / "member1" / "refit" / "steps.json").read_text())["training"]
+    assert "no labelled photo is left to measure" in said
     photos = pd.read_csv(out / "photos.csv")
     labelled = photos[photos["fold"] >= 0].sort_values("fold", ascending=False, kind="stable")
-    nothing = [[]] * 3
-    assert record["facts"]["the photos"] == steps.rows(
-        *(labelled[name] for name in ("id", "label", "digest")), *nothing
-    )
-    history = pd.read_csv(out / "member1" / "refit" / "history.csv")
-    assert history["val_accuracy"].isna().all()
-    # Its last epoch counts.
-    weights = [(out / "member1" / "refit" / name).read_bytes() for name in ("best.weights.h5", "last.weights.h5")]
-    assert len(weights[0]) == len(weights[1])
-    after = [votes.load(out / f"member{n}" / "refit" / "votes_test.npz").probs for n in (1, 2)]
-    assert all((old != new).any() for old, new in zip(votes_before, after, strict=True))
-    loaded = [members.load(refit, n, out) for n in (0, 1)]
-    np.testing.assert_array_equal(loaded[0].test[0].probs, after[0])
-    np.testing.assert_array_equal(loaded[1].test[0].probs, votes_before[1])
+    learned = steps.rows(*(labelled[name] for name in ("id", "label", "digest")), *[[]] * 3)
+    for n in (1, 2):
+        inside = out / f"member{n}" / "refit"
+        assert json.loads((inside / "steps.json").read_text())["training"]["facts"]["the photos"] == learned
+        history = pd.read_csv(inside / "history.csv")
+        assert history["val_accuracy"].isna().tolist() == [True] * 3  # whatever patience says
+        assert weights_in(inside / "best.weights.h5") == weights_in(inside / "last.weights.h5")  # its last epoch counts
+    after = [votes.load(out / f"member{n}" / "refit" / "votes_test.npz") for n in (1, 2)]
+    now = [members.load(refit, n, out) for n in (0, 1)]
+    for n, expected in enumerate((after[0], loaded[1].test[0])):
+        np.testing.assert_array_equal(now[n].test[0].probs, expected.probs)
+        np.testing.assert_array_equal(now[n].val.probs, loaded[n].val.probs)
+        # What is submitted is judged: with a closed gate the photo alone.
+        used = [v.probs.mean(0) if measured["gates"][n]["open"] else v.probs[0] for v in (loaded[n].test[0], after[n])]
+        for found, probs in zip(judged[n][2:], used, strict=True):
+            np.testing.assert_allclose(found, probs, rtol=1e-6)
+        assert (used[0] != used[1]).any()
+    assert set(now[0].histories) == {"", "refit"}
     result = json.loads((out / "result.json").read_text())
-    assert result["refit"] == {"photos": 36, "kept": [True, False], "reasons": [seen[0], "not kept: judged"]}
+    assert result["refit"] == {"photos": 36, "kept": [True, False], "reasons": [reasons[0], "not kept: judged"]}
     assert result["validation_accuracy"] == measured["validation_accuracy"]
-    assert result["made_by"] == f"{measured['made_by']}, then 1 of 2 refitted on all 36 labelled photos"
-    assert "no photo is left to measure" in said
-    assert seen[0] in (out / "report.html").read_text()
+    refitted = f"{measured['made_by']}, then 1 of 2 refitted on all 36 labelled photos (measured before)"
+    assert result["made_by"] == refitted
+    assert reasons[0] in (out / "report.html").read_text()
     assert cli.main(["votes", str(out)]) == 0
+
     again = target.read_bytes()
     assert run(refit).read_bytes() == again
-    assert "epoch " not in capsys.readouterr().out.replace("first epoch", "").replace("best epoch", "")
-    # Off again: what was submitted without it.
-    pd.testing.assert_frame_equal(pd.read_csv(run(plain), index_col=0), before)
+    assert "images/s" not in capsys.readouterr().out
+    monkeypatch.setattr(members, "refit", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # stopped on the way there: what was submitted stays
+        run(refit)
+    assert target.read_bytes() == again
+    assert json.loads((out / "submission.json").read_text())["made_by"] == refitted
+    assert run(plain).read_bytes() == before
+
+
+def test_a_member_that_the_blend_does_not_use_is_not_refitted(cfg, tmp_path):
+    run(cfg.replace(stages="32x48x1", val_fraction=0.4, members="seed=1+seed=2", blend="0/1", refit_epochs=1))
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["refit"]["reasons"][0] == "not refitted: the blend does not use it"
+    assert result["refit"]["kept"] == [False, True]
+    assert [(tmp_path / "out" / f"member{n}" / "refit").exists() for n in (1, 2)] == [False, True]
 
 
 def test_a_refit_that_differs_more_than_its_error_allows_is_not_kept():
-    def said(right: list[int], labels: list[int] | int = -1) -> votes.Votes:
-        probs = np.eye(3, dtype=np.float32)[np.array(right)][None]
-        return votes.full(
-            [str(n) for n in range(len(right))], probs, np.broadcast_to(labels, len(right)).astype(np.int64)
-        )
+    def said(*counts: int) -> np.ndarray:
+        return np.repeat(np.eye(3, dtype=np.float32), counts, 0)
 
-    val = said([0] * 100, [0] * 90 + [1] * 10)  # right on 90 of 100, so wrong on 0.174 at most: 17.4 of 50 may change
-    before = said([0] * 50)
-    assert members.judge(val, before, said([0] * 33 + [1] * 17), "mean") == (
-        True,
-        "kept: 17 of 50 test photos change their class",
-    )
-    kept, why = members.judge(val, before, said([0] * 32 + [1] * 18), "mean")
-    assert not kept
-    assert (
-        why
-        == "not kept: 18 of 50 test photos change their class, more than the 17 that two networks as good as on validation can differ on"
-    )
-    broken = said([0] * 50)
-    broken.probs[0, 3] = np.nan
-    assert members.judge(val, before, broken, "mean") == (False, "not kept: some probabilities are not finite")
+    # Right on 90 of 100, so wrong on 0.174 at most: 17.4 of 50 may change.
+    changed = "{} of 50 test photos change their class"
+    assert members.judge(90, 100, said(50, 0, 0), said(33, 17, 0)) == (True, f"kept: {changed.format(17)}")
+    kept, why = members.judge(90, 100, said(50, 0, 0), said(32, 18, 0))
+    assert (kept, why) == (False, f"not kept: {changed.format(18)}; with an error like the one measured 17 could")
+    # A network that is wrong on half of them may differ on all, but not say one class of all.
+    assert members.judge(50, 100, said(20, 20, 10), said(4, 46, 0)[::-1]) == (
+        False, f"not kept: {changed.format(30)}, nearly all of them to one")  # fmt: skip
+    assert members.judge(50, 100, said(48, 2, 0), said(50, 0, 0))[0]  # as before
+    broken = said(50, 0, 0)
+    broken[3, 1] = np.nan
+    assert members.judge(90, 100, said(50, 0, 0), broken) == (False, "not kept: some probabilities are not finite")
 
 
 def test_a_refit_that_diverges_changes_nothing(cfg, tmp_path, monkeypatch):
