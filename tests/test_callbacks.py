@@ -256,7 +256,7 @@ def test_one_line_one_event_and_one_row_an_epoch(tmp_path: Path, monkeypatch: py
     assert {event["kind"] for event in sent} == {"epoch"}
 
 
-def test_time_left_and_speed_count_pixels_not_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_left_and_speed_count_pixels_not_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     now = [0.0]
     monkeypatch.setattr(cb.time, "monotonic", lambda: now[0])
     rows: list[dict] = []
@@ -266,13 +266,17 @@ def test_time_left_and_speed_count_pixels_not_epochs(tmp_path: Path, monkeypatch
         now[0] += seconds
         callback.on_train_batch_end(step, {"loss": 1.0})
     now[0] += 2  # validation
-    callback.on_epoch_end(0, {})
+    callback.on_epoch_end(0, {"val_loss": math.nan, "val_accuracy": math.nan})
     assert rows[0]["images_per_s"] == 8
     assert rows[0]["seconds"] == 15
     # an epoch takes 4 + 2 s without tracing; 3 more here, 2 later of twice the pixels, which trace once more
     assert rows[0]["left_s"] == 3 * 6 + 2 * 12 + 9
     assert rows[0]["best"]
     assert math.isnan(rows[0]["val_loss"])
+    assert "val acc nan*" in capsys.readouterr().out
+    callback.on_epoch_end(1, {"loss": 1.0})  # no validation photos
+    assert not rows[1]["best"]
+    assert "val acc" not in capsys.readouterr().out
 
 
 def test_bar_on_a_terminal_is_rare_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
