@@ -5696,7 +5696,7 @@ that was fitted on them is judged out of fold, its choice included.</p>
 {% if r.pseudo %}<h2>Pseudo-labels</h2><p>{{ r.pseudo.chosen }}</p>{% for line in r.pseudo.reasons %}<p>{{ line }}</p>{% endfor %}
 {% endif %}
 {% if r.refit %}<h2>Refit</h2>{% if r.refit.kept|select|list %}<p>After all that this page shows of validation was measured, networks
-went on training with the validation photos too, {{ r.refit.photos }} in all. No labelled photo is left to measure them on.</p>
+went on training with the validation photos too, {{ "{:,}".format(r.refit.photos) }} in all. No labelled photo is left to measure them on.</p>
 {% endif %}{% for line in r.refit.reasons %}<p>Member {{ loop.index }}: {{ line }}</p>{% endfor %}{% endif %}
 {% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
 <p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}
@@ -6017,7 +6017,8 @@ def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.
     from carcls import members
 
     count = len(table.train) + len(table.val)
-    print(f"{cfg.refits} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays")
+    epochs = f"{cfg.refits} epoch{'s' * (cfg.refits > 1)}"
+    print(f"{epochs} on all {count:,} labelled photos, validation ones too; what they measured before stays")
     kept, reasons = [], []
     weights, made = decision.choice.blend.weights, len(decision.gates)
     for number in range(made):

@@ -50,7 +50,7 @@ that was fitted on them is judged out of fold, its choice included.</p>
 {% if r.pseudo %}<h2>Pseudo-labels</h2><p>{{ r.pseudo.chosen }}</p>{% for line in r.pseudo.reasons %}<p>{{ line }}</p>{% endfor %}
 {% endif %}
 {% if r.refit %}<h2>Refit</h2>{% if r.refit.kept|select|list %}<p>After all that this page shows of validation was measured, networks
-went on training with the validation photos too, {{ r.refit.photos }} in all. No labelled photo is left to measure them on.</p>
+went on training with the validation photos too, {{ "{:,}".format(r.refit.photos) }} in all. No labelled photo is left to measure them on.</p>
 {% endif %}{% for line in r.refit.reasons %}<p>Member {{ loop.index }}: {{ line }}</p>{% endfor %}{% endif %}
 {% if blends %}<h2>Members and blend</h2><div class="wide">{{ alone }}</div>
 <p>Blends, each judged on photos that it was not fitted on:</p><div class="wide">{{ blends }}</div><p>{{ reason }}</p>{% endif %}

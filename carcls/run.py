@@ -228,7 +228,8 @@ def _refit(cfg: Config, rt: runtime.Runtime, table: photos.Table, place: inputs.
     from carcls import members
 
     count = len(table.train) + len(table.val)
-    print(f"{cfg.refits} epochs on all {count:,} labelled photos, validation ones too; what they measured before stays")
+    epochs = f"{cfg.refits} epoch{'s' * (cfg.refits > 1)}"
+    print(f"{epochs} on all {count:,} labelled photos, validation ones too; what they measured before stays")
     kept, reasons = [], []
     weights, made = decision.choice.blend.weights, len(decision.gates)
     for number in range(made):
