@@ -2688,7 +2688,8 @@ def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
         axes[2].set_yscale("log")
         for axis in axes:
             axis.set_xlabel("epoch")
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.set_xlim(0.5, len(history) + 0.5)
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             for start in starts:
                 axis.axvline(start - 0.5, color="0.8", zorder=0)
     return path
