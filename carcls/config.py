@@ -320,7 +320,8 @@ class Config(_Frozen):
 # refit_epochs=… refit_lr=…" (a prototype of it, which restored the weights of that run):
 #   good, seed=1   0.8095, 0.538;  3 epochs at 0.3 0.8204 (-0.027 ± 0.011), at 1 0.8190 (+0.023 ± 0.018), 6 at 0.5 0.8408 (-0.038 ± 0.014);
 #                                  3 at 0.3 without the 258 0.8177 (+0.004 ± 0.011): it is the photos, not the epochs
-#   good, seed=2   0.8340, 0.513;  3 epochs at 0.3 0.8463 (-0.026 ± 0.012), at 0.1 0.8381 (-0.015 ± 0.008), 5 at 0.3 0.8463 (-0.014 ± 0.013)
+#   good, seed=2   0.8340, 0.513;  3 epochs at 0.3 0.8463 (-0.026 ± 0.012), at 0.1 0.8381 (-0.015 ± 0.008), 5 at 0.3 0.8463 (-0.014 ± 0.013),
+#                                  6 at 0.5 0.8381 (-0.017 ± 0.015)
 #   quick, seed=1  0.7959, 0.617;  1 epoch at 0.3 0.7959 (-0.026 ± 0.010), 2 0.8068 (-0.052 ± 0.010)
 # With pseudo-labels too (444 test photos above 0.8, 95 % of them right) the first was 0.8204 (-0.030 ± 0.012).
 _REGULARISED = {"augment": "medium", "strength_end": 1.0, "label_smoothing": 0.1}
