@@ -1689,9 +1689,8 @@ class AveragedWeights(keras.callbacks.Callback):
 class Checkpoint(Resumable, keras.callbacks.Callback):
     """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss.
 
-    Without validation the last epoch is the best.
-
-    Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
+    Without validation the last epoch is the best. Comes last among the callbacks: ``note`` says what else is part of the
+    state, these callbacks' fields among it.
     """
 
     fields = ("best_accuracy", "best_loss", "best_epoch")
@@ -1709,7 +1708,6 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         began = time.monotonic()
         logs = logs or {}
         so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
-        # Without validation photos the last epoch counts.
         better = not self.best_epoch or rank(logs) > so_far or "val_accuracy" not in logs
         if better:
             self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
@@ -3624,7 +3622,8 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
                ) -> dict[str, float]:  # fmt: skip
     """A network's votes on validation photos, if there are any, and test photos, as files of the folder.
 
-    Returns the seconds of each of VOTES that were cast. Votes that are there already, of the same weights, photos and settings, are not cast again.
+    Returns the seconds of each of VOTES that were cast. Votes that are there already, of the same weights, photos and
+    settings, are not cast again.
     """
     from carcls import train, tta
 
@@ -5977,11 +5976,15 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     from carcls import report
 
     pseudo_labels, refit = later.get("pseudo", {}), later.get("refit", {})
-    made_by = decision.made_by + (", after pseudo-labels" if any(pseudo_labels.get("kept", [])) else "")
+    made_by, step = decision.made_by, 0
+    if any(pseudo_labels.get("kept", [])):
+        made_by, step = f"{made_by}, after pseudo-labels", 1
     if any(refit.get("kept", [])):
         some = f"{sum(refit['kept'])} of {len(made)} " if len(made) > 1 else ""
-        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos (measured before)"
-    step = 2 if any(refit.get("kept", [])) else int(any(pseudo_labels.get("kept", [])))
+        made_by, step = (
+            f"{made_by}, then {some}refitted on all {refit['photos']:,} labelled photos (measured before)",
+            2,
+        )
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy, step)
     result = summary(cfg, table, made, decision) | {"made_by": submit.made_by, "pseudo": pseudo_labels, "refit": refit}
     result["seconds"] = round(time.monotonic() - start)
@@ -7181,8 +7184,8 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
     submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
     left there is first copied to submission.earlier1.csv, or the next number that is free; ``run`` says which run this
-    is, in all its sessions, ``step`` how far it has come. Raises
-    inputs.InputError unless every id of the sample is there once with finite probabilities.
+    is, in all its sessions, ``step`` how far it has come. Raises inputs.InputError unless every id of the sample is there
+    once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
         raise inputs.InputError(

@@ -394,9 +394,8 @@ class AveragedWeights(keras.callbacks.Callback):
 class Checkpoint(Resumable, keras.callbacks.Callback):
     """Keeps the state of every epoch, and of a stage's best one: by validation accuracy, ties by loss.
 
-    Without validation the last epoch is the best.
-
-    Comes last among the callbacks: ``note`` says what else is part of the state, these callbacks' fields among it.
+    Without validation the last epoch is the best. Comes last among the callbacks: ``note`` says what else is part of the
+    state, these callbacks' fields among it.
     """
 
     fields = ("best_accuracy", "best_loss", "best_epoch")
@@ -414,7 +413,6 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         began = time.monotonic()
         logs = logs or {}
         so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
-        # Without validation photos the last epoch counts.
         better = not self.best_epoch or rank(logs) > so_far or "val_accuracy" not in logs
         if better:
             self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")

@@ -131,7 +131,8 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
                ) -> dict[str, float]:  # fmt: skip
     """A network's votes on validation photos, if there are any, and test photos, as files of the folder.
 
-    Returns the seconds of each of VOTES that were cast. Votes that are there already, of the same weights, photos and settings, are not cast again.
+    Returns the seconds of each of VOTES that were cast. Votes that are there already, of the same weights, photos and
+    settings, are not cast again.
     """
     from carcls import train, tta
 

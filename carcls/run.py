@@ -186,11 +186,15 @@ def _conclude(cfg: Config, table: photos.Table, place: inputs.Place, made: list[
     from carcls import report
 
     pseudo_labels, refit = later.get("pseudo", {}), later.get("refit", {})
-    made_by = decision.made_by + (", after pseudo-labels" if any(pseudo_labels.get("kept", [])) else "")
+    made_by, step = decision.made_by, 0
+    if any(pseudo_labels.get("kept", [])):
+        made_by, step = f"{made_by}, after pseudo-labels", 1
     if any(refit.get("kept", [])):
         some = f"{sum(refit['kept'])} of {len(made)} " if len(made) > 1 else ""
-        made_by += f", then {some}refitted on all {refit['photos']:,} labelled photos (measured before)"
-    step = 2 if any(refit.get("kept", [])) else int(any(pseudo_labels.get("kept", [])))
+        made_by, step = (
+            f"{made_by}, then {some}refitted on all {refit['photos']:,} labelled photos (measured before)",
+            2,
+        )
     submit(decision.ids, decision.test_probs, made_by, decision.accuracy, step)
     result = summary(cfg, table, made, decision) | {"made_by": submit.made_by, "pseudo": pseudo_labels, "refit": refit}
     result["seconds"] = round(time.monotonic() - start)
