@@ -1840,8 +1840,9 @@ class StopOnNaN(keras.callbacks.Callback):
         raise TrainingDiverged(
             f"the loss is {loss} in stage {self.stage + 1}/{len(cfg.stages)} ({shape.height}x{shape.width}), "
             f"epoch {self._epoch + 1}/{shape.epochs}, step {batch + 1}/{self.steps}, "
-            f"at learning rate {rate:.2e}; try lr={cfg.lr / 3:.1g}, a longer warm-up "
-            f"(warmup={min(0.9, max(0.2, 2 * cfg.warmup)):.1g}) or precision=float32"
+            f"at learning rate {rate:.2e}",
+            f"try lr={cfg.lr / 3:.1g}, a longer warm-up "
+            f"(warmup={min(0.9, max(0.2, 2 * cfg.warmup)):.1g}) or precision=float32",
         )
 '''
 
@@ -1865,7 +1866,10 @@ class ConfigError(ValueError):
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818  (it says what happened)
-    """The loss is no longer a number; the message says where and what to try."""
+    """The loss is no longer a number. Arguments: where it happened, and what to try."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 class Stopped(BaseException):
@@ -2075,6 +2079,8 @@ class Config(_Frozen):
     def _agree(self) -> Config:
         if not self.stages:
             raise ValueError("stages: at least one HEIGHTxWIDTHxEPOCHS is needed")
+        if not self.weights:
+            raise ValueError("weights is empty; expected imagenet, none or a path")
         if self.strength_end > self.strength:
             raise ValueError(f"strength_end {self.strength_end} is above strength {self.strength}: "
                              "augmentation weakens towards the end")  # fmt: skip
@@ -2084,7 +2090,7 @@ class Config(_Frozen):
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
                              "image would be the same")  # fmt: skip
-        if self.augment not in ("light", "medium") and self.tta_views > 1:
+        if (self.augment == "none" or Path(self.augment).is_file()) and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
                              "training then does not have; set tta_views=1")  # fmt: skip
         if 0 < self.bn_photos < 32:
@@ -2128,7 +2134,13 @@ class Config(_Frozen):
 
     def of_members(self) -> list[Config]:
         """The settings of each member, complete. Raises ConfigError where a member's do not go together."""
-        return [self.replace(**member, members=({},), blend="auto") for member in self.members]
+        made = []
+        for number, member in enumerate(self.members, 1):
+            try:
+                made.append(self.replace(**member, members=({},), blend="auto"))
+            except ConfigError as error:
+                raise ConfigError(f"member {number}: {error}") from None
+        return made
 
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some settings changed; ``preset`` changes all that it says. Raises ConfigError."""
@@ -2223,8 +2235,11 @@ def parse(settings: dict[str, Any]) -> Config:
         raise ConfigError("; ".join(lines)) from None
 
 
-def from_words(words: list[str]) -> Config:
-    """Config from ``key=value`` words, as SET and the command line give them. Raises ConfigError."""
+def from_words(words: list[str], preset: str = "default") -> Config:
+    """Config from ``key=value`` words, as SET and the command line give them; ``preset`` where they name none.
+
+    Raises ConfigError.
+    """
     settings: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -2234,7 +2249,7 @@ def from_words(words: list[str]) -> Config:
         if key in settings:
             raise ConfigError(f"{key} is given twice: {settings[key]} and {value}; expected once")
         settings[key] = None if not value and field and field.default is None else value
-    return parse(settings)
+    return parse({"preset": preset, **settings})
 
 
 def load(path: Path) -> Config:
@@ -3776,7 +3791,11 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
         mine, trained = _train_on(cfg, number, rt, replace(table, frame=frame), place, events, before, "pseudo", cfg.pseudo_epochs,
                                   cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
-        return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
+        return pseudo.Kept(
+            False,
+            f"not kept: training with pseudo-labels diverged ({error.args[0]}); try a smaller pseudo_lr",
+            votes.Paired(0, 0),
+        )
     if trained is None:
         return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
     inside = before.folder / "pseudo"
@@ -3806,7 +3825,7 @@ def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
         mine, trained = _train_on(cfg, number, rt, more, place, events, before, REFIT, cfg.refits, cfg.refit_lr,
                                   budget.share(members - number) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
-        return False, f"not kept: training on all photos diverged ({error})"
+        return False, f"not kept: training on all photos diverged ({error.args[0]}); try a smaller refit_lr"
     if trained is None:
         return False, "skipped: no time to train on all photos"
     took = cast_votes(mine, rt, trained, more, place, before.folder / REFIT)
@@ -5947,10 +5966,14 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+# Settings that say where a run reads and writes, how it is watched and how long it may take, and may differ between its sessions.
+_OF_SESSION = {"data", "out", "competition", "earlier", "budget_minutes", "cache_share", "monitor_url", "tensorboard"}
+
+
 def _identity(cfg: Config, table: photos.Table) -> str:
     """Of a run: the same in all its sessions, and another one with other photos or labels."""
     data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
-    return hashlib.sha256((cfg.model_dump_json() + data + source_hash()).encode()).hexdigest()[:16]
+    return hashlib.sha256((cfg.model_dump_json(exclude=_OF_SESSION) + data + source_hash()).encode()).hexdigest()[:16]
 
 
 def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,

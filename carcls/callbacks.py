@@ -545,6 +545,7 @@ class StopOnNaN(keras.callbacks.Callback):
         raise TrainingDiverged(
             f"the loss is {loss} in stage {self.stage + 1}/{len(cfg.stages)} ({shape.height}x{shape.width}), "
             f"epoch {self._epoch + 1}/{shape.epochs}, step {batch + 1}/{self.steps}, "
-            f"at learning rate {rate:.2e}; try lr={cfg.lr / 3:.1g}, a longer warm-up "
-            f"(warmup={min(0.9, max(0.2, 2 * cfg.warmup)):.1g}) or precision=float32"
+            f"at learning rate {rate:.2e}",
+            f"try lr={cfg.lr / 3:.1g}, a longer warm-up "
+            f"(warmup={min(0.9, max(0.2, 2 * cfg.warmup)):.1g}) or precision=float32",
         )

@@ -15,7 +15,10 @@ class ConfigError(ValueError):
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818  (it says what happened)
-    """The loss is no longer a number; the message says where and what to try."""
+    """The loss is no longer a number. Arguments: where it happened, and what to try."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 class Stopped(BaseException):
@@ -225,6 +228,8 @@ class Config(_Frozen):
     def _agree(self) -> Config:
         if not self.stages:
             raise ValueError("stages: at least one HEIGHTxWIDTHxEPOCHS is needed")
+        if not self.weights:
+            raise ValueError("weights is empty; expected imagenet, none or a path")
         if self.strength_end > self.strength:
             raise ValueError(f"strength_end {self.strength_end} is above strength {self.strength}: "
                              "augmentation weakens towards the end")  # fmt: skip
@@ -234,7 +239,7 @@ class Config(_Frozen):
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
                              "image would be the same")  # fmt: skip
-        if self.augment not in ("light", "medium") and self.tta_views > 1:
+        if (self.augment == "none" or Path(self.augment).is_file()) and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
                              "training then does not have; set tta_views=1")  # fmt: skip
         if 0 < self.bn_photos < 32:
@@ -278,7 +283,13 @@ class Config(_Frozen):
 
     def of_members(self) -> list[Config]:
         """The settings of each member, complete. Raises ConfigError where a member's do not go together."""
-        return [self.replace(**member, members=({},), blend="auto") for member in self.members]
+        made = []
+        for number, member in enumerate(self.members, 1):
+            try:
+                made.append(self.replace(**member, members=({},), blend="auto"))
+            except ConfigError as error:
+                raise ConfigError(f"member {number}: {error}") from None
+        return made
 
     def replace(self, **changes: Any) -> Config:
         """A validated copy with some settings changed; ``preset`` changes all that it says. Raises ConfigError."""
@@ -373,8 +384,11 @@ def parse(settings: dict[str, Any]) -> Config:
         raise ConfigError("; ".join(lines)) from None
 
 
-def from_words(words: list[str]) -> Config:
-    """Config from ``key=value`` words, as SET and the command line give them. Raises ConfigError."""
+def from_words(words: list[str], preset: str = "default") -> Config:
+    """Config from ``key=value`` words, as SET and the command line give them; ``preset`` where they name none.
+
+    Raises ConfigError.
+    """
     settings: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -384,7 +398,7 @@ def from_words(words: list[str]) -> Config:
         if key in settings:
             raise ConfigError(f"{key} is given twice: {settings[key]} and {value}; expected once")
         settings[key] = None if not value and field and field.default is None else value
-    return parse(settings)
+    return parse({"preset": preset, **settings})
 
 
 def load(path: Path) -> Config:

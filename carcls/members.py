@@ -279,7 +279,11 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
         mine, trained = _train_on(cfg, number, rt, replace(table, frame=frame), place, events, before, "pseudo", cfg.pseudo_epochs,
                                   cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
-        return pseudo.Kept(False, f"not kept: training with pseudo-labels diverged ({error})", votes.Paired(0, 0))
+        return pseudo.Kept(
+            False,
+            f"not kept: training with pseudo-labels diverged ({error.args[0]}); try a smaller pseudo_lr",
+            votes.Paired(0, 0),
+        )
     if trained is None:
         return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
     inside = before.folder / "pseudo"
@@ -309,7 +313,7 @@ def refit(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
         mine, trained = _train_on(cfg, number, rt, more, place, events, before, REFIT, cfg.refits, cfg.refit_lr,
                                   budget.share(members - number) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
-        return False, f"not kept: training on all photos diverged ({error})"
+        return False, f"not kept: training on all photos diverged ({error.args[0]}); try a smaller refit_lr"
     if trained is None:
         return False, "skipped: no time to train on all photos"
     took = cast_votes(mine, rt, trained, more, place, before.folder / REFIT)

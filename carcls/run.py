@@ -151,10 +151,14 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+# Settings that say where a run reads and writes, how it is watched and how long it may take, and may differ between its sessions.
+_OF_SESSION = {"data", "out", "competition", "earlier", "budget_minutes", "cache_share", "monitor_url", "tensorboard"}
+
+
 def _identity(cfg: Config, table: photos.Table) -> str:
     """Of a run: the same in all its sessions, and another one with other photos or labels."""
     data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
-    return hashlib.sha256((cfg.model_dump_json() + data + source_hash()).encode()).hexdigest()[:16]
+    return hashlib.sha256((cfg.model_dump_json(exclude=_OF_SESSION) + data + source_hash()).encode()).hexdigest()[:16]
 
 
 def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,

@@ -48,11 +48,17 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["lr=1e-3", "seed=2", "lr=2e-3"], "lr is given twice: 1e-3 and 2e-3"),
         (["members=seed=1/seed=2"], "'seed=1/seed=2' has one setting twice; members are separated by"),
         (["optimizer=adamm"], "optimizer='adamm'.*'adam'"),
+        (["members=seed=1+seed=2/lr=-1"], "member 2: lr='-1'.*greater than 0"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_was_found_and_expected(words, said):
     with pytest.raises(ConfigError, match=said):
         config.from_words(words)
+
+
+def test_a_preset_that_the_words_name_goes_before_a_commands_own():
+    assert config.from_words(["seed=5"], "kaggle") == config.parse({"preset": "kaggle", "seed": 5})
+    assert config.from_words(["preset=quick"], "kaggle") == config.parse({"preset": "quick"})
 
 
 def test_saved_config_loads_as_the_same(tmp_path):

@@ -416,6 +416,12 @@ def test_a_dataset_built_here_is_found_and_verified_there(kaggle, preset, tmp_pa
         offline.build([], "alice", every=True)
 
 
+def test_a_pushed_kernel_may_start_from_another_preset():
+    given = bundle.settings(["preset=quick", "tta_views=1"])
+    assert given == {"preset": "quick", "tta_views": 1}
+    assert settings_of(bundle.text(given)) == given
+
+
 def test_settings_replace_their_lines():
     given = {"preset": "quick", "tta_views": 1, "augment": '/kaggle/a\\b"', "batch": 16, "weight_decay": None}
     plain, changed = bundle.text(), bundle.text(given)

@@ -14,10 +14,10 @@ import pytest
 import small
 from conftest import easy_competition, write_photo
 
-from carcls import config, inputs, members, model, pseudo, schedule, steps, train, votes
+from carcls import config, inputs, members, model, photos, pseudo, schedule, steps, train, votes
 from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
-from carcls.run import _stoppable, run
+from carcls.run import _identity, _stoppable, run
 
 
 @pytest.fixture
@@ -363,7 +363,9 @@ def test_a_refit_that_diverges_changes_nothing(cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "fit", diverges)
     assert run(plain.replace(refit_epochs=1)).read_bytes() == before
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert result["refit"]["reasons"] == ["not kept: training on all photos diverged (the loss is nan)"]
+    assert result["refit"]["reasons"] == [
+        "not kept: training on all photos diverged (the loss is nan); try a smaller refit_lr"
+    ]
     assert "refitted" not in result["made_by"]
 
 
@@ -478,6 +480,14 @@ def test_a_training_outlives_another_that_diverges_at_once(cfg, monkeypatch, cap
     assert said.count("cast before") == 2
 
 
+def test_what_may_differ_between_sessions_makes_no_other_run(cfg):
+    table = photos.load(cfg, inputs.locate(cfg))
+    first = _identity(cfg, table)
+    assert _identity(cfg.replace(out="elsewhere", earlier="out", budget_minutes=5, tensorboard=True), table) == first
+    assert _identity(cfg.replace(lr=1e-4), table) != first
+    assert _identity(cfg, photos.load(cfg.replace(seed=2), inputs.locate(cfg))) != first  # another split
+
+
 def test_a_folder_in_the_place_of_a_file_is_named(cfg, tmp_path, capsys):
     (tmp_path / "out" / "photos.csv").mkdir(parents=True)
     assert cli.main(["run", f"data={cfg.data}", f"out={tmp_path / 'out'}", "backbone=tiny", "weights=none"]) == 2
@@ -491,6 +501,26 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys):
     assert err.count("\n") == 1
     assert cli.main(["run", "--out", "here", "out=there"]) == 2
     assert "out=there beside --out here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["votes", "nowhere"], "nowhere: no config.json; expected the folder of a run"),
+        (["votes", "tta=never"], "out: no config.json; expected the folder of a run"),
+        (["votes", "nowhere", "lr=1", "tta"], "lr, tta: expected tta=, tta_combine= or blend="),
+        (["bench", "--data", "nowhere"], "data=nowhere: does not exist"),
+        (["push", "--no-push", "preset=nope"], "preset='nope': no such preset"),
+        (["run", "--data", "{data}", "weights="], "weights is empty; expected imagenet, none or a path"),
+        (["run", "--data", "{data}", "augment=heavy"], "augment='heavy': expected light, medium, none or a file"),
+    ],
+)
+def test_a_wrong_word_is_named_before_anything_starts(words, said, cfg, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    assert cli.main([word.format(data=cfg.data) for word in words]) == 2
+    assert capsys.readouterr().err.startswith(f"carcls: {said}")
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_help_lists_every_setting_with_its_default(capsys):

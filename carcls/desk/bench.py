@@ -36,6 +36,8 @@ def main(data: str = "", large: str = "") -> None:
     """Print the ratios. data: a competition's folder, else the drawn sample. large: a folder of large photos, for decoding."""
     if large and not _photos_in(Path(large)):
         raise inputs.InputError(f"large={large}: expected a folder with photos ({', '.join(inputs.PHOTO_SUFFIXES)})")
+    if data:
+        inputs.check(Config(data=data))
     _votes()  # first, as it reports the most memory that the process has had
     data = data or str(sample.draw(inputs.cache_home() / "sample"))
     with tempfile.TemporaryDirectory() as out:

@@ -120,7 +120,7 @@ def text(settings: dict[str, Any] | None = None) -> str:
 
 def settings(words: list[str]) -> dict[str, Any]:
     """SET's words (``tta_views=4``) as SETTINGS has them (``"tta_views": 4``). Raises config.ConfigError."""
-    cfg = config.from_words([f"preset={PRESET}", *words])
+    cfg = config.from_words(words, PRESET)
     found: dict[str, Any] = dict(word.partition("=")[::2] for word in words)
     for name in set(found) - {"preset"}:
         value = getattr(cfg, name)

@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
                                   epilog=settings_help() if settings else None)  # fmt: skip
         sub.set_defaults(command=function)
         if settings:
-            sub.add_argument("--data", default="", help="the competition's folder; without it, the drawn sample")
+            sub.add_argument("--data", default="", help="the competition's folder; without it, the drawn sample, and "
+                             "preset=sample unless another is given")  # fmt: skip
             sub.add_argument("--out", default="", help="run folder (default: out)")
             sub.add_argument("settings", nargs="*", metavar="key=value", help="settings, listed below")
         return sub
@@ -120,7 +121,7 @@ def _config(args: argparse.Namespace) -> Config:
 
     Raises ConfigError where data or out is given in two ways that differ: which one was meant decides which files are lost.
     """
-    words = list(args.settings)
+    words, preset = list(args.settings), "default"
     keys = {word.partition("=")[0]: word.partition("=")[2] for word in words}
     for key, value in (("data", args.data), ("out", args.out)):
         if value and keys.get(key, value) != value:
@@ -129,12 +130,12 @@ def _config(args: argparse.Namespace) -> Config:
         from carcls.desk import sample
 
         folder = inputs.cache_home() / "sample"
-        print(f"no DATA given: the sample competition, drawn by the program (not photos of real cars), in {folder}")
+        preset = "sample"
+        print(f"no DATA given: the sample competition, drawn by the program (not photos of real cars), in {folder}, with "
+              f"preset={keys.get('preset', preset)}")  # fmt: skip
         words.append(f"data={sample.draw(folder)}")
-        if "preset" not in keys:
-            words.append("preset=sample")
     words += [f"{key}={value}" for key, value in (("data", args.data), ("out", args.out)) if value]
-    return config.from_words(words)
+    return config.from_words(words, preset)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -149,12 +150,16 @@ def _votes(args: argparse.Namespace) -> None:
 
     from carcls import decide, members
 
-    out = Path(args.folder)
-    cfg = config.load(out / "config.json")
-    changes = dict(word.partition("=")[::2] for word in args.settings)
-    wrong = sorted(set(changes) - {"tta", "tta_combine", "blend"})
+    words = [args.folder, *args.settings]
+    folder = "out" if "=" in args.folder and not Path(args.folder).exists() else words.pop(0)
+    changes = dict(word.partition("=")[::2] for word in words)
+    wrong = sorted({word for word in words if "=" not in word} | (set(changes) - {"tta", "tta_combine", "blend"}))
     if wrong:
-        raise config.ConfigError(f"{', '.join(wrong)}: expected tta, tta_combine or blend; all else is in the votes")
+        raise config.ConfigError(f"{', '.join(wrong)}: expected tta=, tta_combine= or blend=; all else is in the votes")
+    out = Path(folder)
+    if not (out / "config.json").is_file():
+        raise inputs.InputError(f"{out}: no config.json; expected the folder of a run")
+    cfg = config.load(out / "config.json")
     cfg = cfg.replace(pseudo=False, **changes)
     made = [members.load(cfg, 0, out)]
     for number in range(1, len(cfg.members)):

@@ -47,7 +47,7 @@ def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOL
 
     Raises config.ConfigError on settings that cannot be used, inputs.InputError if weights are not found here or do not fit.
     """
-    cfg = config.from_words([f"preset={bundle.PRESET}", *words])
+    cfg = config.from_words(list(words), bundle.PRESET)
     made = []
     for mine in {mine.backbone: mine for mine in cfg.of_members()}.values():
         backbone = backbones.find(mine.backbone)
