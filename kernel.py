@@ -2090,9 +2090,9 @@ class Config(_Frozen):
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
                              "image would be the same")  # fmt: skip
-        if (self.augment == "none" or Path(self.augment).is_file()) and self.tta_views > 1:
+        if self.augment not in ("light", "medium") and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
-                             "training then does not have; set tta_views=1")  # fmt: skip
+                             "training has with augment light or medium only; set one of them, or tta_views=1")  # fmt: skip
         if 0 < self.bn_photos < 32:
             raise ValueError(
                 f"bn_photos {self.bn_photos}: too few for statistics; at least 32, or 0 for those of the weights"
@@ -5971,9 +5971,13 @@ _OF_SESSION = {"data", "out", "competition", "earlier", "budget_minutes", "cache
 
 
 def _identity(cfg: Config, table: photos.Table) -> str:
-    """Of a run: the same in all its sessions, and another one with other photos or labels."""
+    """Of a run: the same in all its sessions, and another one with other photos or labels.
+
+    A run that starts anew (resume=false) takes nothing over, so that another budget, say, makes it another one.
+    """
+    same = _OF_SESSION if cfg.resume else None
     data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
-    return hashlib.sha256((cfg.model_dump_json(exclude=_OF_SESSION) + data + source_hash()).encode()).hexdigest()[:16]
+    return hashlib.sha256((cfg.model_dump_json(exclude=same) + data + source_hash()).encode()).hexdigest()[:16]
 
 
 def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,

@@ -239,9 +239,9 @@ class Config(_Frozen):
         if self.tta_strength == 0 and self.tta_views > 2:
             raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
                              "image would be the same")  # fmt: skip
-        if (self.augment == "none" or Path(self.augment).is_file()) and self.tta_views > 1:
+        if self.augment not in ("light", "medium") and self.tta_views > 1:
             raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
-                             "training then does not have; set tta_views=1")  # fmt: skip
+                             "training has with augment light or medium only; set one of them, or tta_views=1")  # fmt: skip
         if 0 < self.bn_photos < 32:
             raise ValueError(
                 f"bn_photos {self.bn_photos}: too few for statistics; at least 32, or 0 for those of the weights"

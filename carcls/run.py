@@ -156,9 +156,13 @@ _OF_SESSION = {"data", "out", "competition", "earlier", "budget_minutes", "cache
 
 
 def _identity(cfg: Config, table: photos.Table) -> str:
-    """Of a run: the same in all its sessions, and another one with other photos or labels."""
+    """Of a run: the same in all its sessions, and another one with other photos or labels.
+
+    A run that starts anew (resume=false) takes nothing over, so that another budget, say, makes it another one.
+    """
+    same = _OF_SESSION if cfg.resume else None
     data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
-    return hashlib.sha256((cfg.model_dump_json(exclude=_OF_SESSION) + data + source_hash()).encode()).hexdigest()[:16]
+    return hashlib.sha256((cfg.model_dump_json(exclude=same) + data + source_hash()).encode()).hexdigest()[:16]
 
 
 def _without_training(cfg: Config, table: photos.Table, place: inputs.Place, submit: _Submit, events: Any,

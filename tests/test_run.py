@@ -485,6 +485,8 @@ def test_what_may_differ_between_sessions_makes_no_other_run(cfg):
     first = _identity(cfg, table)
     assert _identity(cfg.replace(out="elsewhere", earlier="out", budget_minutes=5, tensorboard=True), table) == first
     assert _identity(cfg.replace(lr=1e-4), table) != first
+    anew = cfg.replace(resume=False)
+    assert len({first, _identity(anew, table), _identity(anew.replace(budget_minutes=5), table)}) == 3
     assert _identity(cfg, photos.load(cfg.replace(seed=2), inputs.locate(cfg))) != first  # another split
 
 
@@ -512,7 +514,14 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys):
         (["bench", "--data", "nowhere"], "data=nowhere: does not exist"),
         (["push", "--no-push", "preset=nope"], "preset='nope': no such preset"),
         (["run", "--data", "{data}", "weights="], "weights is empty; expected imagenet, none or a path"),
-        (["run", "--data", "{data}", "augment=heavy"], "augment='heavy': expected light, medium, none or a file"),
+        (
+            ["run", "--data", "{data}", "augment=heavy"],
+            "tta_views 8 with augment heavy: the views are drawn from light",
+        ),
+        (
+            ["run", "--data", "{data}", "augment=heavy", "tta_views=1"],
+            "augment='heavy': expected light, medium, none or",
+        ),
     ],
 )
 def test_a_wrong_word_is_named_before_anything_starts(words, said, cfg, tmp_path, monkeypatch, capsys):
