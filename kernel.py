@@ -2611,8 +2611,8 @@ CAPTIONS = {
     "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
     "augmentation policy at its full strength. Look for cars that a person could not recognise.",
     "curves.png": "Loss (mean cross-entropy per photo) and accuracy after every epoch, on the training photos as they are "
-    "augmented and on the validation photos as they are; the learning rate at the end of each epoch; grey lines are "
-    "changes of photo size.",
+    "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
+    "end of each epoch; grey lines are changes of photo size.",
     "matrix.png": "Predicted class (colour) by photo (rows) and view (columns): view 0 is the photo itself, 1 its mirror image. "
     "The photos on which the views disagree most are at the top, below each other by class; white are views that a photo "
     "was not given; the narrow column on the left is the true class where it is known. Look for a column that is "
@@ -5360,7 +5360,6 @@ model what it says already (S62), and a majority that is enough to predict is no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -5390,13 +5389,8 @@ class Chosen:
     labels: np.ndarray  # (chosen,) int64: class index of each
     ids: tuple[str, ...]  # of the rows
     refused: str  # why there are no rows, "" if not refused
-    precision: float  # share of the validation photos passing the rule that are right; nan if none passes
-    precision_low: float  # its 95 % interval (Wilson), nan if none passes
-    precision_high: float
-    validation_passing: int  # photos
-    coverage: float  # share of the test photos that pass the rule; they are the rows unless refused
     warnings: tuple[str, ...]
-    line: str  # all of it in a sentence
+    line: str  # all of it in a sentence: how many test photos pass, and how often validation photos that pass are right
 
 
 def select(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Sequence[bool], agreement: float,
@@ -5421,7 +5415,6 @@ def select(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Seq
     said, val_agree, val_enough = _agreed(validation, agreement)
     val_rows = np.flatnonzero(val_agree & val_enough)
     passing, right = len(val_rows), int((said == validation[0].labels)[val_rows].sum())
-    precision, (low, high) = (right / passing, wilson(right, passing)) if passing else (math.nan, (math.nan, math.nan))
 
     refused = _refusal(members, validation, gate_open, label[rows], int(usable.sum()), classes, passing, right)
     warnings = _warnings(members, validation, label[rows], said[val_rows], int((agree & ~enough & usable).sum()))
@@ -5429,11 +5422,12 @@ def select(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Seq
     line = (f"{len(rows):,} of {n:,} test photos ({len(rows) / n:.1%}) pass: at least {agreement:.4g} of the views "
             f"of {each} put the same class first; of {len(said):,} validation photos {passing:,} pass")  # fmt: skip
     if passing:
-        line += f" and {right:,} of them are right, precision {precision:.3f} ({low:.3f}–{high:.3f})"
+        low, high = wilson(right, passing)
+        line += f" and {right:,} of them are right, precision {right / passing:.3f} ({low:.3f}–{high:.3f})"
     line = f"pseudo-labels refused: {refused}; {line}" if refused else f"pseudo-labels: {line}"
     kept = rows[:0] if refused else rows
     ids = tuple(members[0].ids[row] for row in kept)
-    return Chosen(kept, label[kept], ids, refused, precision, low, high, passing, len(rows) / n, warnings, line)
+    return Chosen(kept, label[kept], ids, refused, warnings, line)
 
 
 def usable_photos(table: photos.Table) -> np.ndarray:
@@ -5710,7 +5704,8 @@ def verdicts(history: pd.DataFrame) -> list[str]:
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls run</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}
 table{border-collapse:collapse;margin:.7em 0}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}
-figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}.wide{overflow:auto}</style>
+figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}.wide{overflow:auto}
+.wide td,.wide th{padding:.15em .5em;font-size:13px}</style>
 <h1>carcls run</h1>
 <p>Validation accuracy <b>{{ "%.4f"|format(r.validation_accuracy) }}</b>
 (95 % interval {{ "%.4f"|format(r.validation_interval_95[0]) }}–{{ "%.4f"|format(r.validation_interval_95[1]) }}),
@@ -5799,7 +5794,7 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
 
 
 def _html(table: pd.DataFrame) -> Markup:
-    return Markup(table.to_html(index=False, float_format="%.4g", border=0))
+    return Markup(table.to_html(index=False, float_format="%.4g", na_rep="", border=0))
 
 
 def _picture(path: Path) -> Markup:

@@ -7,7 +7,6 @@ model what it says already (S62), and a majority that is enough to predict is no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,13 +36,8 @@ class Chosen:
     labels: np.ndarray  # (chosen,) int64: class index of each
     ids: tuple[str, ...]  # of the rows
     refused: str  # why there are no rows, "" if not refused
-    precision: float  # share of the validation photos passing the rule that are right; nan if none passes
-    precision_low: float  # its 95 % interval (Wilson), nan if none passes
-    precision_high: float
-    validation_passing: int  # photos
-    coverage: float  # share of the test photos that pass the rule; they are the rows unless refused
     warnings: tuple[str, ...]
-    line: str  # all of it in a sentence
+    line: str  # all of it in a sentence: how many test photos pass, and how often validation photos that pass are right
 
 
 def select(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Sequence[bool], agreement: float,
@@ -68,7 +62,6 @@ def select(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Seq
     said, val_agree, val_enough = _agreed(validation, agreement)
     val_rows = np.flatnonzero(val_agree & val_enough)
     passing, right = len(val_rows), int((said == validation[0].labels)[val_rows].sum())
-    precision, (low, high) = (right / passing, wilson(right, passing)) if passing else (math.nan, (math.nan, math.nan))
 
     refused = _refusal(members, validation, gate_open, label[rows], int(usable.sum()), classes, passing, right)
     warnings = _warnings(members, validation, label[rows], said[val_rows], int((agree & ~enough & usable).sum()))
@@ -76,11 +69,12 @@ def select(members: Sequence[Votes], validation: Sequence[Votes], gate_open: Seq
     line = (f"{len(rows):,} of {n:,} test photos ({len(rows) / n:.1%}) pass: at least {agreement:.4g} of the views "
             f"of {each} put the same class first; of {len(said):,} validation photos {passing:,} pass")  # fmt: skip
     if passing:
-        line += f" and {right:,} of them are right, precision {precision:.3f} ({low:.3f}–{high:.3f})"
+        low, high = wilson(right, passing)
+        line += f" and {right:,} of them are right, precision {right / passing:.3f} ({low:.3f}–{high:.3f})"
     line = f"pseudo-labels refused: {refused}; {line}" if refused else f"pseudo-labels: {line}"
     kept = rows[:0] if refused else rows
     ids = tuple(members[0].ids[row] for row in kept)
-    return Chosen(kept, label[kept], ids, refused, precision, low, high, passing, len(rows) / n, warnings, line)
+    return Chosen(kept, label[kept], ids, refused, warnings, line)
 
 
 def usable_photos(table: photos.Table) -> np.ndarray:

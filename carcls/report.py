@@ -38,7 +38,8 @@ def verdicts(history: pd.DataFrame) -> list[str]:
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls run</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}
 table{border-collapse:collapse;margin:.7em 0}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}
-figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}.wide{overflow:auto}</style>
+figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}.wide{overflow:auto}
+.wide td,.wide th{padding:.15em .5em;font-size:13px}</style>
 <h1>carcls run</h1>
 <p>Validation accuracy <b>{{ "%.4f"|format(r.validation_accuracy) }}</b>
 (95 % interval {{ "%.4f"|format(r.validation_interval_95[0]) }}–{{ "%.4f"|format(r.validation_interval_95[1]) }}),
@@ -127,7 +128,7 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
 
 
 def _html(table: pd.DataFrame) -> Markup:
-    return Markup(table.to_html(index=False, float_format="%.4g", border=0))
+    return Markup(table.to_html(index=False, float_format="%.4g", na_rep="", border=0))
 
 
 def _picture(path: Path) -> Markup:

@@ -1,5 +1,6 @@
 """Augmentation: geometry by arithmetic, draws that depend on the seed alone, and the linter."""
 
+import random
 import re
 
 import albumentations as A
@@ -79,7 +80,37 @@ def test_draws_depend_on_the_seed_alone():
     other(photo, (9, 9))  # what was drawn before does not matter
     assert (one(photo, (1, 2)) == other(photo, (1, 2))).all()
     seen = {one(photo, (1, n)).tobytes() for n in range(20)}
-    assert len(seen) == 20  # S2: the crop differs from draw to draw
+    assert len(seen) == 20
+
+
+def test_a_random_view_draws_each_of_its_moves_by_itself_over_the_whole_range():  # S2
+    place = augment.RandomView(40, 60, "crop", strength=0.5)
+    place.set_random_state(np.random.default_rng(0), random.Random(0))
+    limits = {"angle": (augment.ROTATE, 0), "zoom": (augment.ZOOM, 1), "at": (0.5, 0.5), "shift": (augment.SHIFT, 0)}
+    rows = []
+    for _ in range(400):
+        params = place.get_params()
+        moves = [(np.atleast_1d(params[name]) - middle) / limit for name, (limit, middle) in limits.items()]
+        rows.append(np.concatenate([[params["mirror"] - 0.5], *moves]))
+    drawn = np.array(rows)
+    assert drawn.shape == (400, 7)
+    assert drawn.max(0) == pytest.approx([0.5] * 7, abs=0.04)
+    assert drawn.min(0) == pytest.approx([-0.5] * 7, abs=0.04)
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(7)).max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "move",
+    [{"mirror": True}, {"angle": 5.0}, {"zoom": 1.1}, {"at": (0.2, 0.5)}, {"at": (0.5, 0.2)}, {"shift": (0.1, 0.0)},
+     {"shift": (0.0, 0.1)}],
+    ids=str,
+)  # fmt: skip
+def test_a_random_view_makes_each_move_that_is_drawn(move):
+    photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    place = augment.RandomView(40, 60, "crop")
+    still = {"mirror": False, "angle": 0.0, "zoom": 1.0, "at": (0.5, 0.5), "shift": (0.0, 0.0)}
+    # Both axes have slack to crop, as the photo is shown larger.
+    assert (place.apply(photo, **still | {"zoom": 1.05} | move) != place.apply(photo, **still | {"zoom": 1.05})).any()
 
 
 def test_flips_and_brightness_are_drawn_independently():

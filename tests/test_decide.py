@@ -1,5 +1,6 @@
 """From votes to the submission's probabilities: what the gate, the folds, the adaptive rule and the blend do with them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +67,44 @@ def test_manual_weights_are_taken_as_they_are():  # S66
     assert "the best of 2 of 3 members" in so_far.choice.reason
 
 
+def test_a_fitted_blend_is_judged_on_photos_that_it_has_not_seen_nor_their_copies():  # S69
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 3, 60).repeat(2)  # each photo twice
+    noise = [rng.dirichlet(np.ones(3), 60).repeat(2, 0).astype(np.float32) for _ in range(2)]
+    two = [member(name, [truth], truth, [[0]]) for name in "ab"]
+    ids = two[0].val.ids
+    two = [replace(one, val=votes.full(ids, probs[None], truth)) for one, probs in zip(two, noise, strict=True)]
+    cfg = config.parse({"tta_views": 1, "members": "seed=1+seed=2", "blend": "forest"})
+    made = decide.decide(cfg, two, np.arange(60).repeat(2))
+    assert made.choice.blend.kind == "forest"
+    assert (made.choice.blend.apply(np.stack(noise)).argmax(1) == truth).mean() > 0.9  # on what it was fitted on
+    assert made.accuracy < 0.5  # there is nothing to learn
+    assert made.accuracy == (made.val_probs.argmax(1) == truth).mean()
+
+
+def test_views_are_combined_as_set():
+    tops = [TRUTH, (TRUTH + 1) % 3, (TRUTH + 1) % 3]
+    one = member("a", tops, TRUTH, [[0], [1], [1]])
+    for cast in (one.val, one.test[0]):  # the first view is surer than the two others together
+        cast.probs[:] = [
+            says([view.argmax(1)], sure)[0] for view, sure in zip(cast.probs, (0.98, 0.45, 0.45), strict=True)
+        ]
+    cfg = config.parse({"tta_views": 3, "tta": "always"})
+    mean, vote = decide.decide(cfg, [one], None), decide.decide(cfg.replace(tta_combine="vote"), [one], None)
+    assert (mean.accuracy, vote.accuracy) == (1.0, 0.0)
+    assert mean.test_probs.argmax(1).tolist() == [0]
+    assert vote.test_probs.argmax(1).tolist() == [1]
+
+
 def test_the_adaptive_rule_is_judged_as_it_is_used():
     tops = np.tile(TRUTH, (8, 1))
     tops[1::2, :5] = (TRUTH[:5] + 1) % 3  # five photos whose views never agree
+    tops[2:, 29] = (TRUTH[29] + 1) % 3  # one whose first two views agree on what all together do not say
     cfg = config.parse({"tta_views": 2, "tta_cap": 8, "tta": "always"})
     (saved,) = decide.decide(cfg, [member("a", tops, TRUTH, [[0], [0]])], None).adaptive
     assert saved["passes"] == pytest.approx((25 * 2 + 5 * 8) / 30)
     assert saved["seconds_share"] == 0.25
-    assert saved["photos"] == 30
+    assert (saved["photos"], saved["differ"]) == (30, 1)
 
 
 def test_votes_of_other_photos_are_refused():

@@ -57,6 +57,15 @@ def test_the_grid_of_augmented_photos_shows_one_that_cannot_be_read_as_grey(tmp_
     assert sorted(image[24, 32].tolist() == [augment.GREY] * 3 for image in first) == [False, True]
 
 
+def test_the_grid_shows_each_photo_as_it_is_and_draws_that_differ(tmp_path, kept):  # S23, S24
+    photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    rows = pd.DataFrame({"path": [str(write_photo(tmp_path / "0.png", photo))], "height": 48, "width": 64, "fold": 1})
+    figures.augmentation(Config(stages="48x64x1"), SimpleNamespace(train=rows), tmp_path / "grid.png")
+    first, *draws = [np.array(axis.images[0].get_array()) for axis in kept[0].axes]
+    assert (first == photo).all()
+    assert len({image.tobytes() for image in (first, *draws)}) == 6
+
+
 @pytest.fixture
 def frame(tmp_path):
     """Rows of a table: a red photo, a green one, a file that is none, one that is not there, one known to be unreadable."""
@@ -216,6 +225,9 @@ def test_numbers_of_views_are_plain_powers_of_two(tmp_path, kept):
     axis = kept[0].axes[0]
     assert [t.get_text() for t in axis.get_xticklabels()] == ["1", "2", "4", "8"]
     assert [t.get_text() for t in kept[0].legends[0].get_texts()] == ["a", "b", "used: 8 views"]
+    for shown, column in zip(kept[0].axes, ("accuracy", "log_loss"), strict=True):
+        assert shown.lines[0].get_ydata().tolist() == votes.curve(some)[column].tolist()
+        assert (shown.get_xlabel(), column.replace("_", "-") in shown.get_ylabel()) == ("views per photo", True)
 
 
 def test_trade_off_has_a_point_for_each_rule(tmp_path, kept):
@@ -225,15 +237,21 @@ def test_trade_off_has_a_point_for_each_rule(tmp_path, kept):
         points = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines if line.get_marker() in "os"}
         rows = table[table["rule"].str.startswith("from")]
         assert points == set(zip(rows["passes"], rows[column], strict=True))
+        fixed = table[table["rule"].str.startswith("fixed")]
+        assert axis.lines[0].get_ydata().tolist() == fixed[column].tolist()
+        assert axis.get_xlabel() == "passes per photo, mean"
+        assert axis.get_ylabel() == f"validation {column.replace('_', '-')}"
 
 
-def test_curves_take_a_title(tmp_path, kept):
-    history = pd.DataFrame({"stage": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": [1.0, 0.8], "val_accuracy": 0.5,
-                            "lr": 1e-3})  # fmt: skip
+def test_curves_show_every_epoch_under_a_title(tmp_path, kept):
+    history = pd.DataFrame({"stage": 1, "loss": [1.1, 0.9], "accuracy": [0.4, 0.6], "val_loss": [1.0, 0.8],
+                            "val_accuracy": [0.5, 0.7], "lr": [1e-3, 1e-4]})  # fmt: skip
     figures.curves(history, tmp_path / "curves.png", "member 2")
     assert kept[0].get_suptitle() == "member 2"
     labels = [(axis.get_xlabel(), axis.get_ylabel()) for axis in kept[0].axes]
     assert labels == [("epoch", "cross-entropy"), ("epoch", "accuracy"), ("epoch", "learning rate")]  # S10
+    shown = [[line.get_ydata().tolist() for line in axis.lines] for axis in kept[0].axes]
+    assert shown == [[[1.1, 0.9], [1.0, 0.8]], [[0.4, 0.6], [0.5, 0.7]], [[1e-3, 1e-4]]]  # S44
 
 
 # --- Sheets of photos -------------------------------------------------------------------------------------

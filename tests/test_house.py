@@ -38,32 +38,51 @@ DESK_LEVELS = [
 DESK_LEVEL = {name: number for number, names in enumerate(DESK_LEVELS) for name in names}
 
 
-def imported(path: Path) -> set[str]:
-    """Names of the package's modules that a module imports, anywhere in it."""
+def imported(text: str) -> set[str]:
+    """Dotted names in the package that a module imports, anywhere in it, such as ``carcls.run`` and ``carcls.desk.cli``."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "carcls":
-            rest = node.module.split(".")[1:]
-            found |= {rest[0]} if rest else {alias.name for alias in node.names}
-    return found & (set(LEVEL) | {"desk"})
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports are not used here"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name and name.startswith("carcls.")}
+
+
+def below(level: dict[str, int], root: str, path: Path) -> set[str]:
+    """Modules of ``root`` that a module imports although they are not on a lower level."""
+    names = {
+        name.removeprefix(f"{root}.").split(".")[0]
+        for name in imported(path.read_text())
+        if name.startswith(f"{root}.")
+    }
+    return {name for name in names if level.get(name, 99 if name == "desk" else -1) >= level[path.stem]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import carcls.run",
+        "from carcls import run",
+        "from carcls.run import check",
+        "def f():\n    import carcls.run as r",
+    ],
+)
+def test_every_way_to_import_is_seen(text):
+    assert "carcls.run" in imported(text)
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("[a-z]*.py")), ids=lambda p: p.stem)
 def test_a_module_imports_only_from_lower_levels(path):
     assert path.stem in LEVEL, f"{path.name} has no level"
-    assert {name for name in imported(path) if LEVEL.get(name, 99) >= LEVEL[path.stem]} == set()
+    assert below(LEVEL, "carcls", path) == set()
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "desk").glob("[a-z]*.py")), ids=lambda p: p.stem)
 def test_a_module_of_the_desk_imports_only_from_lower_levels(path):
     assert path.stem in DESK_LEVEL, f"desk/{path.name} has no level"
-    names = {
-        alias.name
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module == "carcls.desk"
-        for alias in node.names
-    }
-    assert {name for name in names if DESK_LEVEL[name] >= DESK_LEVEL[path.stem]} == set()
+    assert below(DESK_LEVEL, "carcls.desk", path) == set()
 
 
 def test_no_dependency_that_the_reviews_advise_against():  # S15, S26

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import write_photo
 
-from carcls import photos, pipeline
+from carcls import augment, photos, pipeline
 from carcls.config import Config
 from carcls.runtime import Runtime
 
@@ -162,6 +162,22 @@ def test_a_view_does_not_depend_on_the_batch_or_its_neighbours(frame, tmp_path):
     made, seen = batches(CFG, turned, tmp_path, rows=every, views=range(3))
     images = np.concatenate([images for images, _, _ in seen])
     assert (made.collect(images.reshape(len(images), -1)) == views(CFG, every)[:, ::-1]).all()
+
+
+def test_strength_follows_the_epoch_in_training_and_views_have_their_own(frame, tmp_path, monkeypatch):  # S20, S54
+    asked, real = set(), augment.policy
+
+    def policy(name, height, width, fit, strength):
+        asked.add((name, strength))
+        return real(name, height, width, fit, strength)
+
+    monkeypatch.setattr(augment, "policy", policy)
+    cfg = CFG.replace(augment="medium", tta_strength=0.3)
+    batches(cfg, frame, tmp_path, train=lambda epoch: 1 - epoch / 4, epochs=range(3))
+    assert asked == {("medium", 1.0), ("medium", 0.75), ("medium", 0.5)}
+    asked.clear()
+    batches(cfg, frame, tmp_path, views=range(4))
+    assert asked == {("light", 0.3)}
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])

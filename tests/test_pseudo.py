@@ -1,14 +1,16 @@
 """Pseudo-labels: the threshold, every refusal, precision, what is kept, and labels that the votes contradict."""
 
-import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from carcls import photos, pseudo
+from carcls import decide, members, photos, pseudo
+from carcls.config import Config
+from carcls.run import _pseudo_labels
 from carcls.votes import Votes, adapt
 
 CLASSES = 10
@@ -84,7 +86,7 @@ def test_photos_that_stopped_early_count_by_the_views_they_were_cast():
     # Of validation photos too: 30 right ones with 4 views pass, 10 wrong ones with 3 do not.
     said = [{n % 10: 4 if n < 30 else 3} for n in range(40)]
     chosen = choose(votes, validation=[made(said, [n % 10 if n < 30 else 0 for n in range(40)], views=64)])
-    assert (chosen.validation_passing, chosen.precision) == (30, 1)
+    assert "of 40 validation photos 30 pass and 30 of them are right" in chosen.line
     assert chosen.rows.tolist() == [0, 4]
     assert chosen.labels.tolist() == [3, 0]
     assert "2 test photos agree but have fewer than 4 views" in chosen.warnings[0]
@@ -108,6 +110,31 @@ def test_unreadable_photos_and_copies_of_labelled_photos_are_not_usable():
     assert pseudo.usable_photos(table).tolist() == [True, False, True, False, False]
 
 
+def test_a_run_chooses_by_gates_that_validation_opens_from_photos_that_may_be_labelled(tmp_path, monkeypatch):
+    # The views of photo v harm, and tta=always takes them all the same: for predicting, not for labelling (S64).
+    val = made([{3: 1, 4: 7}] * 8, [3] * 8, views=8)
+    member = members.Member(
+        "1", tmp_path, val, (made([{3: 8}] * 5, views=8),), {}, {}, (8, 0), Config().stages[-1], [""]
+    )
+    cfg = Config(tta="always", pseudo=True, pseudo_agreement=0.875)
+    decision = decide.decide(cfg, [member], None)
+    assert [gate.open for gate in decision.gates] == [True]
+    rows = pd.concat([TRAIN, VAL, TEST], ignore_index=True)
+    rows["group"] = [0, 1, 2, 3, 2, 4, 0, 5]  # t1 is a copy of v, t3 of a; t4 cannot be read
+    table = photos.Table(rows, list(range(CLASSES)), "Id", "Category", [], pd.DataFrame())
+    asked = []
+    real = pseudo.select
+    monkeypatch.setattr(pseudo, "select", lambda *args: asked.append(args) or real(*args))
+    place = SimpleNamespace(out=tmp_path)
+    chosen, said = _pseudo_labels(cfg, None, table, place, None, [member], decision, None)
+    ((tests, validation, gates, agreement, classes, usable),) = asked
+    assert (tests[0].ids, validation[0].ids) == (member.test[0].ids, val.ids)
+    assert (gates, agreement, classes) == ([False], 0.875, CLASSES)
+    assert usable.tolist() == [True, False, True, False, False]
+    assert "gate of test-time augmentation is closed" in chosen.refused
+    assert said == {"chosen": chosen.line, "photos": 0, "warnings": [], "kept": [], "reasons": []}
+
+
 # --- Precision --------------------------------------------------------------------------------------------
 
 
@@ -117,12 +144,7 @@ def test_precision_is_of_the_validation_photos_that_pass():
     labels = [n % 10 for n in range(50)]
     labels[3], labels[4] = 8, 9
     chosen = choose(made([*SOUND, DISPUTED]), validation=[made(said, labels)])
-    assert chosen.validation_passing == 40
-    assert chosen.precision == 38 / 40
-    # Wilson by hand: (38 + z²/2) / (40 + z²) ± z / (40 + z²) · √(38 · 2 / 40 + z²/4), z² = 3.8415
-    assert chosen.precision_low == pytest.approx(0.834961, abs=1e-6)
-    assert chosen.precision_high == pytest.approx(0.986179, abs=1e-6)
-    assert chosen.coverage == 2 / 4
+    # Wilson by hand: (38 + z²/2) / (40 + z²) ± z / (40 + z²) · √(38 · 2 / 40 + z²/4), z² = 3.8415: 0.834961, 0.986179
     assert chosen.line == (
         "pseudo-labels: 2 of 4 test photos (50.0%) pass: at least 0.95 of the views of the member put the same class "
         "first; of 50 validation photos 40 pass and 38 of them are right, precision 0.950 (0.835–0.986)"
@@ -133,8 +155,8 @@ def test_precision_needs_all_members_too():
     a = made([{n % 10: 64} for n in range(30)], np.arange(30) % 10)
     other = [{(n + (n < 5)) % 10: 64} for n in range(30)]  # disagrees on 5
     chosen = choose(made(SOUND), made(SOUND), validation=[a, made(other, np.arange(30) % 10)])
-    assert (chosen.validation_passing, chosen.precision) == (25, 1.0)
     assert "each of 2 members" in chosen.line
+    assert "of 30 validation photos 25 pass and 25 of them are right, precision 1.000" in chosen.line
 
 
 # --- Refusals ---------------------------------------------------------------------------------------------
@@ -169,10 +191,9 @@ def test_labelling_nearly_everything_is_refused():  # S62
     alike = [{n % 2: 8} for n in range(49)]
     chosen = choose(made([*alike, {4: 4, 5: 4}]), validation=[checked(views=8)])  # 0.98 is not more than 0.98
     assert not chosen.refused
-    assert chosen.coverage == 0.98
+    assert "49 of 50 test photos (98.0%) pass" in chosen.line
     everything = choose(made([*alike, {4: 8}]), validation=[checked(views=8)])
     assert refused(everything).startswith("50 of 50 usable test photos pass, more than 98%")
-    assert everything.coverage == 1
     # Photos that cannot be labelled do not hide that all others would be.
     usable = np.arange(50) < 45
     assert "45 of 45 usable" in refused(choose(made([*alike, {4: 8}]), validation=[checked(views=8)], usable=usable))
@@ -187,7 +208,6 @@ def test_nothing_that_passes_is_refused_and_its_table_is_empty():
     votes = made([DISPUTED, {4: 60, 5: 4}])
     chosen = choose(votes)
     assert refused(chosen) == "none of 2 usable test photos passes"
-    assert chosen.coverage == 0
     frame = pseudo.table(chosen, [votes], range(CLASSES))
     assert len(frame) == 0
     assert list(frame.columns) == ["id", "label", "agreement_1", "probability_1", "cast_1", "votes_1"]
@@ -199,16 +219,13 @@ def test_unknown_precision_is_refused():
     assert said == "the precision is unknown: 19 validation photos pass, and at least 20 are needed to measure it"
     none = choose(made(SOUND), validation=[made([DISPUTED] * 5, [4] * 5)])
     assert refused(none).startswith("the precision is unknown: 0 validation photos pass")
-    assert math.isnan(none.precision)
-    assert math.isnan(none.precision_low)
-    assert math.isnan(none.precision_high)
+    assert none.line.endswith("of 5 validation photos 0 pass")
 
 
 def test_low_precision_is_refused():
     assert not choose(made(SOUND), validation=[checked(right=18, wrong=2)]).refused  # 0.9 itself
     chosen = choose(made(SOUND), validation=[checked(right=17, wrong=3)])
     assert refused(chosen).startswith("17 of 20 validation photos that pass are right, precision 0.850")
-    assert (chosen.precision, chosen.validation_passing) == (0.85, 20)
 
 
 # --- Warnings ---------------------------------------------------------------------------------------------

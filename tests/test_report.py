@@ -24,6 +24,7 @@ def history(val_loss, val_accuracy=None):
         (history([1.0, 0.5, 0.6, 0.7]), "Over-fitted.*40%"),  # S40
         (history([0.52, 0.51, 0.505, 0.5]), "Neither"),
         (history([1.0, 0.5]), "too few to judge"),
+        (pd.concat([history([0.6, 0.5, 0.4]), history([1.0, 0.99, 0.98]).assign(stage=2)]), "Neither"),  # another size
     ],
 )
 def test_verdicts(curve, said):

@@ -14,10 +14,10 @@ import pytest
 import small
 from conftest import easy_competition, write_photo
 
-from carcls import config, inputs, members, model, photos, pseudo, schedule, steps, train, votes
+from carcls import augment, callbacks, config, inputs, members, model, photos, pseudo, schedule, steps, train, votes
 from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
-from carcls.run import _identity, _stoppable, run
+from carcls.run import _identity, _stoppable, run, source_hash
 
 
 @pytest.fixture
@@ -68,8 +68,9 @@ def test_bn_is_rebased_on_fewer_photos_where_time_is_short(pretrained, rebased, 
 
 
 def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_path, capsys):
-    target = run(cfg)
+    target = run(cfg.replace(monitor_url="http://127.0.0.1:1"))  # S46: nobody is there, and nothing else changes
     said = capsys.readouterr().out
+    assert said.count("monitor http://127.0.0.1:1: ") == 1
     out = tmp_path / "out"
     assert target == out / "submission.csv"
     submission = pd.read_csv(target)
@@ -93,7 +94,9 @@ def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_
     history = pd.read_csv(out / "member1" / "history.csv")
     assert history["stage"].tolist() == [1, 1, 2, 2]
     assert history["seconds"].gt(0).all()  # S17
-    assert config.load(out / "config.json") == cfg
+    assert config.load(out / "config.json").replace(monitor_url="") == cfg
+    assert result["source"] == source_hash()  # S75
+    assert gate["reason"] in said  # S50
     events = [json.loads(line)["kind"] for line in (out / "progress.jsonl").read_text().splitlines()]
     assert events == ["start", *["epoch"] * 4, "end"]
     pictures = [p.relative_to(out) for p in out.rglob("*.png")]
@@ -133,6 +136,26 @@ def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_
     assert f"validation {result['validation_accuracy']:.4f}: {result['made_by']}" in table
     assert gate["reason"] in table
     assert "view 3 alone" in table
+
+
+def test_the_best_epoch_counts_and_the_last_one_is_kept_beside_it(cfg, tmp_path, monkeypatch):  # S37
+    # As if the loss should be high: then the first epoch is the best.
+    monkeypatch.setattr(callbacks, "rank", lambda logs: (float(logs["val_loss"]), 0.0))
+    strengths, policy = [], augment.policy
+
+    def asked(name, height, width, fit, strength):
+        strengths.append(strength)
+        return policy(name, height, width, fit, strength)
+
+    monkeypatch.setattr(augment, "policy", asked)
+    run(cfg.replace(stages="48x64x3", label_smoothing=0, tta="never", strength=0.9, strength_end=0.3, tta_strength=0.3))
+    folder = tmp_path / "out" / "member1"
+    history = pd.read_csv(folder / "history.csv")
+    assert history["best"].tolist() == [True, False, False]
+    cast = votes.load(folder / "votes_validation.npz")
+    assert votes.log_loss(cast.probs[0], cast.labels) == pytest.approx(history["val_loss"][0], rel=1e-3)
+    assert weights_in(folder / "best.weights.h5") != weights_in(folder / "last.weights.h5")
+    assert {round(s, 3) for s in strengths} == {0.9, 0.6, 0.3}  # S20
 
 
 def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, capsys):
@@ -199,7 +222,7 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
     def three(members, *rest):
         rows = np.array([0, 3, 5])
         ids = tuple(members[0].ids[i] for i in rows)
-        return pseudo.Chosen(rows, np.array([2, 0, 1]), ids, "", 1.0, 0.9, 1.0, 30, 0.3, (), "three photos")
+        return pseudo.Chosen(rows, np.array([2, 0, 1]), ids, "", (), "three photos")
 
     monkeypatch.setattr(pseudo, "select", three)
     seen = []
@@ -219,7 +242,7 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
 
     monkeypatch.setattr(schedule.Budget, "share", shared)
     run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members=two, val_fraction=0.4, weights=weights,
-                    refit_epochs=1, blend="average", budget_minutes=60.0))  # fmt: skip
+                    refit_epochs=1, blend="average", budget_minutes=60.0, pseudo_lr=0.2, refit_lr=0.4))  # fmt: skip
     out = tmp_path / "out"
     # Of 4 epochs of training, 2 with pseudo-labels, and 2 of refit with 36 photos instead of 21.
     each = 1 / 0.6
@@ -236,7 +259,12 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
     assert result["made_by"].endswith(
         "after pseudo-labels, then 2 of 2 refitted on all 36 labelled photos (measured before)"
     )
-    facts = [json.loads((out / f"member{n}" / "refit" / "steps.json").read_text())["training"]["facts"] for n in (1, 2)]
+    facts = [
+        [json.loads((out / f"member{n}" / inside / "steps.json").read_text())["training"]["facts"] for n in (1, 2)]
+        for inside in ("pseudo", "refit")
+    ]
+    assert [about["lr"] for both in facts for about in both] == [cfg.lr * 0.2] * 2 + [cfg.lr * 0.4] * 2
+    facts = facts[1]
     assert facts[0]["the photos"] != facts[1]["the photos"]  # with pseudo-labels again where they were kept
     for n, inside in enumerate(("", "pseudo")):
         start = out / f"member{n + 1}" / inside / "best.weights.h5"

@@ -66,7 +66,7 @@ def test_the_table_counts_corrected_and_spoiled():
     table = votes.tta_table(made).set_index("what")
     assert table.loc["no TTA", "accuracy"] == 0.5
     together = table.loc["first 3, mean"]
-    assert (together["accuracy"], together["corrected"], together["spoiled"]) == (0.5, 1, 1)
+    assert (together["accuracy"], together["corrected"], together["spoiled"], together["p"]) == (0.5, 1, 1, 1)
     assert table.loc["view 1 alone", "views"] == 1
     assert {"first 2, mean", "all 3, geometric", "all 3, vote", "view 2 alone"} <= set(table.index)
     assert table.loc["no TTA", "log_loss"] == pytest.approx(-(2 * np.log(0.8) + 2 * np.log(0.1)) / 4, rel=1e-5)
@@ -101,6 +101,19 @@ def test_the_gate_at_equal_accuracy_asks_the_probabilities():
     assert not votes.gate("auto", votes.full(ids, np.concatenate([sure, unsure]), labels)).open
 
 
+@pytest.mark.parametrize(("corrected", "spoiled", "is_open"), [(1, 3, True), (0, 5, False)])
+def test_the_gate_takes_a_few_more_errors_for_better_probabilities_and_not_many(corrected, spoiled, is_open):
+    tops = np.zeros((2, 20), np.int64)
+    tops[0, :corrected] = 1
+    tops[1, corrected : corrected + spoiled] = 1
+    unsure, sure = says(tops[:1], sure=0.55), says(tops[1:], sure=0.95)
+    seen = votes.full([str(i) for i in range(20)], np.concatenate([unsure, sure]), np.zeros(20))
+    gate = votes.gate("auto", seen)
+    assert f"{corrected} corrected, {spoiled} spoiled" in gate.reason
+    assert votes.log_loss(seen.combined(), seen.labels) < votes.log_loss(seen.probs[0], seen.labels) - 0.03
+    assert gate.open == is_open
+
+
 def test_unanimous_photos_stop_and_a_clear_lead_stops_the_others():  # S59, S60
     clear = [0] * 15 + [1]
     even = [0, 1] * 8
@@ -131,6 +144,14 @@ def test_more_views_go_to_disputed_photos_alone_and_up_to_the_cap():
     assert table.loc["from 2 up to 16", "passes"] == pytest.approx(made.cast.mean())
     assert table.loc["fixed 16", "share"] == 1
     assert table.loc["from 2 up to 16", "differ"] == 0
+
+
+def test_a_photo_that_stops_early_on_another_class_is_counted():
+    tops = np.ones((16, 2), int)
+    tops[:2, 0] = 0  # the first two views agree on what the other fourteen do not say
+    rules = votes.trade_off(votes.full(list("ab"), says(tops), np.ones(2)), firsts=(2,), caps=(16,)).set_index("rule")
+    assert rules.loc["from 2 up to 16", ["passes", "differ"]].tolist() == [2, 1]
+    assert rules.loc["fixed 16", "differ"] == 0
 
 
 @pytest.mark.parametrize("how", votes.COMBINE)
