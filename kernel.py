@@ -422,11 +422,11 @@ class _Place(A.ImageOnlyTransform):
         return view(img, (self.height, self.width), self.fit)
 
 
-def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool = False) -> list[str]:
+def lint(transforms: list[A.BasicTransform], height: int, width: int) -> list[str]:
     """What is wrong with a policy for car photos, one sentence each; an empty list if nothing is.
 
     Judged by what each transform does to two made-up photos. Refused: turning a car on its roof or side (S22), changing next to
-    nothing while still costing time (S21), output other than uint8 of the same size, and with tta any p below 1 (S56).
+    nothing while still costing time (S21), and output other than uint8 of the same size.
     """
     probe = _probe(height, width)
     sky = np.zeros_like(probe)  # above, the road below
@@ -434,8 +434,6 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
     problems = []
     for transform in transforms:
         name = type(transform).__name__
-        if tta and transform.p < 1:
-            problems.append(f"{name} has p={transform.p}; test-time views need p=1, or some are the photo itself")
         try:
             outputs = [_apply_always(transform, probe, seed) for seed in range(16)]
         except Exception as error:  # somebody else's transform may raise anything; here it becomes a sentence
@@ -964,10 +962,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carcls.config import ConfigError
+from carcls.config import BLENDS, ConfigError
 from carcls.votes import TINY, log_loss, wilson
 
-KINDS = ("best", "average", "weights", "logistic", "forest")  # from simple to complicated
+KINDS = BLENDS[1:]  # without auto; from simple to complicated
 SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other members are absurdly sure of mistakes
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = 5, 2  # folds of the reported accuracy, and within each of choosing
@@ -1019,16 +1017,6 @@ class Choice:
     reason: str
 
 
-def fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Weights (members,) float64 ≥ 0 with sum 1 of the lowest mean log-loss of the weighted mean (S65, S68).
-
-    Convex in the weights, so SLSQP (Kraft 1988) finds the one minimum from equal weights. Weights below SMALLEST
-    become 0. A noisy member keeps some weight if all others are sure of their mistakes: it then softens them.
-    Raises ConfigError.
-    """
-    return _fit_weights(*_checked(probs, truth))
-
-
 def parse_weights(text: str, members: int) -> np.ndarray:
     """``"0.9/0.05/0.05"`` → (members,) float64 with sum 1, in the members' order (S66). Raises ConfigError."""
     try:
@@ -1048,8 +1036,8 @@ def parse_weights(text: str, members: int) -> np.ndarray:
 def fit(kind: str, probs: np.ndarray, truth: np.ndarray, seed: int) -> Blend:
     """A blend of one of KINDS, fitted on these photos; seed is of the forest. Raises ConfigError.
 
-    best: the member of the highest accuracy, the lower log-loss among equals. average: equal weights. weights:
-    ``fit_weights``. logistic, forest: stacking (Wolpert 1992) on the log-probabilities of all members.
+    best: the member of the highest accuracy, the lower log-loss among equals. average: equal weights. weights: of the
+    lowest mean log-loss of the weighted mean (S65, S68). logistic, forest: stacking (Wolpert 1992) on the log-probabilities of all members.
     """
     if kind not in KINDS:
         raise ConfigError(f"blend {kind!r}: expected one of {', '.join(KINDS)}")
@@ -1120,6 +1108,11 @@ def members_table(names: list[str], probs: np.ndarray, truth: np.ndarray) -> pd.
 
 
 def _fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Weights (members,) float64 ≥ 0 with sum 1 of the lowest mean log-loss of the weighted mean.
+
+    Convex in the weights, so SLSQP (Kraft 1988) finds the one minimum from equal weights. Weights below SMALLEST
+    become 0. A noisy member keeps some weight if all others are sure of their mistakes: it then softens them.
+    """
     from scipy.optimize import minimize
 
     true = np.maximum(probs[:, np.arange(len(truth)), truth], TINY)  # (members, photos): all that the loss needs
@@ -1959,7 +1952,7 @@ class Config(_Frozen):
     # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
     # stages=96x160x4 lr=2e-3 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)
     # and 0.659 (0.99; p = 0.008). It is a head start: over 11 epochs, stages=96x160x5,128x224x6, a prototype that looked at
-    # unaugmented photos ended at 0.797 against 0.799 (735 photos). Figures in this file that do not name bn_photos are of bn_photos=0.
+    # unaugmented photos ended at 0.797 against 0.799 (735 photos). Figures above PRESETS that do not name bn_photos are of bn_photos=0.
     bn_photos: int = Field(512, ge=0, description="train photos that BN takes its first statistics from; what the network "
                            "predicts stays the same. Not with weights=none, freeze_bn or unfreeze=head; 0: the statistics of the "
                            "weights")  # fmt: skip
@@ -1974,7 +1967,7 @@ class Config(_Frozen):
     # were behind, and depth_decay=0.6 with lr=4e-3, augment=light and dropout=0.2, whose were alike. A script of the same
     # modules, stages=64x96x4,96x160x6 batch=32: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected, p = 0.0006), which
     # bn_photos has changed: see PRESETS. By the command above bn_photos, with it, seeds 1 and 2, against 0.703 and 0.702:
-    # pooling=max 0.521 and 0.528 (320 photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: not compared yet.
+    # pooling=max 0.521 and 0.528 (320 photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: adam against adamw alone, see PRESETS.
     stages: tuple[Stage, ...] = Field((Stage(height=128, width=224, epochs=4), Stage(height=160, width=256, epochs=3)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
     batch: int = Field(16, ge=1, le=4096, description="photos per training step, all devices together")
@@ -2186,12 +2179,13 @@ class Config(_Frozen):
 # refit_epochs=… refit_lr=…" (the presets' own epochs with seed=1, and quick, by that command, the others by a script that restored the weights of
 # such a run: the same digits where both were run):
 #   good, seed=1   0.8095, 0.538;  3 epochs at 0.3 0.8204 (-0.027 ± 0.011), at 1 0.8190 (+0.023 ± 0.018), 6 at 0.5 0.8408 (-0.038 ± 0.014);
-#                                  3 at 0.3 without the 258 0.8177 (+0.004 ± 0.011): it is the photos, not the epochs
+#                                  3 at 0.3 without the 258 0.8177 (+0.004 ± 0.011): for log-loss it is the photos, not the epochs
 #   good, seed=2   0.8340, 0.513;  3 epochs at 0.3 0.8463 (-0.026 ± 0.012), at 0.1 0.8381 (-0.015 ± 0.008), 5 at 0.3 0.8463 (-0.014 ± 0.013),
 #                                  6 at 0.5 0.8381 (-0.017 ± 0.015)
 #   quick, seed=1  0.7959, 0.617;  1 epoch at 0.3 0.7959 (-0.026 ± 0.010), 2 0.8068 (-0.052 ± 0.010)
 #   quick, seed=2  0.7837, 0.578;  1 epoch at 0.3 0.8014 (-0.011 ± 0.009), 2 0.8041 (-0.019 ± 0.010)
-# With pseudo-labels too (444 test photos above 0.8, 95 % of them right) the first was 0.8204 (-0.030 ± 0.012).
+# With pseudo-labels too (by the script, which took the 444 test photos whose mean probability is above 0.8, 95 % of them right) the first
+# was 0.8204 (-0.030 ± 0.012).
 _REGULARISED = {"augment": "medium", "strength_end": 1.0, "label_smoothing": 0.1}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -2610,7 +2604,8 @@ Classes = Sequence[int | str]  # class index → label as in train.csv
 CAPTIONS = {
     "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
     "augmentation policy at its full strength. Look for cars that a person could not recognise.",
-    "curves.png": "Loss (mean cross-entropy per photo) and accuracy after every epoch, on the training photos as they are "
+    "curves.png": "Loss (mean cross-entropy per photo, with label_smoothing against the smoothed labels, so not the log-loss of the "
+    "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
     "end of each epoch; grey lines are changes of photo size.",
     "matrix.png": "Predicted class (colour) by photo (rows) and view (columns): view 0 is the photo itself, 1 its mirror image. "
@@ -3792,12 +3787,10 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
                                   cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(
-            False,
-            f"not kept: training with pseudo-labels diverged ({error.args[0]}); try a smaller pseudo_lr",
-            votes.Paired(0, 0),
+            False, f"not kept: training with pseudo-labels diverged ({error.args[0]}); try a smaller pseudo_lr"
         )
     if trained is None:
-        return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
+        return pseudo.Kept(False, "skipped: no time to train with pseudo-labels")
     inside = before.folder / "pseudo"
     took = cast_votes(mine, rt, trained, table, place, inside)
     after = votes.load(inside / "votes_validation.npz")
@@ -5367,7 +5360,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import photos
-from carcls.votes import HARM, Paired, Votes, log_loss, paired, wilson
+from carcls.votes import HARM, Votes, log_loss, paired, wilson
 
 SOURCE = "pseudo"  # in the column source of a photo that ``extend`` added
 LEAST_VIEWS = 4  # cast on a photo by every member; agreement of fewer says little
@@ -5596,7 +5589,6 @@ class Kept:
 
     kept: bool
     reason: str
-    change: Paired
 
 
 def keep(before: Votes, after: Votes, how: str = "mean") -> Kept:
@@ -5615,12 +5607,12 @@ def keep(before: Votes, after: Votes, how: str = "mean") -> Kept:
     seen = (f"{change.corrected} of {len(before.ids):,} validation photos corrected, {change.spoiled} spoiled "
             f"(one-sided p = {change.p_worse:.2g}), log-loss {loss_was:.4f} → {loss_now:.4f}")  # fmt: skip
     if not np.isfinite(now).all():
-        return Kept(False, f"not kept: some probabilities are not finite; {seen}", change)
+        return Kept(False, f"not kept: some probabilities are not finite; {seen}")
     if change.p_worse < HARM:
-        return Kept(False, f"not kept: pseudo-labels harm; {seen}", change)
+        return Kept(False, f"not kept: pseudo-labels harm; {seen}")
     if change.corrected < change.spoiled and loss_now > loss_was:
-        return Kept(False, f"not kept: accuracy and log-loss are both worse; {seen}", change)
-    return Kept(True, f"kept: validation is not worse by this evidence; {seen}", change)
+        return Kept(False, f"not kept: accuracy and log-loss are both worse; {seen}")
+    return Kept(True, f"kept: validation is not worse by this evidence; {seen}")
 
 
 # --- Labels to look at ------------------------------------------------------------------------------------
@@ -8361,7 +8353,6 @@ class Gate:
 
     open: bool
     reason: str
-    change: Paired
 
 
 def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
@@ -8379,24 +8370,20 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
     seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip
     if mode == "never":
-        return Gate(False, f"closed: tta=never; {seen}", change)
+        return Gate(False, f"closed: tta=never; {seen}")
     if mode == "always":
-        return Gate(True, f"open: tta=always; {seen}", change)
+        return Gate(True, f"open: tta=always; {seen}")
     if views == 1:
-        return Gate(False, "closed: one view per photo", change)
+        return Gate(False, "closed: one view per photo")
     if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
-        return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help", change)
+        return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help")
     if change.p_worse < HARM:
-        return Gate(False, f"closed: it harms; {seen}", change)
+        return Gate(False, f"closed: it harms; {seen}")
     if change.corrected > change.spoiled:
-        return Gate(True, f"open: it corrects more than it spoils; {seen}", change)
+        return Gate(True, f"open: it corrects more than it spoils; {seen}")
     if loss < before - SAME:
-        return Gate(
-            True, f"open: accuracy is not worse by this evidence and the probabilities are better; {seen}", change
-        )
-    return Gate(
-        False, f"closed: it corrects no more than it spoils and the probabilities are no better; {seen}", change
-    )
+        return Gate(True, f"open: accuracy is not worse by this evidence and the probabilities are better; {seen}")
+    return Gate(False, f"closed: it corrects no more than it spoils and the probabilities are no better; {seen}")
 
 
 # --- More views for disputed photos -----------------------------------------------------------------------

@@ -208,11 +208,11 @@ class _Place(A.ImageOnlyTransform):
         return view(img, (self.height, self.width), self.fit)
 
 
-def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool = False) -> list[str]:
+def lint(transforms: list[A.BasicTransform], height: int, width: int) -> list[str]:
     """What is wrong with a policy for car photos, one sentence each; an empty list if nothing is.
 
     Judged by what each transform does to two made-up photos. Refused: turning a car on its roof or side (S22), changing next to
-    nothing while still costing time (S21), output other than uint8 of the same size, and with tta any p below 1 (S56).
+    nothing while still costing time (S21), and output other than uint8 of the same size.
     """
     probe = _probe(height, width)
     sky = np.zeros_like(probe)  # above, the road below
@@ -220,8 +220,6 @@ def lint(transforms: list[A.BasicTransform], height: int, width: int, tta: bool 
     problems = []
     for transform in transforms:
         name = type(transform).__name__
-        if tta and transform.p < 1:
-            problems.append(f"{name} has p={transform.p}; test-time views need p=1, or some are the photo itself")
         try:
             outputs = [_apply_always(transform, probe, seed) for seed in range(16)]
         except Exception as error:  # somebody else's transform may raise anything; here it becomes a sentence

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carcls.config import ConfigError
+from carcls.config import BLENDS, ConfigError
 from carcls.votes import TINY, log_loss, wilson
 
-KINDS = ("best", "average", "weights", "logistic", "forest")  # from simple to complicated
+KINDS = BLENDS[1:]  # without auto; from simple to complicated
 SMALLEST = 0.005  # fitted weights below it become 0: noise, unless all other members are absurdly sure of mistakes
 LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = 5, 2  # folds of the reported accuracy, and within each of choosing
@@ -67,16 +67,6 @@ class Choice:
     reason: str
 
 
-def fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Weights (members,) float64 ≥ 0 with sum 1 of the lowest mean log-loss of the weighted mean (S65, S68).
-
-    Convex in the weights, so SLSQP (Kraft 1988) finds the one minimum from equal weights. Weights below SMALLEST
-    become 0. A noisy member keeps some weight if all others are sure of their mistakes: it then softens them.
-    Raises ConfigError.
-    """
-    return _fit_weights(*_checked(probs, truth))
-
-
 def parse_weights(text: str, members: int) -> np.ndarray:
     """``"0.9/0.05/0.05"`` → (members,) float64 with sum 1, in the members' order (S66). Raises ConfigError."""
     try:
@@ -96,8 +86,8 @@ def parse_weights(text: str, members: int) -> np.ndarray:
 def fit(kind: str, probs: np.ndarray, truth: np.ndarray, seed: int) -> Blend:
     """A blend of one of KINDS, fitted on these photos; seed is of the forest. Raises ConfigError.
 
-    best: the member of the highest accuracy, the lower log-loss among equals. average: equal weights. weights:
-    ``fit_weights``. logistic, forest: stacking (Wolpert 1992) on the log-probabilities of all members.
+    best: the member of the highest accuracy, the lower log-loss among equals. average: equal weights. weights: of the
+    lowest mean log-loss of the weighted mean (S65, S68). logistic, forest: stacking (Wolpert 1992) on the log-probabilities of all members.
     """
     if kind not in KINDS:
         raise ConfigError(f"blend {kind!r}: expected one of {', '.join(KINDS)}")
@@ -168,6 +158,11 @@ def members_table(names: list[str], probs: np.ndarray, truth: np.ndarray) -> pd.
 
 
 def _fit_weights(probs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Weights (members,) float64 ≥ 0 with sum 1 of the lowest mean log-loss of the weighted mean.
+
+    Convex in the weights, so SLSQP (Kraft 1988) finds the one minimum from equal weights. Weights below SMALLEST
+    become 0. A noisy member keeps some weight if all others are sure of their mistakes: it then softens them.
+    """
     from scipy.optimize import minimize
 
     true = np.maximum(probs[:, np.arange(len(truth)), truth], TINY)  # (members, photos): all that the loss needs

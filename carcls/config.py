@@ -108,7 +108,7 @@ class Config(_Frozen):
     # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
     # stages=96x160x4 lr=2e-3 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)
     # and 0.659 (0.99; p = 0.008). It is a head start: over 11 epochs, stages=96x160x5,128x224x6, a prototype that looked at
-    # unaugmented photos ended at 0.797 against 0.799 (735 photos). Figures in this file that do not name bn_photos are of bn_photos=0.
+    # unaugmented photos ended at 0.797 against 0.799 (735 photos). Figures above PRESETS that do not name bn_photos are of bn_photos=0.
     bn_photos: int = Field(512, ge=0, description="train photos that BN takes its first statistics from; what the network "
                            "predicts stays the same. Not with weights=none, freeze_bn or unfreeze=head; 0: the statistics of the "
                            "weights")  # fmt: skip
@@ -123,7 +123,7 @@ class Config(_Frozen):
     # were behind, and depth_decay=0.6 with lr=4e-3, augment=light and dropout=0.2, whose were alike. A script of the same
     # modules, stages=64x96x4,96x160x6 batch=32: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected, p = 0.0006), which
     # bn_photos has changed: see PRESETS. By the command above bn_photos, with it, seeds 1 and 2, against 0.703 and 0.702:
-    # pooling=max 0.521 and 0.528 (320 photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: not compared yet.
+    # pooling=max 0.521 and 0.528 (320 photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: adam against adamw alone, see PRESETS.
     stages: tuple[Stage, ...] = Field((Stage(height=128, width=224, epochs=4), Stage(height=160, width=256, epochs=3)),
                                       description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
     batch: int = Field(16, ge=1, le=4096, description="photos per training step, all devices together")
@@ -335,12 +335,13 @@ class Config(_Frozen):
 # refit_epochs=… refit_lr=…" (the presets' own epochs with seed=1, and quick, by that command, the others by a script that restored the weights of
 # such a run: the same digits where both were run):
 #   good, seed=1   0.8095, 0.538;  3 epochs at 0.3 0.8204 (-0.027 ± 0.011), at 1 0.8190 (+0.023 ± 0.018), 6 at 0.5 0.8408 (-0.038 ± 0.014);
-#                                  3 at 0.3 without the 258 0.8177 (+0.004 ± 0.011): it is the photos, not the epochs
+#                                  3 at 0.3 without the 258 0.8177 (+0.004 ± 0.011): for log-loss it is the photos, not the epochs
 #   good, seed=2   0.8340, 0.513;  3 epochs at 0.3 0.8463 (-0.026 ± 0.012), at 0.1 0.8381 (-0.015 ± 0.008), 5 at 0.3 0.8463 (-0.014 ± 0.013),
 #                                  6 at 0.5 0.8381 (-0.017 ± 0.015)
 #   quick, seed=1  0.7959, 0.617;  1 epoch at 0.3 0.7959 (-0.026 ± 0.010), 2 0.8068 (-0.052 ± 0.010)
 #   quick, seed=2  0.7837, 0.578;  1 epoch at 0.3 0.8014 (-0.011 ± 0.009), 2 0.8041 (-0.019 ± 0.010)
-# With pseudo-labels too (444 test photos above 0.8, 95 % of them right) the first was 0.8204 (-0.030 ± 0.012).
+# With pseudo-labels too (by the script, which took the 444 test photos whose mean probability is above 0.8, 95 % of them right) the first
+# was 0.8204 (-0.030 ± 0.012).
 _REGULARISED = {"augment": "medium", "strength_end": 1.0, "label_smoothing": 0.1}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},

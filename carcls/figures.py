@@ -29,7 +29,8 @@ Classes = Sequence[int | str]  # class index → label as in train.csv
 CAPTIONS = {
     "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
     "augmentation policy at its full strength. Look for cars that a person could not recognise.",
-    "curves.png": "Loss (mean cross-entropy per photo) and accuracy after every epoch, on the training photos as they are "
+    "curves.png": "Loss (mean cross-entropy per photo, with label_smoothing against the smoothed labels, so not the log-loss of the "
+    "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
     "end of each epoch; grey lines are changes of photo size.",
     "matrix.png": "Predicted class (colour) by photo (rows) and view (columns): view 0 is the photo itself, 1 its mirror image. "

@@ -280,12 +280,10 @@ def go_on(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inp
                                   cfg.pseudo_lr, budget.share(members - number + later) if budget else None)  # fmt: skip
     except TrainingDiverged as error:
         return pseudo.Kept(
-            False,
-            f"not kept: training with pseudo-labels diverged ({error.args[0]}); try a smaller pseudo_lr",
-            votes.Paired(0, 0),
+            False, f"not kept: training with pseudo-labels diverged ({error.args[0]}); try a smaller pseudo_lr"
         )
     if trained is None:
-        return pseudo.Kept(False, "skipped: no time to train with pseudo-labels", votes.Paired(0, 0))
+        return pseudo.Kept(False, "skipped: no time to train with pseudo-labels")
     inside = before.folder / "pseudo"
     took = cast_votes(mine, rt, trained, table, place, inside)
     after = votes.load(inside / "votes_validation.npz")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import photos
-from carcls.votes import HARM, Paired, Votes, log_loss, paired, wilson
+from carcls.votes import HARM, Votes, log_loss, paired, wilson
 
 SOURCE = "pseudo"  # in the column source of a photo that ``extend`` added
 LEAST_VIEWS = 4  # cast on a photo by every member; agreement of fewer says little
@@ -243,7 +243,6 @@ class Kept:
 
     kept: bool
     reason: str
-    change: Paired
 
 
 def keep(before: Votes, after: Votes, how: str = "mean") -> Kept:
@@ -262,12 +261,12 @@ def keep(before: Votes, after: Votes, how: str = "mean") -> Kept:
     seen = (f"{change.corrected} of {len(before.ids):,} validation photos corrected, {change.spoiled} spoiled "
             f"(one-sided p = {change.p_worse:.2g}), log-loss {loss_was:.4f} → {loss_now:.4f}")  # fmt: skip
     if not np.isfinite(now).all():
-        return Kept(False, f"not kept: some probabilities are not finite; {seen}", change)
+        return Kept(False, f"not kept: some probabilities are not finite; {seen}")
     if change.p_worse < HARM:
-        return Kept(False, f"not kept: pseudo-labels harm; {seen}", change)
+        return Kept(False, f"not kept: pseudo-labels harm; {seen}")
     if change.corrected < change.spoiled and loss_now > loss_was:
-        return Kept(False, f"not kept: accuracy and log-loss are both worse; {seen}", change)
-    return Kept(True, f"kept: validation is not worse by this evidence; {seen}", change)
+        return Kept(False, f"not kept: accuracy and log-loss are both worse; {seen}")
+    return Kept(True, f"kept: validation is not worse by this evidence; {seen}")
 
 
 # --- Labels to look at ------------------------------------------------------------------------------------

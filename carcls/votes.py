@@ -211,7 +211,6 @@ class Gate:
 
     open: bool
     reason: str
-    change: Paired
 
 
 def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
@@ -229,24 +228,20 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
     seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip
     if mode == "never":
-        return Gate(False, f"closed: tta=never; {seen}", change)
+        return Gate(False, f"closed: tta=never; {seen}")
     if mode == "always":
-        return Gate(True, f"open: tta=always; {seen}", change)
+        return Gate(True, f"open: tta=always; {seen}")
     if views == 1:
-        return Gate(False, "closed: one view per photo", change)
+        return Gate(False, "closed: one view per photo")
     if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
-        return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help", change)
+        return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help")
     if change.p_worse < HARM:
-        return Gate(False, f"closed: it harms; {seen}", change)
+        return Gate(False, f"closed: it harms; {seen}")
     if change.corrected > change.spoiled:
-        return Gate(True, f"open: it corrects more than it spoils; {seen}", change)
+        return Gate(True, f"open: it corrects more than it spoils; {seen}")
     if loss < before - SAME:
-        return Gate(
-            True, f"open: accuracy is not worse by this evidence and the probabilities are better; {seen}", change
-        )
-    return Gate(
-        False, f"closed: it corrects no more than it spoils and the probabilities are no better; {seen}", change
-    )
+        return Gate(True, f"open: accuracy is not worse by this evidence and the probabilities are better; {seen}")
+    return Gate(False, f"closed: it corrects no more than it spoils and the probabilities are no better; {seen}")
 
 
 # --- More views for disputed photos -----------------------------------------------------------------------

@@ -11,6 +11,10 @@ from carcls.config import ConfigError
 from carcls.votes import log_loss
 
 
+def fit_weights(probs, truth):
+    return blend.fit("weights", probs, truth, 0).weights
+
+
 def members(strengths, photos=400, classes=4, seed=0) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of independent members and the truth: each sees the class in Gaussian noise of its own.
 
@@ -53,13 +57,13 @@ def test_a_member_with_the_others_mistakes_and_more_gets_nothing_though_its_accu
     truth = np.arange(1000) % 2
     probs = np.array([says(np.arange(1000) >= wrong, truth) for wrong in (5, 20)])
     assert [accuracy(p, truth) for p in probs] == [0.995, 0.98]  # as weights they would be 0.504 and 0.496
-    assert blend.fit_weights(probs, truth).tolist() == [1, 0]
+    assert fit_weights(probs, truth).tolist() == [1, 0]
 
 
 def test_equal_independent_members_share_and_a_bad_one_gets_exactly_nothing():  # S68
     probs, truth = members([1.5, 1.5, 1.5], photos=4000)
     guesses = np.random.default_rng(9).dirichlet(np.ones(4), 4000)
-    weights = blend.fit_weights(np.stack([*probs[:1], guesses, *probs[1:]]), truth)
+    weights = fit_weights(np.stack([*probs[:1], guesses, *probs[1:]]), truth)
     assert weights[1] == 0
     assert weights[[0, 2, 3]] == pytest.approx([1 / 3] * 3, abs=0.04)
 
@@ -67,7 +71,7 @@ def test_equal_independent_members_share_and_a_bad_one_gets_exactly_nothing():  
 @pytest.mark.parametrize("seed", range(5))
 def test_no_other_weights_have_a_lower_log_loss(seed):
     probs, truth = members(np.random.default_rng(seed).uniform(0.5, 3, 5), seed=seed)
-    weights = blend.fit_weights(probs.astype(np.float32), truth)
+    weights = fit_weights(probs.astype(np.float32), truth)
     assert weights.dtype == np.float64
     assert weights.sum() == pytest.approx(1)
     true = probs[:, np.arange(len(truth)), truth]
@@ -81,7 +85,7 @@ def test_weights_below_a_half_percent_become_nothing(helped, expected):
     """The second member helps only where the first is sure of a mistake."""
     first, second = np.full((1000, 2), 0.5), np.tile([0.25, 0.75], (1000, 1))
     first[:helped], second[:helped] = [0, 1], [0.9, 0.1]
-    weights = blend.fit_weights(np.array([first, second]), np.zeros(1000, int))
+    weights = fit_weights(np.array([first, second]), np.zeros(1000, int))
     assert weights[1] == (expected and pytest.approx(expected, abs=1e-3))
     assert weights.sum() == 1
 
@@ -89,7 +93,7 @@ def test_weights_below_a_half_percent_become_nothing(helped, expected):
 def test_the_order_of_members_does_not_matter():  # S67
     probs, truth = members([1, 2, 2.5, 0.5])
     order = [2, 0, 3, 1]
-    assert blend.fit_weights(probs[order], truth) == pytest.approx(blend.fit_weights(probs, truth)[order], abs=1e-4)
+    assert fit_weights(probs[order], truth) == pytest.approx(fit_weights(probs, truth)[order], abs=1e-4)
     for kind in ("best", "average", "weights", "logistic"):
         there, here = (blend.fit(kind, p, truth, 0).apply(p) for p in (probs[order], probs))
         np.testing.assert_allclose(there, here, atol=1e-3, err_msg=kind)
@@ -182,7 +186,7 @@ PROBS, TRUTH = noise(photos=20)
     ],
 )
 def test_what_is_not_probabilities_and_classes_is_refused(probs, truth, said):
-    calls = [lambda: blend.fit_weights(probs, truth), lambda: blend.fit("average", probs, truth, 0),
+    calls = [lambda: fit_weights(probs, truth), lambda: blend.fit("average", probs, truth, 0),
              lambda: blend.crossvalidate("best", probs, truth, None, 0), lambda: blend.members_table(list("abc"), probs, truth),
              lambda: blend.choose(probs, truth, 0, list("abc"))]  # fmt: skip
     for call in calls:
@@ -363,7 +367,7 @@ def test_what_choose_reports(few_fits):
         "",
     ]
     shown = blend.parse_weights(table.loc["weights", "weights"], 3)
-    np.testing.assert_allclose(shown, blend.fit_weights(probs, truth), atol=2e-3)
+    np.testing.assert_allclose(shown, fit_weights(probs, truth), atol=2e-3)
     assert len(choice.picked) == 5
     assert choice.nested_probs.shape == (400, 4)
     row = table.loc["logistic"]

@@ -229,7 +229,7 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
 
     def judge(before, after, how):
         seen.append((before, after))
-        return pseudo.Kept(len(seen) == 2, "judged", votes.Paired(0, 0))
+        return pseudo.Kept(len(seen) == 2, "judged")
 
     monkeypatch.setattr(pseudo, "keep", judge)
     weights = str(small.saved(tmp_path / "tiny.weights.h5"))
