@@ -121,10 +121,14 @@ def _refit_epochs(cfg: Config) -> float:
 
 
 def with_views(cfg: Config, views: int) -> Config:
-    """The settings with as many test-time views as a plan leaves time for; without the adaptive rule if they are fewer."""
+    """The settings with as many test-time views as a plan leaves time for.
+
+    With the adaptive rule they are its cap, and if they are no more than the first views, there is no rule.
+    """
     if views >= max(cfg.tta_views, cfg.tta_cap):
         return cfg
-    return cfg.replace(tta_views=min(views, cfg.tta_views), tta_cap=0, pseudo=cfg.pseudo and views >= 4)
+    cap = views if cfg.tta_cap and views > cfg.tta_views else 0
+    return cfg.replace(tta_views=min(views, cfg.tta_views), tta_cap=cap, pseudo=cfg.pseudo and views >= 4)
 
 
 def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path
@@ -211,22 +215,23 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
                 raise
             print("views      not timed: out of memory")  # which voting has its own way with
             return replace(trained, model=None), cfg  # a step that failed may have emptied its variables
-        val, test = len(table.val), len(table.test)
-        each = photo * (1.25 * val + 0.25 * test if cfg.tta_cap else val + test)
-        known = {"views": 0, "each": each}
+        known = {"views": 0, "each": photo * (len(table.val) + len(table.test))}
     # What is trained after this needs most of the time.
     left = runtime.agree(rt, budget.left()) / (4 if networks > 1 else 1) - REPORT - PER_NETWORK
-    fit = int(np.clip(left / max(known["each"], 1e-9), 1, views))
+    take = known["each"] * np.array(votes.effort(cfg.tta_views, cfg.tta_cap, len(table.val), len(table.test)))
+    fit = max(1, int((take <= left).sum()))
     if fit > known["views"] and (fit == views or fit >= 1.5 * known["views"]):  # votes cast before are worth some views
         known = {**known, "views": fit}
         record.finish("views", asked, (), **known)
         if fit < views:
             print(
-                f"views      one of all photos takes {known['each']:.1f} s, and there are {max(0.0, left):.0f} s for them"
+                f"views      {votes.said(cfg.tta_views, cfg.tta_cap)}, take {take[-1]:.0f} s, and there are {max(0.0, left):.0f} s"
             )
     fewer = with_views(cfg, known["views"])
     if fewer is not cfg:
-        print(f"views      {fewer.tta_views} instead of {views}")
+        print(
+            f"views      {votes.said(fewer.tta_views, fewer.tta_cap)}, instead of {votes.said(cfg.tta_views, cfg.tta_cap)}"
+        )
     return trained, fewer
 
 

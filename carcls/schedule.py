@@ -105,10 +105,15 @@ class Costs:
     early: tuple[float, ...]  # the test photos predicted: after the first epoch, between stages
     steps: int  # in a whole epoch
     end: float = 0.0  # everything after the votes
+    effort: tuple[float, ...] = ()  # of 1, 2, … views, in views of every photo (votes.effort); empty: as many
 
     def epoch(self, stage: int, steps: int | None) -> float:
         """An epoch of that stage with so many steps; None: a whole one."""
         return self.train[stage] * (1.0 if steps is None else steps / self.steps) + self.check[stage]
+
+    def votes(self, stage: int, views: int) -> float:
+        """So many views at most, of photos as large as in that stage."""
+        return self.view[stage] * (self.effort[views - 1] if self.effort else views)
 
     def at_pace(self, pace: float, stage: int) -> Costs:
         """As an epoch of that stage took so many times what was measured for it.
@@ -191,19 +196,19 @@ def make_plan(configured: tuple[int, ...], views: int, costs: Costs, left: float
         epochs, steps = ahead.fill(configured)
         plans.append(plan := Plan(epochs, views, steps))
         whole = epochs == configured and steps is None
-        fair = steps != 0 and views * costs.view[ahead.last(epochs)] <= left / 4
+        last = ahead.last(epochs)
+        fair = steps != 0 and costs.votes(last, views) <= left / 4
         if whole:  # what is left over is for views
-            spare = left - ahead.seconds(epochs, None)
-            return replace(
-                plan, views=min(plans[0].views, views + max(0, int(spare / max(costs.view[ahead.last(epochs)], 1e-9))))
-            )
+            room = left - ahead.seconds(epochs, None) + costs.votes(last, views)
+            more = (n for n in range(plans[0].views, views, -1) if costs.votes(last, n) <= room)
+            return replace(plan, views=next(more, views))
         if (fair and epochs[-1]) or not fewer_views:
             return plan
         if views == 1:  # with no number of views is there time for the last stage
             best = (
                 each
                 for each in plans
-                if each.steps != 0 and each.views * costs.view[ahead.last(each.epochs)] <= left / 4
+                if each.steps != 0 and costs.votes(ahead.last(each.epochs), each.views) <= left / 4
             )
             return next(best, plan)
         views //= 2
@@ -309,7 +314,7 @@ class _Ahead:
         last, early = self.last(epochs), self.costs.early
         # The first epoch's prediction comes after what is measured of it.
         first = early[0] * (self.stage == 0 and self.done <= 1)
-        return first + sum(early[self.stage : last]) + self.views * self.costs.view[last] + self.costs.end
+        return first + sum(early[self.stage : last]) + self.costs.votes(last, self.views) + self.costs.end
 
 
 def _changed(epochs: tuple[int, ...], stage: int, by: int) -> tuple[int, ...]:

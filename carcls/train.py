@@ -19,7 +19,20 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import augment, backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing
+from carcls import (
+    augment,
+    backbones,
+    callbacks,
+    inputs,
+    model,
+    photos,
+    pipeline,
+    runtime,
+    schedule,
+    steps,
+    timing,
+    votes,
+)
 from carcls.config import OF_MEMBER, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
@@ -64,12 +77,17 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
     }
 
 
+def _asked(cfg: Config) -> tuple[int, int]:
+    """The first views and the cap of the adaptive rule, as set."""
+    return (1, 0) if cfg.tta == "never" else (cfg.tta_views, cfg.tta_cap)
+
+
 def done(
     cfg: Config, table: photos.Table, folder: Path, start: Path | None = None, limited: bool = False
 ) -> Trained | None:
     """What an earlier session has trained to its end from the same facts; None if it has not, or resume=false.
 
-    limited: this session's time is limited too, so fewer views planned then are the plan still.
+    limited: this session's time is limited too, so fewer views planned then are the plan still, of the same settings.
     """
     about = steps.Steps(folder).about(STEP, facts(cfg, table, start)) if cfg.resume else None
     if about is None:
@@ -78,13 +96,12 @@ def done(
         print(f"{folder.name}: {STEP} is made anew: {', '.join(FILES)} are not all there")
         return None
     steps.States(folder / "state").remove()  # a kill may have come before it
-    if about["shortened"] and not limited:
+    if about["shortened"]:
         print(
             f"{folder.name}: trained with {about['shortened']}, as an earlier budget planned it; resume=false trains anew"
         )
-    return Trained(
-        tuple(Stage(**stage) for stage in about["stages"]), about["views"] if limited else None, about["seconds"]
-    )
+    views = about["views"] if limited and about["asked"] == list(_asked(cfg)) else None
+    return Trained(tuple(Stage(**stage) for stage in about["stages"]), views, about["seconds"])
 
 
 def network(cfg: Config, rt: Runtime, classes: int, folder: Path) -> keras.Model:
@@ -153,7 +170,7 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             part.unlink(missing_ok=True)
     stages = [stage.model_dump() for stage in trained.stages]
     steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
-                               views=trained.views, seconds=trained.seconds)  # fmt: skip
+                               views=trained.views, asked=_asked(cfg), seconds=trained.seconds)  # fmt: skip
     states.remove()
     return trained
 
@@ -253,7 +270,10 @@ class _Training:
 
     def _views(self) -> int:
         """The most that a photo is asked for, as set."""
-        return 1 if self.cfg.tta == "never" else max(self.cfg.tta_views, self.cfg.tta_cap)
+        return max(_asked(self.cfg))
+
+    def _effort(self) -> tuple[float, ...]:
+        return votes.effort(*_asked(self.cfg), len(self.val_rows), len(self.table.test))
 
     def _machine(self) -> list[Any]:
         """What measured seconds hold for."""
@@ -270,7 +290,9 @@ class _Training:
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
             known = note["costs"] if note["machine"] == self._machine() else None
-            self.costs = schedule.costs(known) if known else self._measure()
+            self.costs = replace(schedule.costs(known), effort=self._effort()) if known else self._measure()
+            if note["asked"] != list(_asked(self.cfg)):  # the clock will say how many there is time for
+                self.plan = replace(self.plan, views=self._views())
         else:
             self.plan = replace(self.plan, views=self._views())
             if self.plan.steps is not None:  # whole epochs from here on
@@ -411,7 +433,7 @@ class _Training:
             return {
                 "stage": number, "epoch": done, "over": watchers["early_stop"].stopped or done >= known.epochs[number],
                 "batch": cfg.batch, "smaller": self.rt.batch_size(cfg.batch), "steps": steps_per_epoch,
-                "machine": self._machine(), "reported": self.reported, "plan": asdict(known),
+                "machine": self._machine(), "asked": _asked(self.cfg), "reported": self.reported, "plan": asdict(known),
                 "course": asdict(course) if known is plan else None, "costs": asdict(pace.costs) if pace else None,
                 "rows": self.rows, "seconds": self._seconds(),
                 "watchers": {name: watchers[name].kept() for name in kept if name in watchers},
@@ -491,14 +513,12 @@ class _Training:
         n_val, n_test = len(self.val_rows), len(self.table.test)
         check = tuple(p * n_val + timing.of_state(before, self.folder, rt) for p in photo)
         early = tuple(p * n_test if self.ready else 0.0 for p in photo)
-        # With the adaptive rule: validation by both rules, test photos by itself, which takes a quarter of the passes.
-        looks = 1.25 * n_val + 0.25 * n_test if cfg.tta_cap and cfg.tta != "never" else n_val + n_test
         print(f"timed      in {time.monotonic() - began:.0f} s: a step of {self.batch} photos "
               + ", ".join(f"{s:.3g} s at {shape.height}x{shape.width}" for s, shape in zip(step, cfg.stages, strict=True))
               + f"; {1 / photo[-1]:.0f} photos/s predicted, {1 / view[-1]:.0f} in random views")  # fmt: skip
         assert self.time_left
-        epoch, views = tuple(s * self._whole() for s in step), tuple(v * looks for v in view)
-        return schedule.Costs(epoch, check, views, early, self._whole(), self.time_left.report)
+        epoch, views = tuple(s * self._whole() for s in step), tuple(v * (n_val + n_test) for v in view)
+        return schedule.Costs(epoch, check, views, early, self._whole(), self.time_left.report, self._effort())
 
     def _say_plan(self, number: int = 0, epoch: int = 0) -> None:
         costs, plan = self.costs, self.plan
@@ -509,7 +529,10 @@ class _Training:
         needed = schedule.seconds(plan, costs, number, epoch)
         whole = schedule.Plan(self._configured(), plan.views)
         instead = "" if str(plan) == str(whole) else f" instead of {whole} of {costs.steps} steps"
-        what = f"{plan}{instead}, {plan.views} views"
+        first, cap = _asked(self.cfg)
+        views = votes.said(min(first, plan.views), plan.views if cap and plan.views > first else 0)
+        fewer = f" instead of {votes.said(first, cap)}" if plan.views < self._views() else ""
+        what = f"{plan}{instead}, {views}{fewer}"
         print(f"plan       {what}: {callbacks.clock(needed)} from here, {callbacks.clock(self._left())} left")
 
     def _left(self) -> float:

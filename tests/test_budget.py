@@ -257,6 +257,27 @@ def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatc
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
 
 
+def test_views_that_are_set_anew_are_cast_by_a_session_that_goes_on_in_a_budget(cfg, monkeypatch, capsys):
+    costs(monkeypatch)
+    save = steps.States.save
+
+    def killed(self, number, *rest):
+        save(self, number, *rest)
+        raise KeyboardInterrupt
+
+    cfg = cfg.replace(stages="32x48x2", budget_minutes=60.0)
+    monkeypatch.setattr(steps.States, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg)
+    monkeypatch.setattr(steps.States, "save", save)
+    target = run(cfg.replace(tta_views=2, tta_cap=6))
+    said = capsys.readouterr().out
+    assert "resumed    after 1 epochs" in said
+    assert "epochs, 2 to 6 views: " in said
+    assert len(votes.load(target.parent / "member1" / "votes_validation.npz").probs) == 6
+    assert config.load(target.parent / "config.json").tta_cap == 6
+
+
 def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeypatch, capsys):
     """A training of another session is there, and little time."""
     from carcls import timing
@@ -269,8 +290,8 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     run(cfg.replace(stages="32x48x2", budget_minutes=10.0))
     said = capsys.readouterr().out
     assert "training   done before" in said
-    assert re.search(r"views      one of all photos takes 190\.0 s, and there are [45]\d\d s for them\n", said)
-    assert re.search(r"views      [23] instead of 4\n", said)
+    assert re.search(r"views      4 views, take 760 s, and there are [45]\d\d s\n", said)
+    assert re.search(r"views      [23] views, instead of 4 views\n", said)
     views = len(votes.load(target.parent / "member1" / "votes_test.npz").probs)
     assert views in (2, 3)
     run(cfg.replace(stages="32x48x2", budget_minutes=0.5))  # what is there is taken
@@ -297,13 +318,19 @@ def test_measuring_changes_nothing(cfg, tmp_path, capsys):
     assert not list(timed.parent.rglob(".*.part*"))
 
 
+def test_fewer_views_than_the_cap_are_a_lower_cap_until_none_are_left_to_add():
+    cfg = Config(tta_views=4, tta_cap=32)
+    assert members.with_views(cfg, 32) is cfg
+    fewer = [members.with_views(cfg, views) for views in (16, 5, 4, 2)]
+    assert [(made.tta_views, made.tta_cap) for made in fewer] == [(4, 16), (4, 5), (4, 0), (2, 0)]
+
+
 def test_the_session_of_a_kernel_is_the_budget(monkeypatch):
     cfg = Config()
     assert schedule.budget(cfg, False, "cpu", 0.0) is None
     assert schedule.budget(cfg, True, "gpu", 100.0).end == 100 + 0.95 * 12 * 3600
     assert schedule.budget(cfg, True, "tpu", 0.0).end == 0.95 * 9 * 3600
     assert schedule.budget(cfg.replace(budget_minutes=3.0), True, "gpu", 0.0).end == 180
-    assert members.with_views(cfg.replace(tta_cap=32), 8).tta_cap == 0
     assert members.with_views(cfg, 8) is cfg
 
 

@@ -145,6 +145,15 @@ def test_small_epochs_are_trained_too() -> None:
     assert (resumed.epochs, resumed.steps) == ((2, 2), None)
 
 
+def test_views_take_what_the_adaptive_rule_takes() -> None:
+    plain = schedule.make_plan((5, 6), 8, COSTS, 275 * WITH_RESERVE)
+    assert (plain.steps, plain.views) == (18, 8)  # 15 s too little for eight views of 5 s
+    cheap = dataclasses.replace(COSTS, effort=(1, 2, 2.5, 3, 3.5, 4, 4.5, 5))
+    assert schedule.make_plan((5, 6), 8, cheap, 275 * WITH_RESERVE) == schedule.Plan((5, 6), 8)  # they take 25 s
+    dear = dataclasses.replace(cheap, effort=(1, 2, 2.5, 3, 20, 21, 22, 23))
+    assert schedule.make_plan((5, 6), 8, dear, 330 * WITH_RESERVE) == schedule.Plan((5, 6), 4)
+
+
 def test_the_last_stage_comes_before_many_views() -> None:
     costs = dataclasses.replace(COSTS, view=(0.5, 8.0))
     plan = schedule.make_plan((5, 6), 8, costs, 80 * WITH_RESERVE)

@@ -154,6 +154,16 @@ def test_a_photo_that_stops_early_on_another_class_is_counted():
     assert rules.loc["fixed 16", "differ"] == 0
 
 
+def test_what_views_take_by_arithmetic():
+    assert votes.effort(3, 0, 10, 30) == (1, 2, 3)
+    # Up to 2: the same for all. Then 100 test photos get 2 and a share of the rest; none to validate.
+    assert votes.effort(2, 4, 0, 100) == pytest.approx([1, 2, 2 + votes.ADDED, 2 + 2 * votes.ADDED])
+    # 100 validation photos: all of them, those that the rule asks for, and one more.
+    assert votes.effort(2, 4, 100, 0)[2:] == pytest.approx([6 + votes.ADDED, 7 + 2 * votes.ADDED])
+    for photos in ((367, 1050), (2334, 6675), (10, 0)):
+        assert list(votes.effort(4, 32, *photos)) == sorted(votes.effort(4, 32, *photos))
+
+
 @pytest.mark.parametrize("how", votes.COMBINE)
 def test_the_order_of_photos_changes_nothing(how):
     probs = np.random.default_rng(0).dirichlet(np.ones(5), (8, 40)).astype(np.float32)
