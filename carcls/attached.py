@@ -15,7 +15,8 @@ from typing import Any
 from carcls import inputs
 
 MANIFEST = "manifest.json"
-_FORMAT = "carcls weights 1"  # tells our manifest.json from those of others
+_OURS = "carcls weights"  # tells our manifest.json from those of others
+_FORMAT = f"{_OURS} 1"
 _KINDS = {"models": "model", "datasets": "dataset", "notebooks": "notebook output", "competitions": "competition"}
 # In the older layout a dataset and an earlier kernel's output lie side by side; the latter has these.
 _OF_A_KERNEL = ("result.json", "progress.jsonl", "__results__.html", "__notebook__.ipynb", "__script__.py")
@@ -53,10 +54,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if _OURS not in text:
+            return None
+        found = json.loads(text)
     except (OSError, ValueError) as error:
         raise inputs.InputError(f"{path}: not a JSON file ({error}); make the dataset again: make dataset") from None
-    if not isinstance(found, dict) or not str(found.get("format", "")).startswith("carcls"):
+    if not isinstance(found, dict) or not str(found.get("format", "")).startswith(_OURS):
         return None
     if found["format"] != _FORMAT or not _is_whole(found):
         raise inputs.InputError(

@@ -346,7 +346,7 @@ def _in_folder(folder: Path, name: str | None) -> Path | None:
 
 
 def _search(backbone: Backbone, cfg: Config) -> Path:
-    roots = inputs.search_roots(cfg)
+    roots = inputs.search_roots()
     if backbone.library == "keras":
         roots = [*roots, Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"]
     if backbone.preset is None:

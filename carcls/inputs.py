@@ -76,8 +76,8 @@ def user_path(text: str) -> Path:
         raise InputError(f"{text}: there is no home folder of {text.partition('/')[0]}") from None
 
 
-def search_roots(cfg: Config) -> list[Path]:
-    """Folders in which to look for weights or an earlier run, best first. They need not exist."""
+def search_roots() -> list[Path]:
+    """Folders in which to look for weights, best first. They need not exist."""
     attached = [kaggle_root() / "input"] if on_kaggle() else []
     return [*attached, cache_home() / "weights", Path()]
 

@@ -208,7 +208,7 @@ def digest_of(path: Path) -> str:
 
 
 def take_over(earlier: Path, out: Path) -> list[str]:
-    """Copy an earlier run's networks and submissions into the run folder; returns the names of what was copied.
+    """Copy an earlier run's networks, submissions and settings into the run folder; returns the names of what was copied.
 
     What the run folder has already stays. The copies get their names once they are whole.
     """
@@ -217,7 +217,7 @@ def take_over(earlier: Path, out: Path) -> list[str]:
     taken = []
     for source in sorted(earlier.iterdir()):
         wanted = (source.is_dir() and source.name.startswith("member")) or source.name.startswith("submission.")
-        wanted |= source.name == NOTE
+        wanted |= source.name in (NOTE, "config.json")  # without it the folder would be no run if this one ends early
         if not wanted or (out / source.name).exists():
             continue
         part.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from carcls import inputs, photos
 
+OF_A_RESULT = ("result.json", "report.html")  # beside it, and about it
 NEARLY_ALL = 0.9  # share of one class that no car competition has, unless training has it too
 
 
@@ -23,7 +24,8 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
     submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
-    left there is first copied to submission.earlier1.csv, or the next number that is free; ``run`` says which run this
+    left there is first copied to submission.earlier1.csv, or the next number that is free, and what it says of it (OF_A_RESULT)
+    gets that number too; ``run`` says which run this
     is, in all its sessions, ``step`` how far it has come. Raises inputs.InputError unless every id of the sample is there
     once with finite probabilities.
     """
@@ -60,6 +62,10 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
         for file in (path.with_suffix(".json"), path):
             if file.exists():
                 shutil.copyfile(file, file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
+        for name in OF_A_RESULT:
+            file = path.with_name(name)
+            if file.exists():
+                file.replace(file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
     # First what it says of the file, old or new: a kill in between leaves a submission that is known.
     about["before"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
     inputs.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")

@@ -114,13 +114,17 @@ def test_what_does_not_match_its_manifest_is_refused(top):
     with pytest.raises(inputs.InputError, match="manifest.json: lists efficientnet_lite_b0_imagenet/model.weights.h5"):
         backbones.find_weights(LITE, CFG)
     manifest = file.parents[1] / attached.MANIFEST
-    for content, message in (("{", "not a JSON file"), ('{"format": "carcls weights 9"}', "format 'carcls weights 9'")):
+    for content, message in (
+        ('{"format": "carcls weights 1", ', "not a JSON file"),
+        ('{"format": "carcls weights 9"}', "format 'carcls weights 9'"),
+    ):
         manifest.write_text(content)
         with pytest.raises(inputs.InputError, match=message):
             backbones.find_weights(LITE, CFG)
-    manifest.write_text('{"name": "an app"}')  # someone else's
-    with pytest.raises(inputs.InputError, match="no efficientnet_lite_b0_imagenet in"):
-        backbones.find_weights(LITE, CFG)
+    for foreign in ('{"name": "an app"}', '{"file": 1}\n{"file": 2}\n', "{"):  # someone else's, whatever it is
+        manifest.write_text(foreign)
+        with pytest.raises(inputs.InputError, match="no efficientnet_lite_b0_imagenet in"):
+            backbones.find_weights(LITE, CFG)
 
 
 def test_all_that_is_missing_at_once(top, competition):

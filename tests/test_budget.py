@@ -3,9 +3,11 @@
 import json
 import re
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pandas as pd
 import pytest
 import small
@@ -217,6 +219,25 @@ def test_folds_without_time_are_left_out_and_the_others_count(cfg, monkeypatch, 
     said = capsys.readouterr().out
     assert said.count("\nnetwork  ") == 1
     assert json.loads((target.parent / "result.json").read_text())["validation_photos"] == 36
+
+
+def test_members_are_not_compared_over_folds_that_one_of_them_lacks(cfg, monkeypatch, capsys):
+    make, asked = members.make, []
+
+    def two_folds(*args):
+        asked.append(args[1])
+        made = make(*args)
+        half = len(made.test) - 1
+        return replace(made, test=made.test[:half], val=made.val.rows(np.arange(12 * half)))
+
+    monkeypatch.setattr(members, "make", two_folds)
+    target = run(cfg.replace(folds=3, stages="32x48x1", tta_views=2, members="seed=1+seed=2"))
+    said = capsys.readouterr().out
+    assert asked == [0]
+    assert (
+        "skipped    member 2: members are compared photo by photo, and of the first there are only 2 of 3 folds" in said
+    )
+    assert json.loads((target.parent / "result.json").read_text())["validation_photos"] == 24
 
 
 def test_a_refit_has_its_share_of_the_time_and_is_skipped_without(cfg, monkeypatch, capsys):

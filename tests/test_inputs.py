@@ -275,10 +275,10 @@ def test_tree_is_short_and_shows_csv_first(tmp_path):
 
 def test_search_roots(tmp_path, monkeypatch):
     monkeypatch.setenv("CARCLS_HOME", str(tmp_path / "home"))
-    assert inputs.search_roots(Config()) == [tmp_path / "home" / "weights", Path()]
+    assert inputs.search_roots() == [tmp_path / "home" / "weights", Path()]
     (tmp_path / "kaggle" / "input").mkdir(parents=True)
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
-    assert inputs.search_roots(Config())[0] == tmp_path / "kaggle" / "input"
+    assert inputs.search_roots()[0] == tmp_path / "kaggle" / "input"
 
 
 def test_processes_that_unpack_at_the_same_time_get_whole_folders(tmp_path):

@@ -1,5 +1,6 @@
 """kernel.py as Kaggle runs it: a simulated /kaggle without network, in both of Kaggle's layouts."""
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from carcls.run import source_hash
 
 KERNEL = Path(__file__).parents[1] / "kernel.py"
 SLUG = "sf-dl-car-classification"
@@ -61,6 +64,8 @@ def test_a_submission_without_network_in_both_layouts(tmp_path, competition, lay
     made = pd.read_csv(tmp_path / "kaggle" / "working" / "submission.csv")
     assert made["Id"].tolist() == pd.read_csv(competition / "sample-submission.csv")["Id"].tolist()
     assert "validation" in done.stdout
+    result = json.loads((tmp_path / "kaggle" / "working" / "result.json").read_text())
+    assert result["source"] == source_hash()  # S75: the same on a desk
     assert (tmp_path / "kaggle" / "working" / "report.html").is_file() == (not time)
 
 
@@ -93,6 +98,18 @@ def test_with_nothing_attached_it_says_at_once_all_that_is_missing(tmp_path):
                 '"model_sources": ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]'):  # fmt: skip
         assert how in done.stderr
     assert done.stderr.rstrip().endswith("datasets/")  # the tree of what is there
+
+
+def test_several_earlier_runs_are_named_at_once(tmp_path, competition):
+    top = tmp_path / "kaggle" / "input"
+    shutil.copytree(competition, top / SLUG)
+    for name in ("one", "two"):
+        (top / name / "member1" / "state").mkdir(parents=True)
+        (top / name / "member1" / "state" / "note.json").touch()
+        (top / name / "config.json").touch()
+    done = start(tmp_path, '"weights": "none"', NOTHING_HEAVY)
+    assert done.returncode == 1
+    assert "several earlier runs are attached; set earlier to one of" in done.stderr
 
 
 def test_without_weights_it_says_where_it_looked(tmp_path, competition):

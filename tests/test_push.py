@@ -293,7 +293,7 @@ def test_what_a_kernel_had_before_it_failed_is_fetched_and_not_submitted(kaggle,
     assert cli.main(["watch", ID, "--every", "0.01", "--submit"]) == 2
     said = capfd.readouterr()
     assert "validation 0.9000 accuracy of an early submission: the run has no result" in said.out
-    assert f"was not submitted; make push EARLIER={ID} goes on from it" in said.err
+    assert f"was not submitted; make push EARLIER={ID}, with the same SET and ACCELERATOR, goes on from it" in said.err
     assert (watch.OUTPUT / "carcls-car-classification" / "submission.csv").read_bytes() == early["submission.csv"]
     assert not kaggle.sent("CreateSubmission")
 

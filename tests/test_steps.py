@@ -150,7 +150,8 @@ def test_taking_over_copies_what_is_missing_and_survives_a_kill(tmp_path):
     (earlier / "steps.json").write_text("{}")  # how it computed
     (earlier / "result.json").write_text("{}")
     (out / ".earlier.part" / "member1").mkdir(parents=True)  # a kill came in between
-    assert steps.take_over(earlier, out) == ["member1", "steps.json", "submission.csv"]
+    assert steps.take_over(earlier, out) == ["config.json", "member1", "steps.json", "submission.csv"]
+    assert steps.is_run(out)  # and so may be gone on from itself, however early this run ends
     assert not (out / ".earlier.part").exists()
     (out / "submission.csv").write_text("mine")
     assert steps.take_over(earlier, out) == []

@@ -62,9 +62,12 @@ def test_what_made_it_is_beside_it_and_earlier_ones_are_kept(tmp_path):
     about, before = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("submission", "submission.earlier2"))
     assert (about["made_by"], about["validation_accuracy"], about["rows"]) == ("four", 0.75, 3)
     assert before["made_by"] == "two"
+    (tmp_path / "result.json").write_text("of four")
     path.write_text("mine")  # nobody's but the user's, whatever is beside it
     submission.write(path, table(), ids, PROBS, "four", 0.75, run="three")
     assert (tmp_path / "submission.earlier3.csv").read_text() == "mine"
+    assert (tmp_path / "result.earlier3.json").read_text() == "of four"  # not of what is there now
+    assert not (tmp_path / "result.json").exists()
     assert about["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

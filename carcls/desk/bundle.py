@@ -72,11 +72,15 @@ def main():
     from carcls.backbones import check_attached
     from carcls.config import ConfigError, Stopped, TrainingDiverged, parse
     from carcls.inputs import InputError
+    from carcls.steps import find_earlier
 
     try:
         cfg = parse(SETTINGS)
         # Before the imports of carcls.run, which take seconds, and those of TensorFlow, which take more.
         print("== attached", *check_attached(cfg), sep="\\n  ")
+        earlier = find_earlier(cfg) if cfg.resume else None
+        if earlier:
+            print(f"  earlier run: {earlier}")
         print(f"  unpacked and checked in {time.monotonic() - start:.1f} s")
 
         from carcls.run import run

@@ -260,7 +260,11 @@ def _watch(args: argparse.Namespace) -> None:
         raise inputs.InputError(f"{failure}\nIt left nothing to submit: {error}") from None
     print("\n== result", *found, sep="\n  ", flush=True)
     if failure:
-        more = f"; make push EARLIER={kernel} goes on from it" if steps.is_run(out) else ""
+        more = (
+            f"; make push EARLIER={kernel}, with the same SET and ACCELERATOR, goes on from it"
+            if steps.is_run(out)
+            else ""
+        )
         raise inputs.InputError(f"{failure}\nWhat it had until then is in {out}, and was not submitted{more}")
     if args.submit:
         print(f"  submitted  {watch.submit(out, made, watch.competition(out))}")

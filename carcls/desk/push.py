@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carcls import backbones, config, inputs
+from carcls import augment, backbones, config, inputs
 from carcls.desk import bundle, offline, remote
 
 FOLDER = Path("build/kernel")
@@ -85,15 +85,18 @@ def _read(template: Path) -> dict[str, Any]:
 
 def _refuse(cfg: config.Config, request: Request) -> None:
     """What is right here and wrong in a kernel. Raises ConfigError."""
-    named = [("data", cfg.data), ("earlier", cfg.earlier)]
+    named = [("data", cfg.data, ""),
+             ("earlier", cfg.earlier, "; make push EARLIER=owner/slug attaches an earlier version's output")]  # fmt: skip
     for mine in cfg.of_members():
-        named += [("weights", mine.weights)] if mine.weights not in ("imagenet", "none") else []
-        named += [("augment", mine.augment)] if mine.augment not in ("light", "medium", "none") else []
-    for name, path in named:
+        if mine.weights not in ("imagenet", "none"):
+            dataset = offline.dataset_id("you", mine.backbone)
+            more = f'; make dataset SET="…" uploads weights, and with DATASET={dataset} weights=imagenet finds them'
+            named.append(("weights", mine.weights, more))
+        if mine.augment not in augment.POLICIES:
+            named.append(("augment", mine.augment, ""))
+    for name, path, more in named:
         if path and not path.startswith("/kaggle/"):
-            more = {"weights": '; make dataset SET="…" uploads weights, and weights=imagenet then finds them',
-                    "earlier": "; make push EARLIER=owner/slug attaches an earlier version's output"}  # fmt: skip
-            raise config.ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more.get(name, '')}")
+            raise config.ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more}")
     if cfg.out not in ("", "/kaggle/working"):
         raise config.ConfigError(f"out={cfg.out}: what a kernel leaves is /kaggle/working, its default; leave out out")
     if request.accelerator and request.accelerator not in ACCELERATORS:
