@@ -346,7 +346,12 @@ def lines(result: dict[str, Any]) -> list[str]:
             if any(result.get("refit", {}).get("kept", []))
             else []
         ),
-        f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in all",
+        f"time       {result['training_seconds']:.0f} s of training"
+        + (
+            f", {result['seconds']} s in all"
+            if result["training_seconds"] <= result["seconds"]
+            else f", with earlier sessions; {result['seconds']} s in this one"
+        ),
     ]
     if "true_accuracy" in result:
         found.append(f"true       {result['true_accuracy']:.4f} accuracy of submission.csv on the drawn test photos")

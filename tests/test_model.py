@@ -209,7 +209,11 @@ def test_fast_and_plain_layers_train_alike(tiny):
         assert np.allclose(one, other, rtol=1e-3, atol=1e-4), path
 
 
-FAST = ("efficientnet_lite_b0", "efficientnetv2_s", "mobilenet_v3_small")  # the defaults here and on Kaggle, and the smallest
+FAST = (
+    "efficientnet_lite_b0",
+    "efficientnetv2_s",
+    "mobilenet_v3_small",
+)  # the defaults here and on Kaggle, and the smallest
 
 
 @pytest.mark.parametrize(
