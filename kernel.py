@@ -234,12 +234,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from carcls.config import ConfigError
+from carcls.config import POLICIES, ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks a server for news otherwise
 import albumentations as A
-
-POLICIES = ("light", "medium", "none")
 
 # Limits at strength 1.
 ROTATE = 7.0  # degrees, either way
@@ -1905,6 +1903,7 @@ OF_MEMBER = frozenset({
     "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
+POLICIES = ("light", "medium", "none")  # of augmentation, by name
 BLENDS = ("auto", "best", "average", "weights", "logistic", "forest")
 
 
@@ -2175,7 +2174,9 @@ class Config(_Frozen):
 # quick was 0.810, 0.576 (log-loss higher by 0.013 ± 0.014). By changed lines too: good with stem, block 1 and block 2 as they came,
 # a step 1.4 times as fast, and for that 14 epochs of each size, 0.850, 0.501 (by 0.026 ± 0.021), or 10 of the first size with all
 # open and 14 of the second 0.845, 0.500 (by 0.025 ± 0.019); quick with an output layer that starts as a logistic regression on the
-# features, right on 0.631 before any training, 0.819, 0.558 (lower by 0.005 ± 0.017).
+# features, right on 0.631 before any training, 0.819, 0.558 (lower by 0.005 ± 0.017); good with paint of any hue, grey in a fifth of
+# the photos and exchanged channels in another 0.850, 0.467 (lower by 0.009 ± 0.018), and with larger holes in four fifths too 0.829,
+# 0.509 (higher by 0.034 ± 0.020); good with BN statistics taken anew from photos as they are, after training, 0.861, 0.481.
 # Which photos are kept aside moves an accuracy more than all that: preset=quick stages=112x192x11 lr=2e-3 folds=5 tta=always, each of the 2,450 photos validated by a network that 1,960 others trained, 0.831 (0.816-0.846), log-loss 0.512; of
 # the 367 that val_fraction=0.15 keeps aside 0.801, of the others 0.837. More photos help: on the 735 above those five networks have
 # a log-loss of 0.532, of two views, where 1,715 photos to train gave 0.579 (lower by 0.047 ± 0.023).
@@ -3737,12 +3738,12 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
         record.finish("views", asked, (), **known)
         if fit < views:
             print(
-                f"views      {votes.said(cfg.tta_views, cfg.tta_cap)}, take {take[-1]:.0f} s, and there are {max(0.0, left):.0f} s"
+                f"views      {votes.said(cfg.tta_views, cfg.tta_cap)} take {take[-1]:.0f} s, and there are {max(0.0, left):.0f} s"
             )
     fewer = with_views(cfg, known["views"])
     if fewer is not cfg:
         print(
-            f"views      {votes.said(fewer.tta_views, fewer.tta_cap)}, instead of {votes.said(cfg.tta_views, cfg.tta_cap)}"
+            f"views      {votes.said(fewer.tta_views, fewer.tta_cap)} instead of {votes.said(cfg.tta_views, cfg.tta_cap)}"
         )
     return trained, fewer
 
@@ -5878,8 +5879,10 @@ def run(cfg: Config) -> Path:
             made: list[members.Member] = []
             for number in range(len(cfg.members)):
                 if made and len(made[0].test) < cfg.folds:
-                    print(f"skipped    member {number + 1}: members are compared photo by photo, and of the first there are only "
+                    print("skipped    other members: members are compared photo by photo, and of the first there are only "
                           f"{len(made[0].test)} of {cfg.folds} folds")  # fmt: skip
+                    for other in range(number, len(cfg.members)):  # what an earlier run has of them is of all folds
+                        (place.out / f"member{other + 1}" / members.NOTE).unlink(missing_ok=True)
                     break
                 _say(f"train member {members.name(cfg, number)}")
                 member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
@@ -6158,12 +6161,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             if any(result.get("refit", {}).get("kept", []))
             else []
         ),
-        f"time       {result['training_seconds']:.0f} s of training"
-        + (
-            f", {result['seconds']} s in all"
-            if result["training_seconds"] <= result["seconds"]
-            else f", with earlier sessions; {result['seconds']} s in this one"
-        ),
+        f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in this session",
     ]
     if "true_accuracy" in result:
         found.append(f"true       {result['true_accuracy']:.4f} accuracy of submission.csv on the drawn test photos")
@@ -7230,10 +7228,9 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
     submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
-    left there is first copied to submission.earlier1.csv, or the next number that is free, and what it says of it (OF_A_RESULT)
-    gets that number too; ``run`` says which run this
-    is, in all its sessions, ``step`` how far it has come. Raises inputs.InputError unless every id of the sample is there
-    once with finite probabilities.
+    left there is first copied to submission.earlier1.csv, or the next number that is free, and what says more of it (OF_A_RESULT)
+    is renamed with that number. ``run`` says which run this is, in all its sessions, ``step`` how far it has come. Raises
+    inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
         raise inputs.InputError(
@@ -7517,7 +7514,6 @@ import numpy as np
 import pandas as pd
 
 from carcls import (
-    augment,
     backbones,
     callbacks,
     inputs,
@@ -7530,7 +7526,7 @@ from carcls import (
     timing,
     votes,
 )
-from carcls.config import OF_MEMBER, Config, Stage
+from carcls.config import OF_MEMBER, POLICIES, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
 
@@ -7567,7 +7563,7 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
     policy = Path(cfg.augment)
     return {
         **{name: whole[name] for name in _SETTINGS},
-        "augment": cfg.augment if cfg.augment in augment.POLICIES else f"policy {steps.digest_of(policy)[:16]}",
+        "augment": cfg.augment if cfg.augment in POLICIES else f"policy {steps.digest_of(policy)[:16]}",
         "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
         "the starting weights": steps.digest_of(start) if start else "",
         "the package's code": steps.code(*_CODE),
@@ -7594,9 +7590,8 @@ def done(
         return None
     steps.States(folder / "state").remove()  # a kill may have come before it
     if about["shortened"]:
-        print(
-            f"{folder.name}: trained with {about['shortened']}, as an earlier budget planned it; resume=false trains anew"
-        )
+        print(f"{folder.name}: trained with {about['shortened']}, as an earlier budget planned it; "
+              f"resume=false{' with more time' * limited} trains anew")  # fmt: skip
     views = about["views"] if limited and about["asked"] == list(_asked(cfg)) else None
     return Trained(tuple(Stage(**stage) for stage in about["stages"]), views, about["seconds"])
 
@@ -7788,8 +7783,11 @@ class _Training:
         if self.time_left:
             known = note["costs"] if note["machine"] == self._machine() else None
             self.costs = replace(schedule.costs(known), effort=self._effort()) if known else self._measure()
-            if note["asked"] != list(_asked(self.cfg)):  # the clock will say how many there is time for
-                self.plan = replace(self.plan, views=self._views())
+            if note["asked"] != list(_asked(self.cfg)):  # halved as in make_plan: training is not cut short for views
+                views, final = self._views(), max(k for k, n in enumerate(self.plan.epochs) if n)
+                while self.fewer_views and views > 1 and self.costs.votes(final, views) > self._left() / 4:
+                    views //= 2
+                self.plan = replace(self.plan, views=views)
         else:
             self.plan = replace(self.plan, views=self._views())
             if self.plan.steps is not None:  # whole epochs from here on
@@ -7999,7 +7997,7 @@ class _Training:
             train = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
             # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
             val = self._looks(number, cache, rows)
-            look = val if self.plan.views <= 2 else self._looks(number, cache, rows, 2)
+            look = val if self._views() <= 2 else self._looks(number, cache, rows, 2)
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])
@@ -8491,7 +8489,7 @@ def adapt(votes: Votes, first: int, cap: int, clear: float = CLEAR) -> Votes:
 
 def said(first: int, cap: int) -> str:
     """Such as ``8 views`` or ``8 to 32 views``."""
-    return f"{first} to {cap} views" if cap else f"{first} views"
+    return f"{first} to {cap} views" if cap else f"{first} view{'s' * (first > 1)}"
 
 
 def effort(first: int, cap: int, val: int, test: int) -> tuple[float, ...]:

@@ -16,12 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from carcls.config import ConfigError
+from carcls.config import POLICIES, ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks a server for news otherwise
 import albumentations as A
-
-POLICIES = ("light", "medium", "none")
 
 # Limits at strength 1.
 ROTATE = 7.0  # degrees, either way

@@ -225,12 +225,12 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
         record.finish("views", asked, (), **known)
         if fit < views:
             print(
-                f"views      {votes.said(cfg.tta_views, cfg.tta_cap)}, take {take[-1]:.0f} s, and there are {max(0.0, left):.0f} s"
+                f"views      {votes.said(cfg.tta_views, cfg.tta_cap)} take {take[-1]:.0f} s, and there are {max(0.0, left):.0f} s"
             )
     fewer = with_views(cfg, known["views"])
     if fewer is not cfg:
         print(
-            f"views      {votes.said(fewer.tta_views, fewer.tta_cap)}, instead of {votes.said(cfg.tta_views, cfg.tta_cap)}"
+            f"views      {votes.said(fewer.tta_views, fewer.tta_cap)} instead of {votes.said(cfg.tta_views, cfg.tta_cap)}"
         )
     return trained, fewer
 

@@ -66,8 +66,10 @@ def run(cfg: Config) -> Path:
             made: list[members.Member] = []
             for number in range(len(cfg.members)):
                 if made and len(made[0].test) < cfg.folds:
-                    print(f"skipped    member {number + 1}: members are compared photo by photo, and of the first there are only "
+                    print("skipped    other members: members are compared photo by photo, and of the first there are only "
                           f"{len(made[0].test)} of {cfg.folds} folds")  # fmt: skip
+                    for other in range(number, len(cfg.members)):  # what an earlier run has of them is of all folds
+                        (place.out / f"member{other + 1}" / members.NOTE).unlink(missing_ok=True)
                     break
                 _say(f"train member {members.name(cfg, number)}")
                 member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
@@ -346,12 +348,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             if any(result.get("refit", {}).get("kept", []))
             else []
         ),
-        f"time       {result['training_seconds']:.0f} s of training"
-        + (
-            f", {result['seconds']} s in all"
-            if result["training_seconds"] <= result["seconds"]
-            else f", with earlier sessions; {result['seconds']} s in this one"
-        ),
+        f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in this session",
     ]
     if "true_accuracy" in result:
         found.append(f"true       {result['true_accuracy']:.4f} accuracy of submission.csv on the drawn test photos")

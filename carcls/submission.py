@@ -24,10 +24,9 @@ def write(path: Path, table: photos.Table, ids: list[str], probs: np.ndarray, ma
 
     ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
     submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
-    left there is first copied to submission.earlier1.csv, or the next number that is free, and what it says of it (OF_A_RESULT)
-    gets that number too; ``run`` says which run this
-    is, in all its sessions, ``step`` how far it has come. Raises inputs.InputError unless every id of the sample is there
-    once with finite probabilities.
+    left there is first copied to submission.earlier1.csv, or the next number that is free, and what says more of it (OF_A_RESULT)
+    is renamed with that number. ``run`` says which run this is, in all its sessions, ``step`` how far it has come. Raises
+    inputs.InputError unless every id of the sample is there once with finite probabilities.
     """
     if probs.shape != (len(ids), len(table.classes)):
         raise inputs.InputError(

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 
 from carcls import (
-    augment,
     backbones,
     callbacks,
     inputs,
@@ -33,7 +32,7 @@ from carcls import (
     timing,
     votes,
 )
-from carcls.config import OF_MEMBER, Config, Stage
+from carcls.config import OF_MEMBER, POLICIES, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
 
@@ -70,7 +69,7 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
     policy = Path(cfg.augment)
     return {
         **{name: whole[name] for name in _SETTINGS},
-        "augment": cfg.augment if cfg.augment in augment.POLICIES else f"policy {steps.digest_of(policy)[:16]}",
+        "augment": cfg.augment if cfg.augment in POLICIES else f"policy {steps.digest_of(policy)[:16]}",
         "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
         "the starting weights": steps.digest_of(start) if start else "",
         "the package's code": steps.code(*_CODE),
@@ -97,9 +96,8 @@ def done(
         return None
     steps.States(folder / "state").remove()  # a kill may have come before it
     if about["shortened"]:
-        print(
-            f"{folder.name}: trained with {about['shortened']}, as an earlier budget planned it; resume=false trains anew"
-        )
+        print(f"{folder.name}: trained with {about['shortened']}, as an earlier budget planned it; "
+              f"resume=false{' with more time' * limited} trains anew")  # fmt: skip
     views = about["views"] if limited and about["asked"] == list(_asked(cfg)) else None
     return Trained(tuple(Stage(**stage) for stage in about["stages"]), views, about["seconds"])
 
@@ -291,8 +289,11 @@ class _Training:
         if self.time_left:
             known = note["costs"] if note["machine"] == self._machine() else None
             self.costs = replace(schedule.costs(known), effort=self._effort()) if known else self._measure()
-            if note["asked"] != list(_asked(self.cfg)):  # the clock will say how many there is time for
-                self.plan = replace(self.plan, views=self._views())
+            if note["asked"] != list(_asked(self.cfg)):  # halved as in make_plan: training is not cut short for views
+                views, final = self._views(), max(k for k, n in enumerate(self.plan.epochs) if n)
+                while self.fewer_views and views > 1 and self.costs.votes(final, views) > self._left() / 4:
+                    views //= 2
+                self.plan = replace(self.plan, views=views)
         else:
             self.plan = replace(self.plan, views=self._views())
             if self.plan.steps is not None:  # whole epochs from here on
@@ -502,7 +503,7 @@ class _Training:
             train = self._batches(number, cache, range(1), schedule.Plan((1,) * len(cfg.stages), 1))
             # Random views, most of what is predicted in the end, take more of the processor than the photo itself.
             val = self._looks(number, cache, rows)
-            look = val if self.plan.views <= 2 else self._looks(number, cache, rows, 2)
+            look = val if self._views() <= 2 else self._looks(number, cache, rows, 2)
             seconds = timing.of_size(self.net, rt, train, val, look, self._left())
             step.append(seconds[0])
             photo.append(seconds[1])

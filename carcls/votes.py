@@ -294,7 +294,7 @@ def adapt(votes: Votes, first: int, cap: int, clear: float = CLEAR) -> Votes:
 
 def said(first: int, cap: int) -> str:
     """Such as ``8 views`` or ``8 to 32 views``."""
-    return f"{first} to {cap} views" if cap else f"{first} views"
+    return f"{first} to {cap} views" if cap else f"{first} view{'s' * (first > 1)}"
 
 
 def effort(first: int, cap: int, val: int, test: int) -> tuple[float, ...]:

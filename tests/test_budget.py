@@ -4,6 +4,7 @@ import json
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -66,7 +67,7 @@ def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, cap
     costs(monkeypatch, train=(6.0, 200.0), view=(30.0, 60.0))
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "2", resume=False))
     said = capsys.readouterr().out
-    assert "2+0 epochs instead of 2+4 epochs of 3 steps, 1 views" in said
+    assert "2+0 epochs instead of 2+4 epochs of 3 steps, 1 view instead of 4 views" in said
     folder = target.parent.parent / "out2"
     assert pd.read_csv(folder / "member1" / "history.csv")[["height", "width"]].to_numpy().tolist() == [[32, 48]] * 2
     assert len(votes.load(folder / "member1" / "votes_test.npz").probs) == 1
@@ -231,12 +232,17 @@ def test_members_are_not_compared_over_folds_that_one_of_them_lacks(cfg, monkeyp
         return replace(made, test=made.test[:half], val=made.val.rows(np.arange(12 * half)))
 
     monkeypatch.setattr(members, "make", two_folds)
+    old = Path(cfg.out) / "member2" / members.NOTE  # of an earlier run, with all its folds
+    old.parent.mkdir(parents=True)
+    old.touch()
     target = run(cfg.replace(folds=3, stages="32x48x1", tta_views=2, members="seed=1+seed=2"))
     said = capsys.readouterr().out
     assert asked == [0]
     assert (
-        "skipped    member 2: members are compared photo by photo, and of the first there are only 2 of 3 folds" in said
+        "skipped    other members: members are compared photo by photo, and of the first there are only 2 of 3 folds"
+        in said
     )
+    assert not old.exists()
     assert json.loads((target.parent / "result.json").read_text())["validation_photos"] == 24
 
 
@@ -271,7 +277,7 @@ def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatc
     monkeypatch.setattr(steps.States, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         run(cfg.replace(budget_minutes=1.0))
-    assert re.search(", [123] views", capsys.readouterr().out)
+    assert re.search(", (1 view|[23] views) instead of 4 views", capsys.readouterr().out)
     monkeypatch.setattr(steps.States, "save", save)
     target = run(cfg)
     assert "resumed    after 1 epochs" in capsys.readouterr().out
@@ -299,6 +305,36 @@ def test_views_that_are_set_anew_are_cast_by_a_session_that_goes_on_in_a_budget(
     assert config.load(target.parent / "config.json").tta_cap == 6
 
 
+def test_more_views_do_not_cut_a_training_that_goes_on_short(cfg, monkeypatch, capsys):
+    costs(monkeypatch, view=(1.0, 1.0))
+    save = steps.States.save
+
+    def killed(self, number, *rest):
+        save(self, number, *rest)
+        raise KeyboardInterrupt
+
+    cfg = cfg.replace(stages="32x48x2", budget_minutes=1.0)
+    monkeypatch.setattr(steps.States, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg)
+    monkeypatch.setattr(steps.States, "save", save)
+    run(cfg.replace(tta_views=64))
+    assert "2 epochs, 8 views instead of 64 views: " in capsys.readouterr().out
+
+
+def test_views_that_were_planned_are_kept_unless_they_are_set_anew(cfg, monkeypatch, capsys):
+    costs(monkeypatch, view=(14.0, 14.0))
+    cfg = cfg.replace(stages="32x48x2", budget_minutes=1.0)
+
+    def views(cfg) -> int:
+        return len(votes.load(run(cfg).parent / "member1" / "votes_test.npz").probs)
+
+    planned = views(cfg)
+    assert planned < 4
+    assert views(cfg.replace(budget_minutes=60.0)) == planned
+    assert views(cfg.replace(budget_minutes=60.0, tta_views=5)) == 5
+
+
 def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeypatch, capsys):
     """A training of another session is there, and little time."""
     from carcls import timing
@@ -311,8 +347,8 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     run(cfg.replace(stages="32x48x2", budget_minutes=10.0))
     said = capsys.readouterr().out
     assert "training   done before" in said
-    assert re.search(r"views      4 views, take 760 s, and there are [45]\d\d s\n", said)
-    assert re.search(r"views      [23] views, instead of 4 views\n", said)
+    assert re.search(r"views      4 views take 760 s, and there are [45]\d\d s\n", said)
+    assert re.search(r"views      [23] views instead of 4 views\n", said)
     views = len(votes.load(target.parent / "member1" / "votes_test.npz").probs)
     assert views in (2, 3)
     run(cfg.replace(stages="32x48x2", budget_minutes=0.5))  # what is there is taken
@@ -323,6 +359,13 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     run(cfg.replace(stages="32x48x2", tta_views=5, budget_minutes=99.0))  # asked for anew, with time for it
     assert "views is made anew: tta_views 4 → 5" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 5
+    capsys.readouterr()
+    # Nine validation photos with all views and those of the rule, ten test photos with the latter: 10 s each.
+    run(cfg.replace(stages="32x48x2", tta_views=2, tta_cap=16, budget_minutes=10.0))
+    assert re.search(
+        r"views      2 to 16 views take 2309 s, and there are [45]\d\d s\n", said := capsys.readouterr().out
+    )
+    assert re.search(r"views      (2 to 3|2) views instead of 2 to 16 views\n", said)
 
 
 def test_measuring_changes_nothing(cfg, tmp_path, capsys):

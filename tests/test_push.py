@@ -145,7 +145,10 @@ def test_a_server_that_never_answers(kaggle):
         (["tta_views"], "not key=value"),
         (["data=photos"], "data=photos: a kernel sees only what begins with /kaggle/"),
         (["earlier=out"], "earlier=out: a kernel sees only .*make push EARLIER=owner/slug"),
-        (["members=seed=1+weights=my.h5"], "weights=my.h5.*make dataset"),
+        (
+            ["members=seed=1+weights=my.h5"],
+            "weights=my.h5.*make dataset SET.*DATASET=you/carcls-efficientnetv2-s weights=imagenet finds",
+        ),
         (["out=run2"], "out=run2: what a kernel leaves is /kaggle/working"),
         (["--accelerator", "tpu", "backend=tensorflow"], "backend=tensorflow with ACCELERATOR=tpu"),
         (["--accelerator", "p100"], "ACCELERATOR=p100: expected one of t4, tpu"),

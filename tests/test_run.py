@@ -17,7 +17,7 @@ from conftest import easy_competition, write_photo
 from carcls import augment, callbacks, config, inputs, members, model, photos, pseudo, schedule, steps, train, votes
 from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
-from carcls.run import _identity, _stoppable, lines, run, source_hash
+from carcls.run import _identity, _stoppable, run, source_hash
 
 
 @pytest.fixture
@@ -585,17 +585,3 @@ def test_a_stop_that_became_another_error_on_its_way_is_a_stop():
             raise SystemError("bad argument to internal function") from None
     with pytest.raises(SystemError), _stoppable():
         raise SystemError("its own")
-
-
-def test_seconds_of_earlier_sessions_are_told_apart():
-    result = {
-        "validation_interval_95": [0.8, 0.9],
-        "validation_accuracy": 0.85,
-        "validation_photos": 100,
-        "made_by": "one",
-    }
-    assert "time       900 s of training, 1000 s in all" in lines(
-        {**result, "training_seconds": 900.0, "seconds": 1000}
-    )
-    repeated = lines({**result, "training_seconds": 900.0, "seconds": 12})
-    assert "time       900 s of training, with earlier sessions; 12 s in this one" in repeated

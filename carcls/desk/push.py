@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carcls import augment, backbones, config, inputs
+from carcls import backbones, config, inputs
 from carcls.desk import bundle, offline, remote
 
 FOLDER = Path("build/kernel")
@@ -92,7 +92,7 @@ def _refuse(cfg: config.Config, request: Request) -> None:
             dataset = offline.dataset_id("you", mine.backbone)
             more = f'; make dataset SET="…" uploads weights, and with DATASET={dataset} weights=imagenet finds them'
             named.append(("weights", mine.weights, more))
-        if mine.augment not in augment.POLICIES:
+        if mine.augment not in config.POLICIES:
             named.append(("augment", mine.augment, ""))
     for name, path, more in named:
         if path and not path.startswith("/kaggle/"):
