@@ -814,7 +814,7 @@ def find_weights(name: str, cfg: Config) -> Path | None:
     backbone = find(name)
     if cfg.weights == "none":
         return None
-    file = _search(backbone, cfg) if cfg.weights == "imagenet" else _given(backbone, inputs.user_path(cfg.weights))
+    file = _search(backbone) if cfg.weights == "imagenet" else _given(backbone, inputs.user_path(cfg.weights))
     _check_class(backbone, file)
     return file
 
@@ -842,7 +842,7 @@ def _in_folder(folder: Path, name: str | None) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _search(backbone: Backbone, cfg: Config) -> Path:
+def _search(backbone: Backbone) -> Path:
     roots = inputs.search_roots()
     if backbone.library == "keras":
         roots = [*roots, Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"]
@@ -3592,7 +3592,8 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             if k:
                 break
             return None
-        mine = with_views(mine, trained.views) if trained.views else mine
+        if trained.views and not _has_votes(mine, folder / sub):
+            mine = with_views(mine, trained.views)
         if budget and not fixed and not trained.planned:
             trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget, share)
         seconds["training"] += trained.seconds
@@ -3696,6 +3697,12 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
     return (cast("validation", table.val, validation) if len(table.val) else {}) | cast("test", table.test, test)
 
 
+def _has_votes(cfg: Config, folder: Path) -> bool:
+    """Whether validation votes of as many views as are set have been cast there."""
+    cast = steps.Steps(folder).made_from(VALIDATION)
+    return cast is not None and [cast["tta_views"], cast["tta_cap"]] == [cfg.tta_views, cfg.tta_cap]
+
+
 def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path,
              budget: Budget, networks: float) -> tuple[Trained, Config]:  # fmt: skip
     """The network to vote, and the settings with as many views as there is time for, by the clock: at least one.
@@ -3705,15 +3712,10 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
     from carcls import pipeline, timing, train, tta
 
     record, views = steps.Steps(folder), max(cfg.tta_views, cfg.tta_cap)
-    cast = record.made_from(VALIDATION)
-    if (
-        cfg.tta == "never"
-        or views == 1
-        or (cast and [cast["tta_views"], cast["tta_cap"]] == [cfg.tta_views, cfg.tta_cap])
-    ):
+    if cfg.tta == "never" or views == 1 or _has_votes(cfg, folder):
         return trained, cfg
     asked = {"tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap}
-    known = record.about("views", asked)
+    known = record.about("number of views", asked)
     if known is None:
         net, stage = trained.model or train.network(cfg, rt, len(table.classes), folder), trained.stages[-1]
         cache, rows = tta.photo_cache(cfg, table.val, place, stage), np.arange(len(table.val))
@@ -3735,7 +3737,7 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
     fit = max(1, int((take <= left).sum()))
     if fit > known["views"] and (fit == views or fit >= 1.5 * known["views"]):  # votes cast before are worth some views
         known = {**known, "views": fit}
-        record.finish("views", asked, (), **known)
+        record.finish("number of views", asked, (), **known)
         if fit < views:
             print(
                 f"views      {votes.said(cfg.tta_views, cfg.tta_cap)} take {take[-1]:.0f} s, and there are {max(0.0, left):.0f} s"
@@ -5881,8 +5883,6 @@ def run(cfg: Config) -> Path:
                 if made and len(made[0].test) < cfg.folds:
                     print("skipped    other members: members are compared photo by photo, and of the first there are only "
                           f"{len(made[0].test)} of {cfg.folds} folds")  # fmt: skip
-                    for other in range(number, len(cfg.members)):  # what an earlier run has of them is of all folds
-                        (place.out / f"member{other + 1}" / members.NOTE).unlink(missing_ok=True)
                     break
                 _say(f"train member {members.name(cfg, number)}")
                 member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
@@ -5891,14 +5891,15 @@ def run(cfg: Config) -> Path:
                 made.append(member)
                 fewer = members.with_views(cfg, max(member.tta))
                 if cfg.pseudo and not fewer.pseudo:
-                    print(
-                        f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little"
-                    )
+                    said = votes.said(fewer.tta_views, fewer.tta_cap)
+                    print(f"skipped    pseudo-labels: with {said}, all that there is time for, agreement means little")
                 cfg = fewer
                 groups = members.groups(table.frame, made[0].val.ids)
                 decision = decide.decide(cfg, made, groups)
                 if len(made) < len(cfg.members):
                     submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+            for other in range(len(made), len(cfg.members)):  # an earlier run's notes
+                (place.out / f"member{other + 1}" / members.NOTE).unlink(missing_ok=True)
             if not made:
                 return _without_training(cfg, table, place, submit, events, budget)
             inputs.write_atomic(
@@ -6812,6 +6813,20 @@ def replan(plan: Plan, stage: int, done: int, costs: Costs, left: float, most: t
     if before <= left * (1 - RESERVE / 3) and (not most or after < before * (1 + GAIN)):
         return plan
     return new
+
+
+def views(plan: Plan, most: int, stage: int, done: int, costs: Costs, left: float) -> int:
+    """How many views, ``most`` at most, the rest of a plan has time for; halved, as in ``make_plan``, while not everything fits
+    and they take more than a quarter of the time."""
+    left *= 1 - RESERVE
+    count = most
+    while count > 1:
+        ahead = _Ahead(costs, count, left, stage, done)
+        fair = costs.votes(ahead.last(plan.epochs), count) <= left / 4
+        if fair or ahead.seconds(plan.epochs, plan.steps) <= left:
+            break
+        count //= 2
+    return count
 
 
 def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
@@ -7779,14 +7794,19 @@ class _Training:
         if self.plan.steps and note["batch"] != self.cfg.batch:  # as many photos as before
             steps = round(self.plan.steps * note["batch"] / self.cfg.batch)
             self.plan = replace(self.plan, steps=steps if steps < self._whole() else None)
+        at = (number + 1, 0) if note["over"] else (number, epoch)
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
-            known = note["costs"] if note["machine"] == self._machine() else None
+            # The photo itself takes less than a random view: what was timed must be of the same kind.
+            alike = note["machine"] == self._machine() and (max(note["asked"]) <= 2) == (self._views() <= 2)
+            known = note["costs"] if alike else None
             self.costs = replace(schedule.costs(known), effort=self._effort()) if known else self._measure()
-            if note["asked"] != list(_asked(self.cfg)):  # halved as in make_plan: training is not cut short for views
-                views, final = self._views(), max(k for k, n in enumerate(self.plan.epochs) if n)
-                while self.fewer_views and views > 1 and self.costs.votes(final, views) > self._left() / 4:
-                    views //= 2
+            if note["asked"] != list(_asked(self.cfg)):
+                views = (
+                    schedule.views(self.plan, self._views(), at[0], at[1], self.costs, self._left())
+                    if self.fewer_views
+                    else self._views()
+                )
                 self.plan = replace(self.plan, views=views)
         else:
             self.plan = replace(self.plan, views=self._views())
@@ -7799,7 +7819,6 @@ class _Training:
             rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
             self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
-            at = (number + 1, 0) if note["over"] else (number, epoch)
             new = schedule.replan(self.plan, at[0], at[1], self.costs, self._left())
             if new is not self.plan:
                 self.plan = new

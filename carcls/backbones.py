@@ -317,7 +317,7 @@ def find_weights(name: str, cfg: Config) -> Path | None:
     backbone = find(name)
     if cfg.weights == "none":
         return None
-    file = _search(backbone, cfg) if cfg.weights == "imagenet" else _given(backbone, inputs.user_path(cfg.weights))
+    file = _search(backbone) if cfg.weights == "imagenet" else _given(backbone, inputs.user_path(cfg.weights))
     _check_class(backbone, file)
     return file
 
@@ -345,7 +345,7 @@ def _in_folder(folder: Path, name: str | None) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _search(backbone: Backbone, cfg: Config) -> Path:
+def _search(backbone: Backbone) -> Path:
     roots = inputs.search_roots()
     if backbone.library == "keras":
         roots = [*roots, Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"]

@@ -79,7 +79,8 @@ def make(cfg: Config, number: int, rt: Runtime, table: photos.Table, place: inpu
             if k:
                 break
             return None
-        mine = with_views(mine, trained.views) if trained.views else mine
+        if trained.views and not _has_votes(mine, folder / sub):
+            mine = with_views(mine, trained.views)
         if budget and not fixed and not trained.planned:
             trained, mine = _in_time(mine, rt, trained, part, place, folder / sub, budget, share)
         seconds["training"] += trained.seconds
@@ -183,6 +184,12 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
     return (cast("validation", table.val, validation) if len(table.val) else {}) | cast("test", table.test, test)
 
 
+def _has_votes(cfg: Config, folder: Path) -> bool:
+    """Whether validation votes of as many views as are set have been cast there."""
+    cast = steps.Steps(folder).made_from(VALIDATION)
+    return cast is not None and [cast["tta_views"], cast["tta_cap"]] == [cfg.tta_views, cfg.tta_cap]
+
+
 def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, place: inputs.Place, folder: Path,
              budget: Budget, networks: float) -> tuple[Trained, Config]:  # fmt: skip
     """The network to vote, and the settings with as many views as there is time for, by the clock: at least one.
@@ -192,15 +199,10 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
     from carcls import pipeline, timing, train, tta
 
     record, views = steps.Steps(folder), max(cfg.tta_views, cfg.tta_cap)
-    cast = record.made_from(VALIDATION)
-    if (
-        cfg.tta == "never"
-        or views == 1
-        or (cast and [cast["tta_views"], cast["tta_cap"]] == [cfg.tta_views, cfg.tta_cap])
-    ):
+    if cfg.tta == "never" or views == 1 or _has_votes(cfg, folder):
         return trained, cfg
     asked = {"tta_views": cfg.tta_views, "tta_cap": cfg.tta_cap}
-    known = record.about("views", asked)
+    known = record.about("number of views", asked)
     if known is None:
         net, stage = trained.model or train.network(cfg, rt, len(table.classes), folder), trained.stages[-1]
         cache, rows = tta.photo_cache(cfg, table.val, place, stage), np.arange(len(table.val))
@@ -222,7 +224,7 @@ def _in_time(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, pl
     fit = max(1, int((take <= left).sum()))
     if fit > known["views"] and (fit == views or fit >= 1.5 * known["views"]):  # votes cast before are worth some views
         known = {**known, "views": fit}
-        record.finish("views", asked, (), **known)
+        record.finish("number of views", asked, (), **known)
         if fit < views:
             print(
                 f"views      {votes.said(cfg.tta_views, cfg.tta_cap)} take {take[-1]:.0f} s, and there are {max(0.0, left):.0f} s"

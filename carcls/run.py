@@ -68,8 +68,6 @@ def run(cfg: Config) -> Path:
                 if made and len(made[0].test) < cfg.folds:
                     print("skipped    other members: members are compared photo by photo, and of the first there are only "
                           f"{len(made[0].test)} of {cfg.folds} folds")  # fmt: skip
-                    for other in range(number, len(cfg.members)):  # what an earlier run has of them is of all folds
-                        (place.out / f"member{other + 1}" / members.NOTE).unlink(missing_ok=True)
                     break
                 _say(f"train member {members.name(cfg, number)}")
                 member = members.make(cfg, number, rt, table, place, events, None if made else submit.early, budget)
@@ -78,14 +76,15 @@ def run(cfg: Config) -> Path:
                 made.append(member)
                 fewer = members.with_views(cfg, max(member.tta))
                 if cfg.pseudo and not fewer.pseudo:
-                    print(
-                        f"skipped    pseudo-labels: {fewer.tta_views} views, all that there is time for, say too little"
-                    )
+                    said = votes.said(fewer.tta_views, fewer.tta_cap)
+                    print(f"skipped    pseudo-labels: with {said}, all that there is time for, agreement means little")
                 cfg = fewer
                 groups = members.groups(table.frame, made[0].val.ids)
                 decision = decide.decide(cfg, made, groups)
                 if len(made) < len(cfg.members):
                     submit.early(decision.ids, decision.test_probs, decision.made_by, decision.accuracy)
+            for other in range(len(made), len(cfg.members)):  # an earlier run's notes
+                (place.out / f"member{other + 1}" / members.NOTE).unlink(missing_ok=True)
             if not made:
                 return _without_training(cfg, table, place, submit, events, budget)
             inputs.write_atomic(

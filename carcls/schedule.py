@@ -238,6 +238,20 @@ def replan(plan: Plan, stage: int, done: int, costs: Costs, left: float, most: t
     return new
 
 
+def views(plan: Plan, most: int, stage: int, done: int, costs: Costs, left: float) -> int:
+    """How many views, ``most`` at most, the rest of a plan has time for; halved, as in ``make_plan``, while not everything fits
+    and they take more than a quarter of the time."""
+    left *= 1 - RESERVE
+    count = most
+    while count > 1:
+        ahead = _Ahead(costs, count, left, stage, done)
+        fair = costs.votes(ahead.last(plan.epochs), count) <= left / 4
+        if fair or ahead.seconds(plan.epochs, plan.steps) <= left:
+            break
+        count //= 2
+    return count
+
+
 def seconds(plan: Plan, costs: Costs, stage: int = 0, done: int = 0) -> float:
     """How long the rest of the plan takes, after so many epochs of a stage."""
     return _Ahead(costs, plan.views, 0.0, stage, done).seconds(plan.epochs, plan.steps)

@@ -285,14 +285,19 @@ class _Training:
         if self.plan.steps and note["batch"] != self.cfg.batch:  # as many photos as before
             steps = round(self.plan.steps * note["batch"] / self.cfg.batch)
             self.plan = replace(self.plan, steps=steps if steps < self._whole() else None)
+        at = (number + 1, 0) if note["over"] else (number, epoch)
         print(f"resumed    after {len(self.rows)} epochs, {epoch} of them in stage {number + 1}/{len(self.cfg.stages)}")
         if self.time_left:
-            known = note["costs"] if note["machine"] == self._machine() else None
+            # The photo itself takes less than a random view: what was timed must be of the same kind.
+            alike = note["machine"] == self._machine() and (max(note["asked"]) <= 2) == (self._views() <= 2)
+            known = note["costs"] if alike else None
             self.costs = replace(schedule.costs(known), effort=self._effort()) if known else self._measure()
-            if note["asked"] != list(_asked(self.cfg)):  # halved as in make_plan: training is not cut short for views
-                views, final = self._views(), max(k for k, n in enumerate(self.plan.epochs) if n)
-                while self.fewer_views and views > 1 and self.costs.votes(final, views) > self._left() / 4:
-                    views //= 2
+            if note["asked"] != list(_asked(self.cfg)):
+                views = (
+                    schedule.views(self.plan, self._views(), at[0], at[1], self.costs, self._left())
+                    if self.fewer_views
+                    else self._views()
+                )
                 self.plan = replace(self.plan, views=views)
         else:
             self.plan = replace(self.plan, views=self._views())
@@ -305,7 +310,6 @@ class _Training:
             rate = float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
             self.net.optimizer.learning_rate = rate * self.cfg.batch / note["batch"]
         if self.costs:
-            at = (number + 1, 0) if note["over"] else (number, epoch)
             new = schedule.replan(self.plan, at[0], at[1], self.costs, self._left())
             if new is not self.plan:
                 self.plan = new

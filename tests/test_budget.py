@@ -319,7 +319,7 @@ def test_more_views_do_not_cut_a_training_that_goes_on_short(cfg, monkeypatch, c
         run(cfg)
     monkeypatch.setattr(steps.States, "save", save)
     run(cfg.replace(tta_views=64))
-    assert "2 epochs, 8 views instead of 64 views: " in capsys.readouterr().out
+    assert "2 epochs, 32 views instead of 64 views: " in capsys.readouterr().out
 
 
 def test_views_that_were_planned_are_kept_unless_they_are_set_anew(cfg, monkeypatch, capsys):
@@ -332,6 +332,8 @@ def test_views_that_were_planned_are_kept_unless_they_are_set_anew(cfg, monkeypa
     planned = views(cfg)
     assert planned < 4
     assert views(cfg.replace(budget_minutes=60.0)) == planned
+    assert views(cfg.replace(budget_minutes=None)) == 4
+    assert views(cfg.replace(budget_minutes=60.0)) == 4  # what was cast without a limit is there
     assert views(cfg.replace(budget_minutes=60.0, tta_views=5)) == 5
 
 
@@ -357,7 +359,7 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     run(cfg.replace(stages="32x48x2", budget_minutes=99.0))  # time for all of them
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
     run(cfg.replace(stages="32x48x2", tta_views=5, budget_minutes=99.0))  # asked for anew, with time for it
-    assert "views is made anew: tta_views 4 → 5" in capsys.readouterr().out
+    assert "number of views is made anew: tta_views 4 → 5" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 5
     capsys.readouterr()
     # Nine validation photos with all views and those of the rule, ten test photos with the latter: 10 s each.

@@ -183,7 +183,7 @@ def test_an_earlier_kernels_output_is_copied_and_gone_on_from(killer):  # S47
     before = {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()}
     ended = killer("session2", {}, kaggle=str(killer.folder / "kaggle"))
     assert ended["exit"] == 0
-    assert f"{earlier}: copied member1" in ended["said"]
+    assert f"{earlier}: copied config.json, member1" in ended["said"]
     assert "resumed    after" in ended["said"]
     assert before == {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()}
     whole = left(killer.folder / "plain-whole") if (killer.folder / "plain-whole").exists() else None

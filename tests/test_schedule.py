@@ -154,6 +154,14 @@ def test_views_take_what_the_adaptive_rule_takes() -> None:
     assert schedule.make_plan((5, 6), 8, dear, 330 * WITH_RESERVE) == schedule.Plan((5, 6), 4)
 
 
+def test_views_that_are_set_anew_fit_what_is_left() -> None:
+    plan = schedule.Plan((5, 6), 4)
+    # After four epochs of the second stage: 2 * 31 + 6 s, and 5 s a view.
+    for left, views in ((1000, 16), (148, 16), (147, 8), (75, 2), (30, 1)):
+        assert schedule.views(plan, 16, 1, 4, COSTS, left * WITH_RESERVE) == views
+    assert schedule.views(plan, 16, 2, 0, COSTS, 86.1 * WITH_RESERVE) == 16  # training is over: they may take it all
+
+
 def test_the_last_stage_comes_before_many_views() -> None:
     costs = dataclasses.replace(COSTS, view=(0.5, 8.0))
     plan = schedule.make_plan((5, 6), 8, costs, 80 * WITH_RESERVE)
