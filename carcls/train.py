@@ -19,19 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import (
-    backbones,
-    callbacks,
-    inputs,
-    model,
-    photos,
-    pipeline,
-    runtime,
-    schedule,
-    steps,
-    timing,
-    votes,
-)
+from carcls import backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing, votes
 from carcls.config import OF_MEMBER, POLICIES, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft

@@ -39,6 +39,19 @@ def costs(monkeypatch, **changes) -> None:
     monkeypatch.setattr(train._Training, "_measure", measure)
 
 
+def killed_after_an_epoch(monkeypatch, cfg) -> None:
+    """A run whose session ends once the first epoch is kept."""
+    save = steps.States.save
+
+    def kill(self, number, *rest):
+        save(self, number, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as here, pytest.raises(KeyboardInterrupt):
+        here.setattr(steps.States, "save", kill)
+        run(cfg)
+
+
 @pytest.mark.parametrize("minutes", [0.0, 0.01])
 def test_an_absurd_budget_gives_a_valid_submission_and_says_what_it_skipped(cfg, minutes, capsys):
     target = run(cfg.replace(budget_minutes=minutes))
@@ -267,18 +280,9 @@ def test_a_refit_has_its_share_of_the_time_and_is_skipped_without(cfg, monkeypat
 
 def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatch, capsys):
     costs(monkeypatch, view=(12.0, 12.0))
-    save = steps.States.save
-
-    def killed(self, number, *rest):
-        save(self, number, *rest)
-        raise KeyboardInterrupt
-
     cfg = cfg.replace(stages="32x48x2")
-    monkeypatch.setattr(steps.States, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(cfg.replace(budget_minutes=1.0))
+    killed_after_an_epoch(monkeypatch, cfg.replace(budget_minutes=1.0))
     assert re.search(", (1 view|[23] views) instead of 4 views", capsys.readouterr().out)
-    monkeypatch.setattr(steps.States, "save", save)
     target = run(cfg)
     assert "resumed    after 1 epochs" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
@@ -286,17 +290,8 @@ def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatc
 
 def test_views_that_are_set_anew_are_cast_by_a_session_that_goes_on_in_a_budget(cfg, monkeypatch, capsys):
     costs(monkeypatch)
-    save = steps.States.save
-
-    def killed(self, number, *rest):
-        save(self, number, *rest)
-        raise KeyboardInterrupt
-
     cfg = cfg.replace(stages="32x48x2", budget_minutes=60.0)
-    monkeypatch.setattr(steps.States, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(cfg)
-    monkeypatch.setattr(steps.States, "save", save)
+    killed_after_an_epoch(monkeypatch, cfg)
     target = run(cfg.replace(tta_views=2, tta_cap=6))
     said = capsys.readouterr().out
     assert "resumed    after 1 epochs" in said
@@ -307,17 +302,8 @@ def test_views_that_are_set_anew_are_cast_by_a_session_that_goes_on_in_a_budget(
 
 def test_more_views_do_not_cut_a_training_that_goes_on_short(cfg, monkeypatch, capsys):
     costs(monkeypatch, view=(1.0, 1.0))
-    save = steps.States.save
-
-    def killed(self, number, *rest):
-        save(self, number, *rest)
-        raise KeyboardInterrupt
-
     cfg = cfg.replace(stages="32x48x2", budget_minutes=1.0)
-    monkeypatch.setattr(steps.States, "save", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(cfg)
-    monkeypatch.setattr(steps.States, "save", save)
+    killed_after_an_epoch(monkeypatch, cfg)
     run(cfg.replace(tta_views=64))
     assert "2 epochs, 32 views instead of 64 views: " in capsys.readouterr().out
 
