@@ -598,7 +598,8 @@ def read_photo(path: str | Path, min_height: int = 0, min_width: int = 0, height
     Raises InputError naming the file if it cannot be read. Safe in threads.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - half the time of Path.read_bytes
+            data = file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     jpeg = _jpeg_header(data)
