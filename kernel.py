@@ -228,12 +228,12 @@ from __future__ import annotations
 import math
 import os
 import random
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from carcls import inputs
 from carcls.config import POLICIES, ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks a server for news otherwise
@@ -397,7 +397,7 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
                 A.CoarseDropout((1, 1), CUTOUT, CUTOUT, fill=GREY, p=0.5 * strength),
             ]
         return Policy(transforms)
-    path = Path(name)
+    path = inputs.user_path(name)
     if not path.is_file():
         raise ConfigError(f"augment={name!r}: expected {', '.join(POLICIES)} or a file saved by albumentations.save")
     try:
@@ -2111,7 +2111,7 @@ class Config(_Frozen):
                              "least 4 of them")  # fmt: skip
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
-        if any(self.members):
+        if len(self.members) > 1:
             alike = [member.model_dump_json() for member in self.of_members()]
             if len(set(alike)) < len(alike):
                 raise ValueError(
@@ -3124,6 +3124,7 @@ MODULES["inputs.py"] = r'''"""Where things are, on Kaggle and on a desk: the com
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -3135,6 +3136,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -3187,6 +3189,26 @@ def cache_home() -> Path:
     """Where things are kept from run to run: $CARCLS_HOME, else ~/.cache/carcls."""
     home = os.environ.get("CARCLS_HOME")
     return user_path(home) if home else Path.home() / ".cache" / "carcls"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a run folder to this run meanwhile. Raises InputError if another run, of any process, has it."""
+    lock = os.open(folder, os.O_RDONLY)  # of the folder itself: no file of ours is left in it, whatever kills the run
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"out={folder}: another run is at work in it; wait for its end, or choose another folder"
+            ) from None
+        except OSError as error:  # some network file systems know no locks
+            print(
+                f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
+            )
+        yield
+    finally:
+        os.close(lock)
 
 
 def user_path(text: str) -> Path:
@@ -3373,11 +3395,18 @@ def _junk(name: str) -> bool:
 
 
 def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones."""
-    for at, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _junk(name))
+    """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones.
+
+    A link to a folder counts as that folder, unless it leads back to one above it.
+    """
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not _junk(name) and not _leads_back(Path(at, name)))
         relative = Path(at).relative_to(folder).as_posix()
         yield from (("" if relative == "." else relative, name) for name in sorted(names) if not _junk(name))
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in (above.resolve() for above in folder.parents)
 
 
 def is_photo_name(name: str) -> bool:
@@ -3431,10 +3460,14 @@ def _unpacked(source: Path, target: Path) -> Path:
     try:
         with zipfile.ZipFile(source) as archive:
             _refuse_unsafe(source, archive.infolist())
+            for member in archive.infolist():  # old Windows tools write train\\1.jpg, others ./train/1.jpg
+                member.filename = re.sub(r"(^|/)(\./)+", r"\1", member.filename.replace("\\", "/"))
             members = [m for m in archive.infolist() if not any(_junk(part) for part in m.filename.split("/") if part)]
             files = [member for member in members if not member.is_dir()]
             if not any(is_photo_name(member.filename) for member in files):
-                raise InputError(f"{source}: no photo in it ({len(files)} files); expected {', '.join(PHOTO_SUFFIXES)}")
+                raise InputError(
+                    f"{source}: no photo in it ({len(files)} files); expected {', '.join(sorted(PHOTO_SUFFIXES))}"
+                )
             listing = "\n".join(f"{m.filename} {m.file_size} {m.CRC:08x}" for m in files)
             done = {
                 "zip": source.name,
@@ -4222,7 +4255,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from carcls.inputs import InputError, Place, is_photo_name, photo_files, tree, write_atomic
+from carcls.inputs import TEST_FOLDERS, TRAIN_FOLDERS, InputError, Place, is_photo_name, photo_files, tree, write_atomic
 
 if TYPE_CHECKING:
     from carcls.config import Config
@@ -4359,7 +4392,7 @@ def load(cfg: Config, place: Place) -> Table:
             f"expected two classes or more; the audit found {audit.counts()}"
         )
     train["label"] = train["label"].map({label: index for index, label in enumerate(classes)})
-    train["fold"] = _split(train, cfg.seed, cfg.val_fraction, audit)
+    train["fold"] = _split(train, cfg.seed, cfg.val_fraction, classes, audit)
     if not (train["fold"] == VALIDATION).any():
         raise InputError(f"{place.train_csv or place.train_photos}: no class has two different photos, "
                          "so none can be kept for validation")  # fmt: skip
@@ -4470,20 +4503,17 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 class _Files:
-    """The files below a folder, by relative path, by name and by name without extension."""
+    """The files below a folder, by relative path and by name, each also without extension."""
 
     def __init__(self, folder: Path) -> None:
         self._prefix = f"{folder}/"
         self.paths: list[str] = []  # relative
-        self._by: tuple[defaultdict[str, list[str]], ...] = (
-            defaultdict(list),
-            defaultdict(list),
-            defaultdict(list),
-        )
+        self._by: tuple[defaultdict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
         for at, name in photo_files(folder):
             path = f"{at}/{name}" if at else name
             self.paths.append(path)
-            for index, key in zip(self._by, (path, name, name.rpartition(".")[0] or name), strict=True):
+            stem = name.rpartition(".")[0] or name
+            for index, key in zip(self._by, (path, f"{at}/{stem}" if at else stem, name, stem), strict=True):
                 index[key].append(path)
 
     def find(self, ident: str) -> list[str]:
@@ -4491,8 +4521,11 @@ class _Files:
         for index in self._by:
             if ident in index:
                 return index[ident]
+        top, _, below = ident.partition("/")
+        if below and top in (*TRAIN_FOLDERS, *TEST_FOLDERS):  # train/1.jpg in the CSV: from the folder above
+            return self.find(below)
         stem = ident.rpartition(".")[0] if is_photo_name(ident) else ""  # 1.jpg in the CSV, 1.png on disk
-        return self._by[2].get(stem, [])
+        return self._by[3].get(stem, [])
 
     def full(self, path: str) -> str:
         return self._prefix + path
@@ -4635,7 +4668,7 @@ def _look_at_jpeg(data: bytes, jpeg: _Jpeg) -> _Header:
     findings += [("EXIF-rotated", f"orientation {jpeg.orientation}")] if jpeg.orientation > 1 else []
     # What stops a decoder is damage to the tables before the pixels, or pixels that end too soon. The end marker
     # is looked for among the last bytes, as some cameras append a few; only where it is missing are all pixels
-    # decoded: Pillow, unlike cv2, says when they end too soon. CMYK is read with Pillow, hence judged by it. Progressive
+    # decoded: Pillow, unlike cv2, says when they end too soon. Pixels lost before an end marker are not noticed, by Pillow neither. CMYK is read with Pillow, hence judged by it. Progressive
     # ones have tables between their pixels too.
     sound = jpeg.channels != 4 and not jpeg.progressive and data.rfind(_END, -64) >= 0
     fault = _tables_fault(_tables(data)) or ("" if sound else _pillow_fault(data))
@@ -4756,7 +4789,7 @@ def _duplicates(train: pd.DataFrame, test: pd.DataFrame, audit: _Audit) -> pd.Da
 # --- The split ----------------------------------------------------------------------------------------------
 
 
-def _split(train: pd.DataFrame, seed: int, fraction: float, audit: _Audit) -> list[int]:
+def _split(train: pd.DataFrame, seed: int, fraction: float, classes: list[Any], audit: _Audit) -> list[int]:
     """fold of each row: every class gives ``fraction`` of its photos to validation, identical files together.
 
     The order in which photos are taken comes from a hash of seed and id: it depends on neither the order of
@@ -4771,7 +4804,7 @@ def _split(train: pd.DataFrame, seed: int, fraction: float, audit: _Audit) -> li
         n = sum(map(len, by_digest.values()))
         if len(by_digest) == 1:
             audit.note("train", ids[next(iter(by_digest.values()))[0]], "only photo of its class",
-                       "kept for training", f"class {label} is not validated")  # fmt: skip
+                       "kept for training", f"class {classes[cast(int, label)]} is not validated")  # fmt: skip
             continue
         names = {digest: min(ids[row] for row in rows) for digest, rows in by_digest.items()}
         order = sorted(by_digest, key=lambda d: hashlib.sha256(f"{seed}/{names[d]}".encode()).digest())
@@ -4828,8 +4861,9 @@ def _read_with_pillow(path: str | Path, data: bytes) -> Pixels:
             photo.load()
             upright = ImageOps.exif_transpose(photo)
             if upright.mode[0] in "IF":  # Pillow would clip these to 255 instead of scaling them
-                grey = np.asarray(upright, np.float64)
+                grey = np.nan_to_num(np.asarray(upright, np.float64))
                 top = 65535.0 if upright.mode.startswith("I;16") or grey.max() > 255 else 255.0
+                top = 1.0 if upright.mode == "F" and grey.max() <= 1 else top
                 grey = np.clip(grey * (255.0 / top), 0, 255).round().astype(np.uint8)  # (H, W)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             if upright.has_transparency_data:
@@ -4857,7 +4891,7 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
     """The header of an ordinary 8-bit JPEG, 5 µs against 60 µs with Pillow; None if it is not one."""
     if data[:2] != b"\xff\xd8":
         return None
-    at, orientation = 2, 1
+    at, orientation = 2, 0
     while at + 9 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xFF:  # padding
@@ -4866,10 +4900,10 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
         if marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive: the size is here
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             known = bits == 8 and height and width and channels in (1, 3, 4)
-            return _Jpeg(height, width, channels, orientation, marker == 0xC2) if known else None
+            return _Jpeg(height, width, channels, orientation or 1, marker == 0xC2) if known else None
         if marker in (0xD8, 0xD9, 0xDA) or length < 2:  # pixels before a size: not for us
             return None
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0" and not orientation:  # the first counts
             orientation = _orientation(data[at + 10 : at + 2 + length])
         at += 2 + length
     return None
@@ -4994,9 +5028,11 @@ class PhotoCache:
         elif photo.shape[:2] == (h, w):
             into[:] = photo
         else:
-            # Reduced decoding leaves less than a factor of two, where INTER_LINEAR does not alias;
-            # INTER_AREA would cost more than the decoding (1,791 against 2,806 photos/s).
-            cv2.resize(photo, (w, h), dst=into, interpolation=cv2.INTER_LINEAR)
+            # Reduced decoding leaves less than a factor of two, where INTER_LINEAR does not alias and
+            # INTER_AREA would cost more than the decoding (1,791 against 2,806 photos/s). More is left of photos that are no
+            # JPEGs, or more than sixteen times as large.
+            far = photo.shape[0] >= 2 * h and photo.shape[1] >= 2 * w
+            cv2.resize(photo, (w, h), dst=into, interpolation=cv2.INTER_AREA if far else cv2.INTER_LINEAR)
 
 
 MEMORY, DISK, PART = "in memory", "on disk", "in part"
@@ -5845,6 +5881,12 @@ def run(cfg: Config) -> Path:
     start = time.monotonic()
     check(cfg)
     place = runtime.apart(inputs.locate(cfg))
+    with inputs.alone(place.out):
+        return _run(cfg, place, start)
+
+
+def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
+    """The steps of ``run``; start: of the time, in seconds of time.monotonic."""
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
     _take_over(cfg, place)
@@ -6264,7 +6306,8 @@ def setup(cfg: Config) -> Runtime:
     # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2 alone a
     # step of Lite0 at 128 px, timed in a loop with and without them, took 0.65 of the time (46 images/s against 30);
     # `make bench` measures them together with what module fast does.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if "tensorflow" not in sys.modules:  # it reads this once
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
     if processes > 1:
         _join(process, processes)  # before anything asks JAX for its devices
@@ -6338,7 +6381,10 @@ def _shares(cfg: Config, rt: Runtime) -> list[str]:
 
 
 def _cpu_maths() -> str:
-    if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0":
+    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+    if asked is None:
+        return "TensorFlow's own choice of kernels: it was imported before this run"
+    if asked == "0":
         return "TensorFlow's own kernels: TF_ENABLE_ONEDNN_OPTS=0 says so"
     return "oneDNN: faster than TensorFlow's own kernels, which it prefers on processors without AVX-512"
 
@@ -6937,6 +6983,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import tokenize
 import zipfile
@@ -6950,6 +6997,7 @@ from carcls import inputs
 
 NOTE = "steps.json"
 _TAKEN = ".earlier.part"  # an earlier run's, while it is copied
+_PART = re.compile(r"\.part(\.npz|\.png|\.weights\.h5)?$")  # ends the name of a file that is being written
 
 Facts = dict[str, Any]  # what a step is made from, by name: settings, photos, code; JSON values
 
@@ -7069,8 +7117,8 @@ def sweep(out: Path) -> None:
     """Remove what a killed run was in the middle of writing: files that have not got their names yet."""
     shutil.rmtree(out / _TAKEN, ignore_errors=True)
     for folder in (out, *out.glob("member*"), *out.glob("member*/*/")):
-        for part in folder.glob(".*.part*") if folder.is_dir() else ():
-            if part.is_file():
+        for part in folder.glob(".*") if folder.is_dir() else ():
+            if part.is_file() and _PART.search(part.name):
                 part.unlink()
 
 
@@ -7564,7 +7612,7 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
     whole = cfg.model_dump(mode="json")
     train, val = table.train, table.val
     start = start or backbones.find_weights(cfg.backbone, cfg)
-    policy = Path(cfg.augment)
+    policy = inputs.user_path(cfg.augment)
     return {
         **{name: whole[name] for name in _SETTINGS},
         "augment": cfg.augment if cfg.augment in POLICIES else f"policy {steps.digest_of(policy)[:16]}",

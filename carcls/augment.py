@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import os
 import random
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from carcls import inputs
 from carcls.config import POLICIES, ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks a server for news otherwise
@@ -179,7 +179,7 @@ def policy(name: str, height: int, width: int, fit: str, strength: float = 1.0) 
                 A.CoarseDropout((1, 1), CUTOUT, CUTOUT, fill=GREY, p=0.5 * strength),
             ]
         return Policy(transforms)
-    path = Path(name)
+    path = inputs.user_path(name)
     if not path.is_file():
         raise ConfigError(f"augment={name!r}: expected {', '.join(POLICIES)} or a file saved by albumentations.save")
     try:

@@ -265,7 +265,7 @@ class Config(_Frozen):
                              "least 4 of them")  # fmt: skip
         if self.pseudo and self.folds > 1:
             raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
-        if any(self.members):
+        if len(self.members) > 1:
             alike = [member.model_dump_json() for member in self.of_members()]
             if len(set(alike)) < len(alike):
                 raise ValueError(

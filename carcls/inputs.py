@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -66,6 +68,26 @@ def cache_home() -> Path:
     """Where things are kept from run to run: $CARCLS_HOME, else ~/.cache/carcls."""
     home = os.environ.get("CARCLS_HOME")
     return user_path(home) if home else Path.home() / ".cache" / "carcls"
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a run folder to this run meanwhile. Raises InputError if another run, of any process, has it."""
+    lock = os.open(folder, os.O_RDONLY)  # of the folder itself: no file of ours is left in it, whatever kills the run
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"out={folder}: another run is at work in it; wait for its end, or choose another folder"
+            ) from None
+        except OSError as error:  # some network file systems know no locks
+            print(
+                f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
+            )
+        yield
+    finally:
+        os.close(lock)
 
 
 def user_path(text: str) -> Path:
@@ -252,11 +274,18 @@ def _junk(name: str) -> bool:
 
 
 def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones."""
-    for at, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _junk(name))
+    """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones.
+
+    A link to a folder counts as that folder, unless it leads back to one above it.
+    """
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not _junk(name) and not _leads_back(Path(at, name)))
         relative = Path(at).relative_to(folder).as_posix()
         yield from (("" if relative == "." else relative, name) for name in sorted(names) if not _junk(name))
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in (above.resolve() for above in folder.parents)
 
 
 def is_photo_name(name: str) -> bool:
@@ -310,10 +339,14 @@ def _unpacked(source: Path, target: Path) -> Path:
     try:
         with zipfile.ZipFile(source) as archive:
             _refuse_unsafe(source, archive.infolist())
+            for member in archive.infolist():  # old Windows tools write train\\1.jpg, others ./train/1.jpg
+                member.filename = re.sub(r"(^|/)(\./)+", r"\1", member.filename.replace("\\", "/"))
             members = [m for m in archive.infolist() if not any(_junk(part) for part in m.filename.split("/") if part)]
             files = [member for member in members if not member.is_dir()]
             if not any(is_photo_name(member.filename) for member in files):
-                raise InputError(f"{source}: no photo in it ({len(files)} files); expected {', '.join(PHOTO_SUFFIXES)}")
+                raise InputError(
+                    f"{source}: no photo in it ({len(files)} files); expected {', '.join(sorted(PHOTO_SUFFIXES))}"
+                )
             listing = "\n".join(f"{m.filename} {m.file_size} {m.CRC:08x}" for m in files)
             done = {
                 "zip": source.name,

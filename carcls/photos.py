@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from carcls.inputs import InputError, Place, is_photo_name, photo_files, tree, write_atomic
+from carcls.inputs import TEST_FOLDERS, TRAIN_FOLDERS, InputError, Place, is_photo_name, photo_files, tree, write_atomic
 
 if TYPE_CHECKING:
     from carcls.config import Config
@@ -160,7 +160,7 @@ def load(cfg: Config, place: Place) -> Table:
             f"expected two classes or more; the audit found {audit.counts()}"
         )
     train["label"] = train["label"].map({label: index for index, label in enumerate(classes)})
-    train["fold"] = _split(train, cfg.seed, cfg.val_fraction, audit)
+    train["fold"] = _split(train, cfg.seed, cfg.val_fraction, classes, audit)
     if not (train["fold"] == VALIDATION).any():
         raise InputError(f"{place.train_csv or place.train_photos}: no class has two different photos, "
                          "so none can be kept for validation")  # fmt: skip
@@ -271,20 +271,17 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 class _Files:
-    """The files below a folder, by relative path, by name and by name without extension."""
+    """The files below a folder, by relative path and by name, each also without extension."""
 
     def __init__(self, folder: Path) -> None:
         self._prefix = f"{folder}/"
         self.paths: list[str] = []  # relative
-        self._by: tuple[defaultdict[str, list[str]], ...] = (
-            defaultdict(list),
-            defaultdict(list),
-            defaultdict(list),
-        )
+        self._by: tuple[defaultdict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
         for at, name in photo_files(folder):
             path = f"{at}/{name}" if at else name
             self.paths.append(path)
-            for index, key in zip(self._by, (path, name, name.rpartition(".")[0] or name), strict=True):
+            stem = name.rpartition(".")[0] or name
+            for index, key in zip(self._by, (path, f"{at}/{stem}" if at else stem, name, stem), strict=True):
                 index[key].append(path)
 
     def find(self, ident: str) -> list[str]:
@@ -292,8 +289,11 @@ class _Files:
         for index in self._by:
             if ident in index:
                 return index[ident]
+        top, _, below = ident.partition("/")
+        if below and top in (*TRAIN_FOLDERS, *TEST_FOLDERS):  # train/1.jpg in the CSV: from the folder above
+            return self.find(below)
         stem = ident.rpartition(".")[0] if is_photo_name(ident) else ""  # 1.jpg in the CSV, 1.png on disk
-        return self._by[2].get(stem, [])
+        return self._by[3].get(stem, [])
 
     def full(self, path: str) -> str:
         return self._prefix + path
@@ -436,7 +436,7 @@ def _look_at_jpeg(data: bytes, jpeg: _Jpeg) -> _Header:
     findings += [("EXIF-rotated", f"orientation {jpeg.orientation}")] if jpeg.orientation > 1 else []
     # What stops a decoder is damage to the tables before the pixels, or pixels that end too soon. The end marker
     # is looked for among the last bytes, as some cameras append a few; only where it is missing are all pixels
-    # decoded: Pillow, unlike cv2, says when they end too soon. CMYK is read with Pillow, hence judged by it. Progressive
+    # decoded: Pillow, unlike cv2, says when they end too soon. Pixels lost before an end marker are not noticed, by Pillow neither. CMYK is read with Pillow, hence judged by it. Progressive
     # ones have tables between their pixels too.
     sound = jpeg.channels != 4 and not jpeg.progressive and data.rfind(_END, -64) >= 0
     fault = _tables_fault(_tables(data)) or ("" if sound else _pillow_fault(data))
@@ -557,7 +557,7 @@ def _duplicates(train: pd.DataFrame, test: pd.DataFrame, audit: _Audit) -> pd.Da
 # --- The split ----------------------------------------------------------------------------------------------
 
 
-def _split(train: pd.DataFrame, seed: int, fraction: float, audit: _Audit) -> list[int]:
+def _split(train: pd.DataFrame, seed: int, fraction: float, classes: list[Any], audit: _Audit) -> list[int]:
     """fold of each row: every class gives ``fraction`` of its photos to validation, identical files together.
 
     The order in which photos are taken comes from a hash of seed and id: it depends on neither the order of
@@ -572,7 +572,7 @@ def _split(train: pd.DataFrame, seed: int, fraction: float, audit: _Audit) -> li
         n = sum(map(len, by_digest.values()))
         if len(by_digest) == 1:
             audit.note("train", ids[next(iter(by_digest.values()))[0]], "only photo of its class",
-                       "kept for training", f"class {label} is not validated")  # fmt: skip
+                       "kept for training", f"class {classes[cast(int, label)]} is not validated")  # fmt: skip
             continue
         names = {digest: min(ids[row] for row in rows) for digest, rows in by_digest.items()}
         order = sorted(by_digest, key=lambda d: hashlib.sha256(f"{seed}/{names[d]}".encode()).digest())
@@ -629,8 +629,9 @@ def _read_with_pillow(path: str | Path, data: bytes) -> Pixels:
             photo.load()
             upright = ImageOps.exif_transpose(photo)
             if upright.mode[0] in "IF":  # Pillow would clip these to 255 instead of scaling them
-                grey = np.asarray(upright, np.float64)
+                grey = np.nan_to_num(np.asarray(upright, np.float64))
                 top = 65535.0 if upright.mode.startswith("I;16") or grey.max() > 255 else 255.0
+                top = 1.0 if upright.mode == "F" and grey.max() <= 1 else top
                 grey = np.clip(grey * (255.0 / top), 0, 255).round().astype(np.uint8)  # (H, W)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             if upright.has_transparency_data:
@@ -658,7 +659,7 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
     """The header of an ordinary 8-bit JPEG, 5 µs against 60 µs with Pillow; None if it is not one."""
     if data[:2] != b"\xff\xd8":
         return None
-    at, orientation = 2, 1
+    at, orientation = 2, 0
     while at + 9 < len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xFF:  # padding
@@ -667,10 +668,10 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
         if marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive: the size is here
             bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
             known = bits == 8 and height and width and channels in (1, 3, 4)
-            return _Jpeg(height, width, channels, orientation, marker == 0xC2) if known else None
+            return _Jpeg(height, width, channels, orientation or 1, marker == 0xC2) if known else None
         if marker in (0xD8, 0xD9, 0xDA) or length < 2:  # pixels before a size: not for us
             return None
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0" and not orientation:  # the first counts
             orientation = _orientation(data[at + 10 : at + 2 + length])
         at += 2 + length
     return None

@@ -29,6 +29,12 @@ def run(cfg: Config) -> Path:
     start = time.monotonic()
     check(cfg)
     place = runtime.apart(inputs.locate(cfg))
+    with inputs.alone(place.out):
+        return _run(cfg, place, start)
+
+
+def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
+    """The steps of ``run``; start: of the time, in seconds of time.monotonic."""
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
     _take_over(cfg, place)

@@ -75,7 +75,8 @@ def setup(cfg: Config) -> Runtime:
     # TensorFlow uses oneDNN's CPU kernels by itself only on processors with AVX-512 VNNI. On two cores with AVX2 alone a
     # step of Lite0 at 128 px, timed in a loop with and without them, took 0.65 of the time (46 images/s against 30);
     # `make bench` measures them together with what module fast does.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if "tensorflow" not in sys.modules:  # it reads this once
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     keep_memory()
     if processes > 1:
         _join(process, processes)  # before anything asks JAX for its devices
@@ -149,7 +150,10 @@ def _shares(cfg: Config, rt: Runtime) -> list[str]:
 
 
 def _cpu_maths() -> str:
-    if os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0":
+    asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+    if asked is None:
+        return "TensorFlow's own choice of kernels: it was imported before this run"
+    if asked == "0":
         return "TensorFlow's own kernels: TF_ENABLE_ONEDNN_OPTS=0 says so"
     return "oneDNN: faster than TensorFlow's own kernels, which it prefers on processors without AVX-512"
 

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import tokenize
 import zipfile
@@ -25,6 +26,7 @@ from carcls import inputs
 
 NOTE = "steps.json"
 _TAKEN = ".earlier.part"  # an earlier run's, while it is copied
+_PART = re.compile(r"\.part(\.npz|\.png|\.weights\.h5)?$")  # ends the name of a file that is being written
 
 Facts = dict[str, Any]  # what a step is made from, by name: settings, photos, code; JSON values
 
@@ -144,8 +146,8 @@ def sweep(out: Path) -> None:
     """Remove what a killed run was in the middle of writing: files that have not got their names yet."""
     shutil.rmtree(out / _TAKEN, ignore_errors=True)
     for folder in (out, *out.glob("member*"), *out.glob("member*/*/")):
-        for part in folder.glob(".*.part*") if folder.is_dir() else ():
-            if part.is_file():
+        for part in folder.glob(".*") if folder.is_dir() else ():
+            if part.is_file() and _PART.search(part.name):
                 part.unlink()
 
 

@@ -54,7 +54,7 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
     whole = cfg.model_dump(mode="json")
     train, val = table.train, table.val
     start = start or backbones.find_weights(cfg.backbone, cfg)
-    policy = Path(cfg.augment)
+    policy = inputs.user_path(cfg.augment)
     return {
         **{name: whole[name] for name in _SETTINGS},
         "augment": cfg.augment if cfg.augment in POLICIES else f"policy {steps.digest_of(policy)[:16]}",

@@ -156,6 +156,24 @@ def test_ids_without_extension_and_class_folders(tmp_path):
     assert table.audit.empty
 
 
+@pytest.mark.parametrize("form", ["0/1.jpg", "0/1", "train/0/1.jpg", "train/0/1"])
+def test_ids_with_folders(tmp_path, form):
+    for label in range(2):
+        for number in range(3):  # the same names in each class's folder
+            write(tmp_path / f"train/{label}/{number}.jpg", jpeg(10 * label + number))
+    write(tmp_path / "test_upload/9.jpg", jpeg(99))
+    ids = {form.replace("0/1", f"{label}/{number}"): label for label in range(2) for number in range(3)}
+    case = Case(tmp_path / "unused")
+    case.folder = tmp_path
+    case.csv("train.csv", ids.items())
+    case.csv("sample-submission.csv", [("test_upload/9.jpg", 0)])
+    cfg = case.cfg.replace(data=str(tmp_path))
+    table = photos.load(cfg, inputs.locate(cfg))
+    assert table.audit.empty and table.sample_ids == ["test_upload/9.jpg"] and table.test["readable"].all()
+    paths = [path.removeprefix(f"{tmp_path}/") for path in table.frame["path"][:6]]
+    assert paths == [f"train/{label}/{number}.jpg" for label in range(2) for number in range(3)]
+
+
 def test_folders_alone_give_the_labels(tmp_path):
     for label in ("b", "a"):
         for number in range(4):
@@ -378,6 +396,14 @@ def test_class_whose_photos_are_all_broken_is_left_out(tmp_path):
     assert found(table)[-1] == ("train", "", "class without photos", "left out")
 
 
+def test_floats_from_0_to_1_are_white_at_1(tmp_path):
+    grey = np.linspace(0, 1, 40 * 40, dtype=np.float32).reshape(40, 40)
+    grey[0, 0] = np.nan
+    write(tmp_path / "a.tif", encoded(Image.fromarray(grey), "TIFF"))
+    pixels = photos.read_photo(tmp_path / "a.tif")
+    assert np.array_equal(pixels[:, :, 1], np.nan_to_num(grey * 255).round())
+
+
 def test_dark_16_bit_photo_stays_dark(tmp_path):
     write(tmp_path / "a.png", encoded(np.full((40, 40), 200, np.uint16), "PNG"))
     assert (photos.read_photo(tmp_path / "a.png") == 1).all()
@@ -413,7 +439,7 @@ def rows(sizes: dict[int, int], copies: int = 1) -> pd.DataFrame:
 
 
 def split(frame: pd.DataFrame, seed=1, fraction=0.2) -> pd.Series:
-    return pd.Series(photos._split(frame, seed, fraction, photos._Audit()), index=frame["id"])
+    return pd.Series(photos._split(frame, seed, fraction, [0, 1, 2, 3], photos._Audit()), index=frame["id"])
 
 
 def test_split_is_stratified_seeded_and_blind_to_row_order():
@@ -438,6 +464,7 @@ def test_split_keeps_duplicates_together():
 def test_class_of_one_photo_stays_in_train(tmp_path):
     train = {"one.jpg": (7, jpeg(1)), "two.jpg": (8, jpeg(2)), "two again.jpg": (8, jpeg(2))}
     table = Case(tmp_path, train, val_fraction=0.8).load()
+    assert set(table.audit["detail"]) >= {"class 7 is not validated", "class 8 is not validated"}
     assert {(row[1], row[2]) for row in found(table)} == {
         ("one.jpg", "only photo of its class"),
         ("two.jpg", "only photo of its class"),
@@ -511,6 +538,16 @@ def test_reduced_decoding_of_a_turned_photo(tmp_path):
     assert photos.read_photo(tmp_path / "a.jpg", 48, 100).shape == (200, 96, 3)  # 48 wide would be too little
     pixels = photos.read_photo(tmp_path / "a.jpg", 50, 24)
     assert near(pixels, np.rot90(cv2.resize(picture(1, 96, 200), (50, 24), interpolation=cv2.INTER_AREA), -1))
+
+
+def test_the_first_of_two_orientations_counts(tmp_path):
+    segments = b"".join(
+        b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif for exif in (turned(1).tobytes(), turned(6).tobytes())
+    )
+    data = encoded(picture(1, 96, 200), quality=95)
+    write(tmp_path / "a.jpg", data[:2] + segments + data[2:])
+    assert photos.read_photo(tmp_path / "a.jpg").shape == (96, 200, 3)
+    assert photos._jpeg_header((tmp_path / "a.jpg").read_bytes()).upright == (96, 200)
 
 
 def test_damaged_files_never_end_in_a_traceback(tmp_path):

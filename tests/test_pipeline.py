@@ -19,6 +19,9 @@ from carcls.runtime import Runtime
 SIZE = (24, 32)
 
 
+COLUMNS = ["id", "path", "label", "height", "width", "readable"]
+
+
 @pytest.fixture(scope="module")
 def frame(tmp_path_factory) -> pd.DataFrame:
     """21 noise photos of differing shape."""
@@ -29,7 +32,7 @@ def frame(tmp_path_factory) -> pd.DataFrame:
         h, w = 30 + n, 64 - n
         path = write_photo(folder / f"{n}.png", rng.integers(0, 256, (h, w, 3), np.uint8))
         rows.append((str(n), str(path), n % 3, h, w, True))
-    return pd.DataFrame(rows, columns=["id", "path", "label", "height", "width", "readable"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def cache(frame, tmp_path, fit="pad", share=0.5, size=SIZE):
@@ -189,6 +192,15 @@ def test_photos_keep_their_shape_and_are_as_large_as_needed(frame, tmp_path, fit
         assert h / w == pytest.approx(full_h / full_w, rel=0.1)
         ratios = sorted((12 / h, 16 / w))
         assert ratios[0 if fit == "pad" else 1] <= 1 / pipeline.MARGIN + 1e-9
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_photo_that_is_far_too_large_is_shrunk_without_aliasing(tmp_path, kind):
+    checks = np.indices((1024, 1024)).sum(0) % 2 * 255
+    path = write_photo(tmp_path / f"0.{kind}", np.repeat(checks[:, :, None], 3, 2).astype(np.uint8))
+    one = pd.DataFrame([("0", str(path), 0, 1024, 1024, True)], columns=COLUMNS)
+    seen = cache(one, tmp_path, size=(18, 18))[0]
+    assert seen.shape[0] < 25 and np.abs(seen.astype(int) - 127).max() < 5
 
 
 def test_a_cache_on_disk_gives_the_same_photos_and_leaves_nothing(frame, tmp_path):

@@ -447,6 +447,8 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
     ):
         with pytest.raises(error, match=said):
             run(cfg.replace(**change))
+    with inputs.alone(out), pytest.raises(inputs.InputError, match="another run is at work"):
+        run(cfg)
     assert [p.name for p in out.iterdir() if p.is_file()] == ["submission.csv"]
     assert (out / "submission.csv").read_text() == "earlier"
 

@@ -82,12 +82,34 @@ def test_second_call_leaves_files_alone_and_an_incomplete_sample_is_redrawn(tmp_
     before, times = contents(tmp_path), {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     sample.draw(tmp_path, train=20, test=2)
     assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    for lost in ("sample.json", "answers/answers.csv"):
-        (tmp_path / lost).unlink()
-        sample.draw(tmp_path, train=20, test=2)
-        assert contents(tmp_path) == before
+    (tmp_path / "answers/answers.csv").unlink()
+    sample.draw(tmp_path, train=20, test=2)
+    assert contents(tmp_path) == before
     sample.draw(tmp_path, train=21, test=2)
     assert len(rows(tmp_path / "train.csv")) == 21
+
+
+def test_a_sample_that_was_killed_while_it_was_drawn_is_redrawn(tmp_path, monkeypatch):
+    def killed(path, content):
+        if path.name == "test.zip":
+            raise KeyboardInterrupt
+        write(path, content)
+
+    write = inputs.write_atomic
+    monkeypatch.setattr(inputs, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample.draw(tmp_path, train=20, test=2)
+    monkeypatch.undo()
+    assert (tmp_path / "train.zip").is_file()
+    sample.draw(tmp_path, train=20, test=2)
+    assert len(zipfile.ZipFile(tmp_path / "test.zip").namelist()) == 2
+
+
+def test_files_that_are_no_sample_are_not_replaced(tmp_path):
+    (tmp_path / "train.csv").write_text("Id,Category\nmine.jpg,1\n")
+    with pytest.raises(inputs.InputError, match=r"has train\.csv, not of a drawn sample"):
+        sample.draw(tmp_path, train=20, test=2)
+    assert contents(tmp_path) == {"train.csv": b"Id,Category\nmine.jpg,1\n"}
 
 
 def test_every_model_differs_from_every_other_in_several_details():

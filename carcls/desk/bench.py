@@ -7,6 +7,7 @@ ratio is near 1, nine; the median is printed and the ratio's lowest and highest 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
@@ -197,6 +198,8 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve_steps, args=(other, cfg, frame, size, plain), daemon=True)
+        if not plain:  # as in a run; TensorFlow reads it when it is imported, here before ``runtime.setup``. Plain ones came first.
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         self.process.start()
         other.close()  # so that a child that dies is an end of file here, not a wait for ever
 

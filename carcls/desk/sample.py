@@ -565,16 +565,21 @@ def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path
     """
     if train < 20 or test < 1:
         raise inputs.InputError(f"{folder}: a sample needs train >= 20 and test >= 1 photos, not {train} and {test}")
-    done = folder / "sample.json"  # written last: while it is absent, the sample is incomplete
+    done = folder / "sample.json"  # its last words are written last: with others, the sample is incomplete
     files = ["train.csv", "sample-submission.csv", "train.zip", "test.zip", "answers/answers.csv"]
     what = json.dumps({"drawn": True, "version": VERSION, "seed": seed, "train": train, "test": test}) + "\n"
     if all((folder / f).is_file() for f in files) and done.is_file() and done.read_text(encoding="utf-8") == what:
         return folder
+    there = [file for file in files if (folder / file).exists()]
+    if there and not done.is_file():
+        raise inputs.InputError(
+            f"{folder}: has {', '.join(there)}, not of a drawn sample; expected an empty folder, or a sample's"
+        )
     try:
         (folder / "answers").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise inputs.InputError(f"{folder}: no folder for a sample can be made there ({error.strerror})") from None
-    done.unlink(missing_ok=True)
+    inputs.write_atomic(done, json.dumps({"drawn": True, "complete": False}) + "\n")
 
     rng = np.random.default_rng(seed)
     ids = [f"{v}.jpg" for v in rng.choice(np.arange(10_000, 600_000), train + test, replace=False)]
