@@ -3124,7 +3124,6 @@ MODULES["inputs.py"] = r'''"""Where things are, on Kaggle and on a desk: the com
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -3136,7 +3135,6 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -3189,26 +3187,6 @@ def cache_home() -> Path:
     """Where things are kept from run to run: $CARCLS_HOME, else ~/.cache/carcls."""
     home = os.environ.get("CARCLS_HOME")
     return user_path(home) if home else Path.home() / ".cache" / "carcls"
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep a run folder to this run meanwhile. Raises InputError if another run, of any process, has it."""
-    lock = os.open(folder, os.O_RDONLY)  # of the folder itself: no file of ours is left in it, whatever kills the run
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"out={folder}: another run is at work in it; wait for its end, or choose another folder"
-            ) from None
-        except OSError as error:  # some network file systems know no locks
-            print(
-                f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
-            )
-        yield
-    finally:
-        os.close(lock)
 
 
 def user_path(text: str) -> Path:
@@ -3291,10 +3269,10 @@ def _found(cfg: Config) -> tuple[Path, Path | None, Path, Path, Path]:
     return root, train_csv, sample_csv, train, test
 
 
-def locate(cfg: Config) -> Place:
-    """Find the competition's files, unpack its photos, make the run folder. Raises InputError."""
+def run_folder(cfg: Config) -> Path:
+    """The run folder, made if need be, where the competition's files are there. Raises InputError."""
     kaggle = on_kaggle()
-    root, train_csv, sample_csv, train, test = _found(cfg)
+    root, _, _, train, test = _found(cfg)
     out = user_path(cfg.out) if cfg.out else kaggle_root() / "working" if kaggle else Path("out")
     if out.resolve() == root.resolve():
         raise InputError(
@@ -3306,7 +3284,13 @@ def locate(cfg: Config) -> Place:
             raise InputError(
                 f"out={out}: lies in {photos}, where its pictures would be taken for photos; choose a folder elsewhere"
             )
-    out = _writable(out)
+    return _writable(out)
+
+
+def locate(cfg: Config) -> Place:
+    """Find the competition's files, make the run folder, unpack the photos into its scratch. Raises InputError."""
+    kaggle, out = on_kaggle(), run_folder(cfg)
+    root, train_csv, sample_csv, train, test = _found(cfg)
     scratch = _scratch(out, kaggle)
     answers = root / "answers" / "answers.csv" if (root / "sample.json").is_file() else None
     return Place(
@@ -3397,16 +3381,23 @@ def _junk(name: str) -> bool:
 def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
     """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones.
 
-    A link to a folder counts as that folder, unless it leads back to one above it.
+    A link to a folder elsewhere counts as that folder, once.
     """
+    top, seen = folder.resolve(), set[Path]()
+
+    def walked(inside: Path) -> bool:
+        if not inside.is_symlink():
+            return True
+        target = inside.resolve()
+        if target in seen or target.is_relative_to(top) or top.is_relative_to(target):
+            return False
+        seen.add(target)
+        return True
+
     for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _junk(name) and not _leads_back(Path(at, name)))
+        folders[:] = sorted(name for name in folders if not _junk(name) and walked(Path(at, name)))
         relative = Path(at).relative_to(folder).as_posix()
         yield from (("" if relative == "." else relative, name) for name in sorted(names) if not _junk(name))
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and folder.resolve() in (above.resolve() for above in folder.parents)
 
 
 def is_photo_name(name: str) -> bool:
@@ -3462,7 +3453,8 @@ def _unpacked(source: Path, target: Path) -> Path:
             _refuse_unsafe(source, archive.infolist())
             for member in archive.infolist():  # old Windows tools write train\\1.jpg, others ./train/1.jpg
                 member.filename = re.sub(r"(^|/)(\./)+", r"\1", member.filename.replace("\\", "/"))
-            members = [m for m in archive.infolist() if not any(_junk(part) for part in m.filename.split("/") if part)]
+            named = [member for member in archive.infolist() if member.filename]  # ./ itself is none
+            members = [m for m in named if not any(_junk(part) for part in m.filename.split("/") if part)]
             files = [member for member in members if not member.is_dir()]
             if not any(is_photo_name(member.filename) for member in files):
                 raise InputError(
@@ -4255,7 +4247,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from carcls.inputs import TEST_FOLDERS, TRAIN_FOLDERS, InputError, Place, is_photo_name, photo_files, tree, write_atomic
+from carcls.inputs import InputError, Place, is_photo_name, photo_files, tree, write_atomic
 
 if TYPE_CHECKING:
     from carcls.config import Config
@@ -4505,8 +4497,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
 class _Files:
     """The files below a folder, by relative path and by name, each also without extension."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place) -> None:
         self._prefix = f"{folder}/"
+        top = place.root if folder.is_relative_to(place.root) else place.scratch
+        self._above = folder.relative_to(top).parts  # train, or more where folders only wrap another one
         self.paths: list[str] = []  # relative
         self._by: tuple[defaultdict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
         for at, name in photo_files(folder):
@@ -4522,10 +4516,10 @@ class _Files:
             if ident in index:
                 return index[ident]
         top, _, below = ident.partition("/")
-        if below and top in (*TRAIN_FOLDERS, *TEST_FOLDERS):  # train/1.jpg in the CSV: from the folder above
+        if below and top in self._above:  # train/1.jpg in the CSV
             return self.find(below)
         stem = ident.rpartition(".")[0] if is_photo_name(ident) else ""  # 1.jpg in the CSV, 1.png on disk
-        return self._by[3].get(stem, [])
+        return self._by[1].get(stem) or self._by[3].get(stem, [])
 
     def full(self, path: str) -> str:
         return self._prefix + path
@@ -4538,7 +4532,7 @@ def _test_rows(place: Place, ids: list[str]) -> pd.DataFrame:
         raise InputError(f"{place.sample_csv}: {len(twice)} ids come more than once, such as {twice[0]!r}")
     if any(not ident.strip() for ident in ids):
         raise InputError(f"{place.sample_csv}: row {next(i for i, x in enumerate(ids, 2) if not x.strip())} has no id")
-    files, paths = _Files(place.test_photos), []
+    files, paths = _Files(place.test_photos, place), []
     for ident in ids:
         found = files.find(ident.strip())
         if len(found) > 1:
@@ -4549,7 +4543,7 @@ def _test_rows(place: Place, ids: list[str]) -> pd.DataFrame:
 
 def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) -> pd.DataFrame:
     """Columns id, label (int or str), path: rows of train.csv, or of the class folders, that have a file."""
-    files = _Files(place.train_photos)
+    files = _Files(place.train_photos, place)
     if place.train_csv is None:
         rows = [(path, path.partition("/")[0], path) for path in files.paths if is_photo_name(path) and "/" in path]
         if not rows:
@@ -4861,9 +4855,9 @@ def _read_with_pillow(path: str | Path, data: bytes) -> Pixels:
             photo.load()
             upright = ImageOps.exif_transpose(photo)
             if upright.mode[0] in "IF":  # Pillow would clip these to 255 instead of scaling them
-                grey = np.nan_to_num(np.asarray(upright, np.float64))
+                grey = np.nan_to_num(np.asarray(upright, np.float64), posinf=0, neginf=0)
                 top = 65535.0 if upright.mode.startswith("I;16") or grey.max() > 255 else 255.0
-                top = 1.0 if upright.mode == "F" and grey.max() <= 1 else top
+                top = 1.0 if upright.mode == "F" and grey.max() <= 2 else top  # resizing overshoots 1
                 grey = np.clip(grey * (255.0 / top), 0, 255).round().astype(np.uint8)  # (H, W)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             if upright.has_transparency_data:
@@ -4910,7 +4904,7 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
 
 
 def _orientation(exif: bytes) -> int:
-    """EXIF orientation 1–8 from a TIFF block; 1 (upright) where it has none or is damaged."""
+    """EXIF orientation 1–8 from a TIFF block, 1 (upright) where its number is another one; 0 where it has none or is damaged."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2], "")
     try:
         start = struct.unpack_from(f"{order}I", exif, 4)[0]
@@ -4920,7 +4914,7 @@ def _orientation(exif: bytes) -> int:
                 return int(value) if 1 <= value <= 8 else 1
     except struct.error:
         pass
-    return 1
+    return 0
 '''
 
 # ==================================================================================================
@@ -5880,9 +5874,8 @@ def run(cfg: Config) -> Path:
     """
     start = time.monotonic()
     check(cfg)
-    place = runtime.apart(inputs.locate(cfg))
-    with inputs.alone(place.out):
-        return _run(cfg, place, start)
+    with runtime.alone(inputs.run_folder(cfg)):
+        return _run(cfg, runtime.apart(inputs.locate(cfg)), start)
 
 
 def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
@@ -6235,6 +6228,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import importlib.util
 import io
 import os
@@ -6243,7 +6237,8 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -6444,6 +6439,36 @@ def _join(process: int, processes: int) -> None:
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have none of their own; others ignore it
     jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], processes, process)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a run folder to this run meanwhile, all its processes. Raises inputs.InputError if another run has it."""
+    if process_of()[0]:
+        yield
+        return
+    lock, held = (
+        os.open(folder, os.O_RDONLY),
+        True,
+    )  # of the folder itself: nothing is left in it, whatever ends the run
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise inputs.InputError(
+            f"out={folder}: another run is at work in it; wait for its end, or choose another folder"
+        ) from None
+    except OSError as error:  # some network file systems know no locks
+        held = False
+        print(
+            f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
+        )
+    try:
+        yield
+    finally:
+        if held:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do where a forked process has it open too
+        os.close(lock)
 
 
 def apart(place: inputs.Place) -> inputs.Place:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -68,26 +66,6 @@ def cache_home() -> Path:
     """Where things are kept from run to run: $CARCLS_HOME, else ~/.cache/carcls."""
     home = os.environ.get("CARCLS_HOME")
     return user_path(home) if home else Path.home() / ".cache" / "carcls"
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep a run folder to this run meanwhile. Raises InputError if another run, of any process, has it."""
-    lock = os.open(folder, os.O_RDONLY)  # of the folder itself: no file of ours is left in it, whatever kills the run
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"out={folder}: another run is at work in it; wait for its end, or choose another folder"
-            ) from None
-        except OSError as error:  # some network file systems know no locks
-            print(
-                f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
-            )
-        yield
-    finally:
-        os.close(lock)
 
 
 def user_path(text: str) -> Path:
@@ -170,10 +148,10 @@ def _found(cfg: Config) -> tuple[Path, Path | None, Path, Path, Path]:
     return root, train_csv, sample_csv, train, test
 
 
-def locate(cfg: Config) -> Place:
-    """Find the competition's files, unpack its photos, make the run folder. Raises InputError."""
+def run_folder(cfg: Config) -> Path:
+    """The run folder, made if need be, where the competition's files are there. Raises InputError."""
     kaggle = on_kaggle()
-    root, train_csv, sample_csv, train, test = _found(cfg)
+    root, _, _, train, test = _found(cfg)
     out = user_path(cfg.out) if cfg.out else kaggle_root() / "working" if kaggle else Path("out")
     if out.resolve() == root.resolve():
         raise InputError(
@@ -185,7 +163,13 @@ def locate(cfg: Config) -> Place:
             raise InputError(
                 f"out={out}: lies in {photos}, where its pictures would be taken for photos; choose a folder elsewhere"
             )
-    out = _writable(out)
+    return _writable(out)
+
+
+def locate(cfg: Config) -> Place:
+    """Find the competition's files, make the run folder, unpack the photos into its scratch. Raises InputError."""
+    kaggle, out = on_kaggle(), run_folder(cfg)
+    root, train_csv, sample_csv, train, test = _found(cfg)
     scratch = _scratch(out, kaggle)
     answers = root / "answers" / "answers.csv" if (root / "sample.json").is_file() else None
     return Place(
@@ -276,16 +260,23 @@ def _junk(name: str) -> bool:
 def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
     """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones.
 
-    A link to a folder counts as that folder, unless it leads back to one above it.
+    A link to a folder elsewhere counts as that folder, once.
     """
+    top, seen = folder.resolve(), set[Path]()
+
+    def walked(inside: Path) -> bool:
+        if not inside.is_symlink():
+            return True
+        target = inside.resolve()
+        if target in seen or target.is_relative_to(top) or top.is_relative_to(target):
+            return False
+        seen.add(target)
+        return True
+
     for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _junk(name) and not _leads_back(Path(at, name)))
+        folders[:] = sorted(name for name in folders if not _junk(name) and walked(Path(at, name)))
         relative = Path(at).relative_to(folder).as_posix()
         yield from (("" if relative == "." else relative, name) for name in sorted(names) if not _junk(name))
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and folder.resolve() in (above.resolve() for above in folder.parents)
 
 
 def is_photo_name(name: str) -> bool:
@@ -341,7 +332,8 @@ def _unpacked(source: Path, target: Path) -> Path:
             _refuse_unsafe(source, archive.infolist())
             for member in archive.infolist():  # old Windows tools write train\\1.jpg, others ./train/1.jpg
                 member.filename = re.sub(r"(^|/)(\./)+", r"\1", member.filename.replace("\\", "/"))
-            members = [m for m in archive.infolist() if not any(_junk(part) for part in m.filename.split("/") if part)]
+            named = [member for member in archive.infolist() if member.filename]  # ./ itself is none
+            members = [m for m in named if not any(_junk(part) for part in m.filename.split("/") if part)]
             files = [member for member in members if not member.is_dir()]
             if not any(is_photo_name(member.filename) for member in files):
                 raise InputError(

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from carcls.inputs import TEST_FOLDERS, TRAIN_FOLDERS, InputError, Place, is_photo_name, photo_files, tree, write_atomic
+from carcls.inputs import InputError, Place, is_photo_name, photo_files, tree, write_atomic
 
 if TYPE_CHECKING:
     from carcls.config import Config
@@ -273,8 +273,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
 class _Files:
     """The files below a folder, by relative path and by name, each also without extension."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place) -> None:
         self._prefix = f"{folder}/"
+        top = place.root if folder.is_relative_to(place.root) else place.scratch
+        self._above = folder.relative_to(top).parts  # train, or more where folders only wrap another one
         self.paths: list[str] = []  # relative
         self._by: tuple[defaultdict[str, list[str]], ...] = tuple(defaultdict(list) for _ in range(4))
         for at, name in photo_files(folder):
@@ -290,10 +292,10 @@ class _Files:
             if ident in index:
                 return index[ident]
         top, _, below = ident.partition("/")
-        if below and top in (*TRAIN_FOLDERS, *TEST_FOLDERS):  # train/1.jpg in the CSV: from the folder above
+        if below and top in self._above:  # train/1.jpg in the CSV
             return self.find(below)
         stem = ident.rpartition(".")[0] if is_photo_name(ident) else ""  # 1.jpg in the CSV, 1.png on disk
-        return self._by[3].get(stem, [])
+        return self._by[1].get(stem) or self._by[3].get(stem, [])
 
     def full(self, path: str) -> str:
         return self._prefix + path
@@ -306,7 +308,7 @@ def _test_rows(place: Place, ids: list[str]) -> pd.DataFrame:
         raise InputError(f"{place.sample_csv}: {len(twice)} ids come more than once, such as {twice[0]!r}")
     if any(not ident.strip() for ident in ids):
         raise InputError(f"{place.sample_csv}: row {next(i for i, x in enumerate(ids, 2) if not x.strip())} has no id")
-    files, paths = _Files(place.test_photos), []
+    files, paths = _Files(place.test_photos, place), []
     for ident in ids:
         found = files.find(ident.strip())
         if len(found) > 1:
@@ -317,7 +319,7 @@ def _test_rows(place: Place, ids: list[str]) -> pd.DataFrame:
 
 def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) -> pd.DataFrame:
     """Columns id, label (int or str), path: rows of train.csv, or of the class folders, that have a file."""
-    files = _Files(place.train_photos)
+    files = _Files(place.train_photos, place)
     if place.train_csv is None:
         rows = [(path, path.partition("/")[0], path) for path in files.paths if is_photo_name(path) and "/" in path]
         if not rows:
@@ -629,9 +631,9 @@ def _read_with_pillow(path: str | Path, data: bytes) -> Pixels:
             photo.load()
             upright = ImageOps.exif_transpose(photo)
             if upright.mode[0] in "IF":  # Pillow would clip these to 255 instead of scaling them
-                grey = np.nan_to_num(np.asarray(upright, np.float64))
+                grey = np.nan_to_num(np.asarray(upright, np.float64), posinf=0, neginf=0)
                 top = 65535.0 if upright.mode.startswith("I;16") or grey.max() > 255 else 255.0
-                top = 1.0 if upright.mode == "F" and grey.max() <= 1 else top
+                top = 1.0 if upright.mode == "F" and grey.max() <= 2 else top  # resizing overshoots 1
                 grey = np.clip(grey * (255.0 / top), 0, 255).round().astype(np.uint8)  # (H, W)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             if upright.has_transparency_data:
@@ -678,7 +680,7 @@ def _jpeg_header(data: bytes) -> _Jpeg | None:
 
 
 def _orientation(exif: bytes) -> int:
-    """EXIF orientation 1–8 from a TIFF block; 1 (upright) where it has none or is damaged."""
+    """EXIF orientation 1–8 from a TIFF block, 1 (upright) where its number is another one; 0 where it has none or is damaged."""
     order = {b"II": "<", b"MM": ">"}.get(exif[:2], "")
     try:
         start = struct.unpack_from(f"{order}I", exif, 4)[0]
@@ -688,4 +690,4 @@ def _orientation(exif: bytes) -> int:
                 return int(value) if 1 <= value <= 8 else 1
     except struct.error:
         pass
-    return 1
+    return 0

@@ -28,9 +28,8 @@ def run(cfg: Config) -> Path:
     """
     start = time.monotonic()
     check(cfg)
-    place = runtime.apart(inputs.locate(cfg))
-    with inputs.alone(place.out):
-        return _run(cfg, place, start)
+    with runtime.alone(inputs.run_folder(cfg)):
+        return _run(cfg, runtime.apart(inputs.locate(cfg)), start)
 
 
 def _run(cfg: Config, place: inputs.Place, start: float) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import importlib.util
 import io
 import os
@@ -12,7 +13,8 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,36 @@ def _join(process: int, processes: int) -> None:
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have none of their own; others ignore it
     jax.distributed.initialize(os.environ["JAX_COORDINATOR_ADDRESS"], processes, process)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a run folder to this run meanwhile, all its processes. Raises inputs.InputError if another run has it."""
+    if process_of()[0]:
+        yield
+        return
+    lock, held = (
+        os.open(folder, os.O_RDONLY),
+        True,
+    )  # of the folder itself: nothing is left in it, whatever ends the run
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise inputs.InputError(
+            f"out={folder}: another run is at work in it; wait for its end, or choose another folder"
+        ) from None
+    except OSError as error:  # some network file systems know no locks
+        held = False
+        print(
+            f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
+        )
+    try:
+        yield
+    finally:
+        if held:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing would not do where a forked process has it open too
+        os.close(lock)
 
 
 def apart(place: inputs.Place) -> inputs.Place:

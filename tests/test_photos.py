@@ -156,7 +156,7 @@ def test_ids_without_extension_and_class_folders(tmp_path):
     assert table.audit.empty
 
 
-@pytest.mark.parametrize("form", ["0/1.jpg", "0/1", "train/0/1.jpg", "train/0/1"])
+@pytest.mark.parametrize("form", ["0/1.jpg", "0/1", "0/1.png", "train/0/1.jpg", "train/0/1"])
 def test_ids_with_folders(tmp_path, form):
     for label in range(2):
         for number in range(3):  # the same names in each class's folder
@@ -172,6 +172,19 @@ def test_ids_with_folders(tmp_path, form):
     assert table.audit.empty and table.sample_ids == ["test_upload/9.jpg"] and table.test["readable"].all()
     paths = [path.removeprefix(f"{tmp_path}/") for path in table.frame["path"][:6]]
     assert paths == [f"train/{label}/{number}.jpg" for label in range(2) for number in range(3)]
+
+
+def test_folders_that_only_wrap_may_be_in_ids_and_others_may_not(tmp_path):
+    case = Case(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "images")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "images").rename(tmp_path / "train" / "images")
+    case.csv("train.csv", [("train/images/100.jpg", 0), ("images/101.jpg", 0), ("102.jpg", 0),
+                           *((f"{k}.jpg", 1) for k in range(200, 203)), ("test_upload/200.jpg", 1), ("other/201.jpg", 1)])  # fmt: skip
+    table = case.load()
+    assert len(table.train) + len(table.val) == 6
+    missing = [("train", ident, "missing file", "dropped") for ident in ("test_upload/200.jpg", "other/201.jpg")]
+    assert found(table) == missing
 
 
 def test_folders_alone_give_the_labels(tmp_path):
@@ -541,13 +554,15 @@ def test_reduced_decoding_of_a_turned_photo(tmp_path):
 
 
 def test_the_first_of_two_orientations_counts(tmp_path):
-    segments = b"".join(
-        b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif for exif in (turned(1).tobytes(), turned(6).tobytes())
-    )
     data = encoded(picture(1, 96, 200), quality=95)
-    write(tmp_path / "a.jpg", data[:2] + segments + data[2:])
-    assert photos.read_photo(tmp_path / "a.jpg").shape == (96, 200, 3)
-    assert photos._jpeg_header((tmp_path / "a.jpg").read_bytes()).upright == (96, 200)
+    none = Image.Exif()
+    none[271] = "a camera"
+    for kinds, upright in (((1, 6), (96, 200)), ((6, 1), (200, 96)), ((0, 6), (200, 96)), ((9, 6), (96, 200))):
+        blocks = [(turned(kind) if kind else none).tobytes() for kind in kinds]
+        segments = b"".join(b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block for block in blocks)
+        write(tmp_path / "a.jpg", data[:2] + segments + data[2:])
+        assert photos.read_photo(tmp_path / "a.jpg").shape[:2] == upright
+        assert photos._jpeg_header((tmp_path / "a.jpg").read_bytes()).upright == upright
 
 
 def test_damaged_files_never_end_in_a_traceback(tmp_path):

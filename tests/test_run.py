@@ -14,7 +14,21 @@ import pytest
 import small
 from conftest import easy_competition, write_photo
 
-from carcls import augment, callbacks, config, inputs, members, model, photos, pseudo, schedule, steps, train, votes
+from carcls import (
+    augment,
+    callbacks,
+    config,
+    inputs,
+    members,
+    model,
+    photos,
+    pseudo,
+    runtime,
+    schedule,
+    steps,
+    train,
+    votes,
+)
 from carcls.config import Config, ConfigError, TrainingDiverged
 from carcls.desk import cli
 from carcls.run import _identity, _stoppable, run, source_hash
@@ -447,8 +461,9 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
     ):
         with pytest.raises(error, match=said):
             run(cfg.replace(**change))
-    with inputs.alone(out), pytest.raises(inputs.InputError, match="another run is at work"):
+    with runtime.alone(out), pytest.raises(inputs.InputError, match=f"out={out}: another run is at work"):
         run(cfg)
+    assert not (out / ".scratch").exists()  # what that run has unpacked is its own
     assert [p.name for p in out.iterdir() if p.is_file()] == ["submission.csv"]
     assert (out / "submission.csv").read_text() == "earlier"
 

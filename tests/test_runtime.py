@@ -56,6 +56,22 @@ def test_processes_are_counted_from_the_variables_of_jax(monkeypatch):
         runtime.setup(Config(backend="tensorflow"))
 
 
+def test_a_run_folder_belongs_to_one_run_at_a_time(monkeypatch, tmp_path):
+    (tmp_path / "b").mkdir()
+    with runtime.alone(tmp_path):
+        with pytest.raises(inputs.InputError, match=f"out={tmp_path}: another run is at work in it"):
+            runtime.alone(tmp_path).__enter__()
+        with pytest.raises(ZeroDivisionError), runtime.alone(tmp_path / "b"):
+            _ = 1 / 0
+        monkeypatch.setattr(runtime, "process_of", lambda: (1, 2))
+        with runtime.alone(tmp_path):  # another process of the same run
+            pass
+        monkeypatch.undo()
+    with runtime.alone(tmp_path), runtime.alone(tmp_path / "b"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
 def test_the_only_process_keeps_its_place_and_another_gets_its_own(monkeypatch, tmp_path):
     place = inputs.Place(
         tmp_path, tmp_path / "out", tmp_path / "scratch", None, tmp_path, tmp_path, tmp_path, False, None

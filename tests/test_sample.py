@@ -110,6 +110,9 @@ def test_files_that_are_no_sample_are_not_replaced(tmp_path):
     with pytest.raises(inputs.InputError, match=r"has train\.csv, not of a drawn sample"):
         sample.draw(tmp_path, train=20, test=2)
     assert contents(tmp_path) == {"train.csv": b"Id,Category\nmine.jpg,1\n"}
+    (tmp_path / "sample.json").write_text('{"mine": true}')
+    with pytest.raises(inputs.InputError, match=r"has train\.csv"):
+        sample.draw(tmp_path, train=20, test=2)
 
 
 def test_every_model_differs_from_every_other_in_several_details():

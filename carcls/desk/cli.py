@@ -192,10 +192,11 @@ def _votes(args: argparse.Namespace) -> None:
 
 def _preview(args: argparse.Namespace) -> None:
     cfg = _config(args)
-    from carcls import figures, photos
+    from carcls import figures, photos, runtime
 
-    place = inputs.locate(cfg)
-    print(figures.augmentation(cfg, photos.load(cfg, place), place.out / "augmentation.png"))
+    with runtime.alone(inputs.run_folder(cfg)):
+        place = inputs.locate(cfg)
+        print(figures.augmentation(cfg, photos.load(cfg, place), place.out / "augmentation.png"))
 
 
 def _weights(args: argparse.Namespace) -> None:

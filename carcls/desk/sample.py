@@ -555,6 +555,14 @@ def _csv(ids: Sequence[str], labels: Sequence[int]) -> str:
     return "".join(f"{a},{b}\n" for a, b in [("Id", "Category"), *zip(ids, labels, strict=True)])
 
 
+def _is_drawn(note: Path) -> bool:
+    """Whether that sample.json is ours."""
+    try:
+        return bool(json.loads(note.read_text(encoding="utf-8"))["drawn"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path:
     """Write a drawn competition into ``folder`` unless the very same is there already; returns ``folder``.
 
@@ -571,9 +579,9 @@ def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path
     if all((folder / f).is_file() for f in files) and done.is_file() and done.read_text(encoding="utf-8") == what:
         return folder
     there = [file for file in files if (folder / file).exists()]
-    if there and not done.is_file():
+    if there and not _is_drawn(done):
         raise inputs.InputError(
-            f"{folder}: has {', '.join(there)}, not of a drawn sample; expected an empty folder, or a sample's"
+            f"{folder}: has {', '.join(there)}, not of a drawn sample; remove them, or name another folder"
         )
     try:
         (folder / "answers").mkdir(parents=True, exist_ok=True)
