@@ -1628,7 +1628,7 @@ class AveragedWeights(keras.callbacks.Callback):
 
     The average replaces the trainable weights from on_test_begin to on_test_end, and inside ``swapped()``,
     where ``train`` lets the first epoch predict: on_epoch_end comes after on_test_end, so without it the raw weights would be saved.
-    BN statistics are not averaged; they follow the raw weights (as in Keras). ``predict`` is left alone
+    BN statistics are those of the raw weights, over as many steps as the average (``model.build``). ``predict`` is left alone
     (Keras's SwapEMAWeights leaves the swapped weights in the model there): at the end of ``fit`` Keras itself
     puts the average into the model for good.
     """
@@ -1950,7 +1950,7 @@ class Config(_Frozen):
     # 0.99 against 0.965, the training losses the same to the last digit. cars10 then had 65: 0.9 moved validation by 2
     # points at a rate of nearly 0.
     bn_momentum: float = Field(0.97, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
-                               "a short run has")  # fmt: skip
+                               "a short run has. ema counts where it is larger")  # fmt: skip
     # Photos of cars alone differ so much from ImageNet's that BN in training loses much of what the weights know: see
     # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
     # stages=96x160x4 lr=2e-3 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)
@@ -3977,7 +3977,8 @@ def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
     logits = keras.layers.Dense(classes, dtype="float32", name=HEAD)(x)
     model = keras.Model(images, logits, name=cfg.backbone)
     for layer in batch_norms(model):
-        layer.momentum = cfg.bn_momentum
+        # An average of weights wants statistics over as many steps: those of the last few fit the last weights alone.
+        layer.momentum = max(cfg.bn_momentum, cfg.ema)
     if rt.fast_layers:
         fast.fuse_batch_norm(model)
         if rt.kind == "cpu":

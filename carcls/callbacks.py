@@ -338,7 +338,7 @@ class AveragedWeights(keras.callbacks.Callback):
 
     The average replaces the trainable weights from on_test_begin to on_test_end, and inside ``swapped()``,
     where ``train`` lets the first epoch predict: on_epoch_end comes after on_test_end, so without it the raw weights would be saved.
-    BN statistics are not averaged; they follow the raw weights (as in Keras). ``predict`` is left alone
+    BN statistics are those of the raw weights, over as many steps as the average (``model.build``). ``predict`` is left alone
     (Keras's SwapEMAWeights leaves the swapped weights in the model there): at the end of ``fit`` Keras itself
     puts the average into the model for good.
     """

@@ -104,7 +104,7 @@ class Config(_Frozen):
     # 0.99 against 0.965, the training losses the same to the last digit. cars10 then had 65: 0.9 moved validation by 2
     # points at a rate of nearly 0.
     bn_momentum: float = Field(0.97, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
-                               "a short run has")  # fmt: skip
+                               "a short run has. ema counts where it is larger")  # fmt: skip
     # Photos of cars alone differ so much from ImageNet's that BN in training loses much of what the weights know: see
     # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
     # stages=96x160x4 lr=2e-3 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)

@@ -32,7 +32,8 @@ def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
     logits = keras.layers.Dense(classes, dtype="float32", name=HEAD)(x)
     model = keras.Model(images, logits, name=cfg.backbone)
     for layer in batch_norms(model):
-        layer.momentum = cfg.bn_momentum
+        # An average of weights wants statistics over as many steps: those of the last few fit the last weights alone.
+        layer.momentum = max(cfg.bn_momentum, cfg.ema)
     if rt.fast_layers:
         fast.fuse_batch_norm(model)
         if rt.kind == "cpu":

@@ -135,6 +135,12 @@ def test_bn_momentum_is_the_settings_own_and_acts(tiny):
         assert (change > 1e-2) == (momentum == 0.5)
 
 
+@pytest.mark.parametrize(("ema", "momentum"), [(0.0, 0.9), (0.5, 0.9), (0.99, 0.99)])
+def test_bn_statistics_are_of_as_many_steps_as_averaged_weights(tiny, ema, momentum):
+    net, _ = model.build(CFG.replace(bn_momentum=0.9, ema=ema), CPU, 3)
+    assert {layer.momentum for layer in model.batch_norms(net)} == {momentum}
+
+
 def pretrained():
     """A network that has learned from other photos than ``data``, dark ones, and so has other statistics."""
     keras.utils.set_random_seed(1)
