@@ -453,6 +453,9 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
     out = tmp_path / "out"
     out.mkdir()
     (out / "submission.csv").write_text("earlier")
+    with runtime.alone(out), pytest.raises(inputs.InputError, match=f"out={out}: another run is at work"):
+        run(cfg)
+    assert not (out / ".scratch").exists()  # what that run has unpacked is its own
     for change, error, said in (
         ({"backbone": "resnet9000"}, ConfigError, "backbone='resnet9000'.*expected one of"),
         ({"augment": "wild", "tta_views": 1}, ConfigError, "augment='wild'"),
@@ -461,9 +464,6 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
     ):
         with pytest.raises(error, match=said):
             run(cfg.replace(**change))
-    with runtime.alone(out), pytest.raises(inputs.InputError, match=f"out={out}: another run is at work"):
-        run(cfg)
-    assert not (out / ".scratch").exists()  # what that run has unpacked is its own
     assert [p.name for p in out.iterdir() if p.is_file()] == ["submission.csv"]
     assert (out / "submission.csv").read_text() == "earlier"
 
