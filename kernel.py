@@ -3459,7 +3459,7 @@ def _unpacked(source: Path, target: Path) -> Path:
     try:
         with zipfile.ZipFile(source) as archive:
             _refuse_unsafe(source, archive.infolist())
-            for member in archive.infolist():  # old Windows tools write train\\1.jpg, others ./train/1.jpg
+            for member in archive.infolist():  # old Windows tools write train\1.jpg, others ./train/1.jpg
                 member.filename = re.sub(r"(^|/)(\./)+", r"\1", member.filename.replace("\\", "/"))
             named = [member for member in archive.infolist() if member.filename]  # ./ itself is none
             members = [m for m in named if not any(_junk(part) for part in m.filename.split("/") if part)]
@@ -4671,8 +4671,8 @@ def _look_at_jpeg(data: bytes, jpeg: _Jpeg) -> _Header:
     findings += [("EXIF-rotated", f"orientation {jpeg.orientation}")] if jpeg.orientation > 1 else []
     # What stops a decoder is damage to the tables before the pixels, or pixels that end too soon. The end marker
     # is looked for among the last bytes, as some cameras append a few; only where it is missing are all pixels
-    # decoded: Pillow, unlike cv2, says when they end too soon. Pixels lost before an end marker are not noticed, by Pillow neither. CMYK is read with Pillow, hence judged by it. Progressive
-    # ones have tables between their pixels too.
+    # decoded: Pillow, unlike cv2, says when they end too soon. Pixels lost before an end marker are not noticed, by Pillow
+    # neither. CMYK is read with Pillow, hence judged by it. Progressive ones have tables between their pixels too.
     sound = jpeg.channels != 4 and not jpeg.progressive and data.rfind(_END, -64) >= 0
     fault = _tables_fault(_tables(data)) or ("" if sound else _pillow_fault(data))
     return _Header("JPEG", *jpeg.upright, findings, fault)
@@ -6456,10 +6456,8 @@ def alone(folder: Path) -> Iterator[None]:
     if process_of()[0]:
         yield
         return
-    lock, held = (
-        os.open(folder, os.O_RDONLY),
-        True,
-    )  # of the folder itself: nothing is left in it, whatever ends the run
+    lock = os.open(folder, os.O_RDONLY)  # the folder's own: nothing is left in it, whatever ends the run
+    held = True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -6469,9 +6467,7 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:  # some network file systems know no locks
         held = False
-        print(
-            f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
-        )
+        print(f"warning: {folder} cannot be locked ({error.strerror}): two runs in it at a time would spoil each other")
     try:
         yield
     finally:

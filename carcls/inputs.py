@@ -330,7 +330,7 @@ def _unpacked(source: Path, target: Path) -> Path:
     try:
         with zipfile.ZipFile(source) as archive:
             _refuse_unsafe(source, archive.infolist())
-            for member in archive.infolist():  # old Windows tools write train\\1.jpg, others ./train/1.jpg
+            for member in archive.infolist():  # old Windows tools write train\1.jpg, others ./train/1.jpg
                 member.filename = re.sub(r"(^|/)(\./)+", r"\1", member.filename.replace("\\", "/"))
             named = [member for member in archive.infolist() if member.filename]  # ./ itself is none
             members = [m for m in named if not any(_junk(part) for part in m.filename.split("/") if part)]

@@ -438,8 +438,8 @@ def _look_at_jpeg(data: bytes, jpeg: _Jpeg) -> _Header:
     findings += [("EXIF-rotated", f"orientation {jpeg.orientation}")] if jpeg.orientation > 1 else []
     # What stops a decoder is damage to the tables before the pixels, or pixels that end too soon. The end marker
     # is looked for among the last bytes, as some cameras append a few; only where it is missing are all pixels
-    # decoded: Pillow, unlike cv2, says when they end too soon. Pixels lost before an end marker are not noticed, by Pillow neither. CMYK is read with Pillow, hence judged by it. Progressive
-    # ones have tables between their pixels too.
+    # decoded: Pillow, unlike cv2, says when they end too soon. Pixels lost before an end marker are not noticed, by Pillow
+    # neither. CMYK is read with Pillow, hence judged by it. Progressive ones have tables between their pixels too.
     sound = jpeg.channels != 4 and not jpeg.progressive and data.rfind(_END, -64) >= 0
     fault = _tables_fault(_tables(data)) or ("" if sound else _pillow_fault(data))
     return _Header("JPEG", *jpeg.upright, findings, fault)

@@ -223,10 +223,8 @@ def alone(folder: Path) -> Iterator[None]:
     if process_of()[0]:
         yield
         return
-    lock, held = (
-        os.open(folder, os.O_RDONLY),
-        True,
-    )  # of the folder itself: nothing is left in it, whatever ends the run
+    lock = os.open(folder, os.O_RDONLY)  # the folder's own: nothing is left in it, whatever ends the run
+    held = True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -236,9 +234,7 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:  # some network file systems know no locks
         held = False
-        print(
-            f"warning: {folder}: cannot be locked ({error.strerror}); two runs in it at a time would spoil each other"
-        )
+        print(f"warning: {folder} cannot be locked ({error.strerror}): two runs in it at a time would spoil each other")
     try:
         yield
     finally:
