@@ -402,6 +402,11 @@ def from_words(words: list[str], preset: str = "default") -> Config:
 
     Raises ConfigError.
     """
+    return parse({"preset": preset, **settings_of(words)})
+
+
+def settings_of(words: list[str]) -> dict[str, Any]:
+    """``key=value`` words → settings by name, their values not yet looked at. Raises ConfigError."""
     settings: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -411,7 +416,7 @@ def from_words(words: list[str], preset: str = "default") -> Config:
         if key in settings:
             raise ConfigError(f"{key} is given twice: {settings[key]} and {value}; expected once")
         settings[key] = None if not value and field and field.default is None else value
-    return parse({"preset": preset, **settings})
+    return settings
 
 
 def load(path: Path) -> Config:

@@ -33,6 +33,9 @@ CAPTIONS = {
     "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
     "end of each epoch; grey lines are changes of photo size.",
+    "arm.png": "Beside each row: accuracy (left) and loss (middle) after every epoch, on the validation photos as they are (solid) and on "
+    "the training photos as they are augmented (dotted), a line a seed, the base's validation in grey; and the learning rate at the "
+    "end of each epoch. Look for lines that still rise at the end: that arm was compared too early.",
     "matrix.png": "Predicted class (colour) by photo (rows) and view (columns): view 0 is the photo itself, 1 its mirror image. "
     "The photos on which the views disagree most are at the top, below each other by class; white are views that a photo "
     "was not given; the narrow column on the left is the true class where it is known. Look for a column that is "
@@ -132,6 +135,25 @@ def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
             axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             for start in starts:
                 axis.axvline(start - 0.5, color="0.8", zorder=0)
+    return path
+
+
+def arm(histories: Sequence[pd.DataFrame], base: Sequence[pd.DataFrame], path: Path) -> Path:
+    """Accuracy, loss and learning rate by epoch of an arm of a study, a line a seed, before those of its base (S73)."""
+    with _figure(path, 9, 2.6) as figure:
+        axes = figure.subplots(1, 3)
+        for all_, validation, training in ((base, GREY, None), (histories, BLUE, GREEN)):
+            for history in all_:
+                epoch = np.arange(1, len(history) + 1)
+                for axis, name in zip(axes, ("accuracy", "loss"), strict=False):
+                    if training:
+                        axis.plot(epoch, history[name], ":", lw=1, color=training)
+                    axis.plot(epoch, history[f"val_{name}"], "o-", ms=2, lw=1, color=validation)
+                axes[2].plot(epoch, history["lr"], "o-", ms=2, lw=1, color=validation)
+        for axis, label in zip(axes, ("accuracy", "cross-entropy", "learning rate"), strict=True):
+            axis.set_ylabel(label)
+            axis.set_xlabel("epoch")
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return path
 
 

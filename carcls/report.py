@@ -35,11 +35,11 @@ def verdicts(history: pd.DataFrame) -> list[str]:
     return found or ["Neither over- nor under-training shows in the curves."]
 
 
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls run</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}
 table{border-collapse:collapse;margin:.7em 0}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}
 figure{margin:1.5em 0}figcaption{color:#555}pre{background:#f6f6f6;padding:1em;overflow:auto}.wide{overflow:auto}
-.wide td,.wide th{padding:.15em .5em;font-size:13px}</style>
+.wide td,.wide th{padding:.15em .5em;font-size:13px}"""
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls run</title><style>{{ style }}</style>
 <h1>carcls run</h1>
 <p>Validation accuracy <b>{{ "%.4f"|format(r.validation_accuracy) }}</b>
 (95 % interval {{ "%.4f"|format(r.validation_interval_95[0]) }}–{{ "%.4f"|format(r.validation_interval_95[1]) }}),
@@ -114,6 +114,7 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
             "histories": [(sub, _html(history)) for sub, history in member.histories.items()],
         })  # fmt: skip
     page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
+        style=Markup(STYLE),
         r=result,
         members=members,
         top=[out / "augmentation.png", *top],
@@ -133,7 +134,10 @@ def _html(table: pd.DataFrame) -> Markup:
 
 def _picture(path: Path) -> Markup:
     """With its caption, all inside the page."""
+    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(image(path), figures.CAPTIONS[path.name])
+
+
+def image(path: Path) -> Markup:
+    """A PNG inside a page."""
     data = base64.b64encode(path.read_bytes()).decode()
-    return Markup('<figure><img alt="{}" src="data:image/png;base64,{}"><figcaption>{}</figcaption></figure>').format(
-        path.name, data, figures.CAPTIONS[path.name]
-    )
+    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(path.name, data)

@@ -23,6 +23,7 @@ LEVELS = [
     {"decide"},
     {"report"},
     {"run"},
+    {"study"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 
