@@ -54,7 +54,7 @@ def _stages(text: str) -> list[dict[str, int]]:
 # What members of an ensemble may differ in. Data, split and number of views are shared: votes are compared photo by photo.
 OF_MEMBER = frozenset({
     "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "bn_photos",
-    "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
+    "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix", "oversample",
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
@@ -140,6 +140,9 @@ class Config(_Frozen):
     ema: float = Field(0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
+    # Accuracy counts photos, not classes, so the classes' shares are worth knowing (S1): off.
+    oversample: bool = Field(False, description="every class comes equally often in an epoch, which stays as long: photos of rare "
+                             "classes more than once, augmented anew, of frequent ones not all")  # fmt: skip
     patience: int = Field(0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off")
     min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act")
 

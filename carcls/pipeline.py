@@ -387,15 +387,30 @@ class _Maker:
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)
         policy = self.policies.get(self.cfg.augment, strength(epoch))
-        order = np.random.default_rng((self.cfg.seed, self.stage, epoch)).permutation(len(self.rows))
+        order, again = self._order(epoch)
         # Fewer rows than devices come again to fill the only batch, with weight 0.
         places = np.arange(step * self.batch, (step + 1) * self.batch)[self.own]
-        chosen = order[places % len(order)]
+        chosen, times = order[places % len(order)], again[places % len(order)]
         images = self._stack(
-            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]
+            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row, *([time] if time else [])))
+            for row, time in zip(self.rows[chosen], times, strict=True)
         )
         scale = max(1.0, self.batch / len(order))
         return images, self.labels[chosen], (places < len(order)) * np.float32(scale)
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of an epoch's photos: (N,) places among the rows, and (N,) how often each has come before."""
+        rng, count = np.random.default_rng((self.cfg.seed, self.stage, epoch)), len(self.rows)
+        order = rng.permutation(count)
+        if not self.cfg.oversample:
+            return order, np.zeros(count, int)
+        # Each class in turn, its photos in this order and from the front again where they run out.
+        groups = [order[self.labels[order] == label] for label in rng.permutation(np.unique(self.labels))]
+        shares = [len(part) for part in np.array_split(order, len(groups))]
+        drawn = np.concatenate([np.resize(group, share) for group, share in zip(groups, shares, strict=True)])
+        again = np.concatenate([np.arange(share) // len(group) for group, share in zip(groups, shares, strict=True)])
+        mixed = rng.permutation(count)
+        return drawn[mixed], again[mixed]
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         looks = len(self.rows) * len(self.views)

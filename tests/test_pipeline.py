@@ -119,6 +119,27 @@ def test_shortened_epochs_begin_like_whole_ones_and_can_be_gone_on_with(frame, t
         assert short == [batch for epoch in range(3) for batch in whole[4 * epoch : 4 * epoch + 3]]
 
 
+def test_oversampling_balances_the_classes_of_an_epoch_and_augments_what_comes_again_anew(frame, tmp_path):  # S1
+    frame = frame.assign(label=[0] * 15 + [1] * 4 + [2] * 2)
+    cfg = CFG.replace(batch=7)
+
+    def seen(cfg, epoch):
+        _, found = batches(cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=range(epoch, epoch + 1))
+        labels = np.concatenate([labels.argmax(1) for _, labels, _ in found])
+        images = np.concatenate([images for images, _, _ in found])
+        return labels, [{image.tobytes() for image in images[labels == label]} for label in range(3)]
+
+    assert np.bincount(seen(cfg, 0)[0]).tolist() == [15, 4, 2]
+    labels, first = seen(cfg.replace(oversample=True), 0)
+    assert np.bincount(labels).tolist() == [7, 7, 7]
+    assert list(map(len, first)) == [7, 7, 7]
+    assert len(set(labels[:7])) > 1  # mixed
+    _, plain = seen(cfg, 0)
+    assert first[0] < plain[0]  # of the frequent class some, once
+    assert plain[2] < first[2]  # of the rare one all, and more often
+    assert seen(cfg.replace(oversample=True), 1)[1][0].isdisjoint(first[0])
+
+
 def test_an_epoch_of_training_has_no_row_twice(frame, tmp_path):
     frame = frame.assign(label=np.arange(21))
     made = pipeline.make_batches(
