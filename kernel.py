@@ -1900,7 +1900,7 @@ def _stages(text: str) -> list[dict[str, int]]:
 # What members of an ensemble may differ in. Data, split and number of views are shared: votes are compared photo by photo.
 OF_MEMBER = frozenset({
     "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "bn_photos",
-    "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix",
+    "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix", "oversample",
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
@@ -1986,6 +1986,9 @@ class Config(_Frozen):
     ema: float = Field(0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
+    # Accuracy counts photos, not classes, so the classes' shares are worth knowing (S1): off.
+    oversample: bool = Field(False, description="every class comes equally often in an epoch, which stays as long: photos of rare "
+                             "classes more than once, augmented anew, of frequent ones not all")  # fmt: skip
     patience: int = Field(0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off")
     min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act")
 
@@ -2623,6 +2626,8 @@ Classes = Sequence[int | str]  # class index → label as in train.csv
 CAPTIONS = {
     "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
     "augmentation policy at its full strength. Look for cars that a person could not recognise.",
+    "audit.png": "Photos that the audit found something about, dropped ones first (red): above each its id, what was found, and "
+    "what was done with it. audit.csv has all of them, and what there is no file of. Look for photos that were dropped although you could use them.",
     "curves.png": "Loss (mean cross-entropy per photo, with label_smoothing against the smoothed labels, so not the log-loss of the "
     "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
@@ -2704,6 +2709,20 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
                 if axis in axes[0]:
                     axis.set_title("as it is" if n == 0 else f"{cfg.augment}, draw {n}", fontsize=9)
     return path
+
+
+def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
+    """Photos that were dropped, then others that the audit has findings about, each with its findings (S11)."""
+    found = table.audit[table.audit["id"] != ""]
+    found = found.assign(line=[_lines([finding, f"→ {_text(action, 28)}"], " ", 28) for finding, action in
+                               zip(found["finding"], found["action"], strict=True)], dropped=found["action"] == "dropped")  # fmt: skip
+    found = found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any"}).reset_index()
+    found = found.sort_values("dropped", ascending=False, kind="stable")
+    frame = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"])).head(most)
+    titles = ["\n".join([_text(f"{source} {name}", 28), *lines])
+              for source, name, lines in zip(frame["source"], frame["id"], frame["line"], strict=True)]  # fmt: skip
+    borders = [RED if dropped else GREY for dropped in frame["dropped"]]
+    return _sheet(frame, list(range(len(frame))), titles, borders, path, "the audit found nothing about any photo")
 
 
 def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
@@ -4340,6 +4359,8 @@ class Table:
     label_column: str
     sample_ids: list[str]  # as written in the sample submission
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
+    # What the audit has looked at, dropped photos too: source, id, path, height, width, readable.
+    looked: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def _part(self, fold: int) -> pd.DataFrame:
         return self.frame[self.frame["fold"] == fold].reset_index(drop=True)
@@ -4405,6 +4426,7 @@ def load(cfg: Config, place: Place) -> Table:
         frame["height"] = [f.height for f in found]
         frame["width"] = [f.width for f in found]
         frame["readable"] = [f.readable for f in found]
+    looked = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
     train = _drop(train, _note_findings("train", train, facts, audit))
     _note_findings("test", test, facts, audit)
     train = _duplicates(train, test, audit)
@@ -4434,6 +4456,7 @@ def load(cfg: Config, place: Place) -> Table:
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
+        looked=looked[["source", "id", "path", "height", "width", "readable"]],
     )
 
 
@@ -5345,15 +5368,30 @@ class _Maker:
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)
         policy = self.policies.get(self.cfg.augment, strength(epoch))
-        order = np.random.default_rng((self.cfg.seed, self.stage, epoch)).permutation(len(self.rows))
+        order, again = self._order(epoch)
         # Fewer rows than devices come again to fill the only batch, with weight 0.
         places = np.arange(step * self.batch, (step + 1) * self.batch)[self.own]
-        chosen = order[places % len(order)]
+        chosen, times = order[places % len(order)], again[places % len(order)]
         images = self._stack(
-            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row)) for row in self.rows[chosen]
+            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row, *([time] if time else [])))
+            for row, time in zip(self.rows[chosen], times, strict=True)
         )
         scale = max(1.0, self.batch / len(order))
         return images, self.labels[chosen], (places < len(order)) * np.float32(scale)
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of an epoch's photos: (N,) places among the rows, and (N,) how often each has come before."""
+        rng, count = np.random.default_rng((self.cfg.seed, self.stage, epoch)), len(self.rows)
+        order = rng.permutation(count)
+        if not self.cfg.oversample:
+            return order, np.zeros(count, int)
+        # Each class in turn, its photos in this order and from the front again where they run out.
+        groups = [order[self.labels[order] == label] for label in rng.permutation(np.unique(self.labels))]
+        shares = [len(part) for part in np.array_split(order, len(groups))]
+        drawn = np.concatenate([np.resize(group, share) for group, share in zip(groups, shares, strict=True)])
+        again = np.concatenate([np.arange(share) // len(group) for group, share in zip(groups, shares, strict=True)])
+        mixed = rng.permutation(count)
+        return drawn[mixed], again[mixed]
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         looks = len(self.rows) * len(self.views)
@@ -5824,7 +5862,8 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
     named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
     write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
     top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
-    shown, members = [out / "augmentation.png", *top], []
+    before = [out / "augmentation.png", out / "audit.png"]
+    shown, members = [*before, *top], []
     for number, member in enumerate(made):
         pictures = [
             figures.curves(history, member.folder / sub / "curves.png", sub)
@@ -5855,7 +5894,7 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
         style=Markup(STYLE),
         r=result,
         members=members,
-        top=[out / "augmentation.png", *top],
+        top=[*before, *top],
         picture=_picture,
         alone=_html(decision.alone),
         blends=_html(decision.choice.table) if len(made) > 1 else "",
@@ -5952,6 +5991,7 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
                 tta.check_views(mine, table.val, place)
             # Before training: to be looked at while it goes on, and nothing is lost if it cannot be drawn.
             figures.augmentation(cfg, table, place.out / "augmentation.png")
+            figures.audit(table, place.out / "audit.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []

@@ -29,6 +29,8 @@ Classes = Sequence[int | str]  # class index → label as in train.csv
 CAPTIONS = {
     "augmentation.png": "Left: photos as validation sees them. Right of each: what training makes of it, five draws of the "
     "augmentation policy at its full strength. Look for cars that a person could not recognise.",
+    "audit.png": "Photos that the audit found something about, dropped ones first (red): above each its id, what was found, and "
+    "what was done with it. audit.csv has all of them, and what there is no file of. Look for photos that were dropped although you could use them.",
     "curves.png": "Loss (mean cross-entropy per photo, with label_smoothing against the smoothed labels, so not the log-loss of the "
     "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
@@ -110,6 +112,20 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
                 if axis in axes[0]:
                     axis.set_title("as it is" if n == 0 else f"{cfg.augment}, draw {n}", fontsize=9)
     return path
+
+
+def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
+    """Photos that were dropped, then others that the audit has findings about, each with its findings (S11)."""
+    found = table.audit[table.audit["id"] != ""]
+    found = found.assign(line=[_lines([finding, f"→ {_text(action, 28)}"], " ", 28) for finding, action in
+                               zip(found["finding"], found["action"], strict=True)], dropped=found["action"] == "dropped")  # fmt: skip
+    found = found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any"}).reset_index()
+    found = found.sort_values("dropped", ascending=False, kind="stable")
+    frame = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"])).head(most)
+    titles = ["\n".join([_text(f"{source} {name}", 28), *lines])
+              for source, name, lines in zip(frame["source"], frame["id"], frame["line"], strict=True)]  # fmt: skip
+    borders = [RED if dropped else GREY for dropped in frame["dropped"]]
+    return _sheet(frame, list(range(len(frame))), titles, borders, path, "the audit found nothing about any photo")
 
 
 def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:

@@ -80,6 +80,8 @@ class Table:
     label_column: str
     sample_ids: list[str]  # as written in the sample submission
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
+    # What the audit has looked at, dropped photos too: source, id, path, height, width, readable.
+    looked: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def _part(self, fold: int) -> pd.DataFrame:
         return self.frame[self.frame["fold"] == fold].reset_index(drop=True)
@@ -145,6 +147,7 @@ def load(cfg: Config, place: Place) -> Table:
         frame["height"] = [f.height for f in found]
         frame["width"] = [f.width for f in found]
         frame["readable"] = [f.readable for f in found]
+    looked = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
     train = _drop(train, _note_findings("train", train, facts, audit))
     _note_findings("test", test, facts, audit)
     train = _duplicates(train, test, audit)
@@ -174,6 +177,7 @@ def load(cfg: Config, place: Place) -> Table:
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
+        looked=looked[["source", "id", "path", "height", "width", "readable"]],
     )
 
 

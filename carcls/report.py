@@ -86,7 +86,8 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
     named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
     write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
     top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
-    shown, members = [out / "augmentation.png", *top], []
+    before = [out / "augmentation.png", out / "audit.png"]
+    shown, members = [*before, *top], []
     for number, member in enumerate(made):
         pictures = [
             figures.curves(history, member.folder / sub / "curves.png", sub)
@@ -117,7 +118,7 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
         style=Markup(STYLE),
         r=result,
         members=members,
-        top=[out / "augmentation.png", *top],
+        top=[*before, *top],
         picture=_picture,
         alone=_html(decision.alone),
         blends=_html(decision.choice.table) if len(made) > 1 else "",

@@ -66,6 +66,7 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
                 tta.check_views(mine, table.val, place)
             # Before training: to be looked at while it goes on, and nothing is lost if it cannot be drawn.
             figures.augmentation(cfg, table, place.out / "augmentation.png")
+            figures.audit(table, place.out / "audit.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import write_photo
 
-from carcls import augment, figures, votes
+from carcls import augment, figures, photos, votes
 from carcls.config import Config
 from carcls.votes import Votes
 
@@ -254,6 +254,22 @@ def test_curves_show_every_epoch_under_a_title(tmp_path, kept):
     assert shown == [[[1.1, 0.9], [1.0, 0.8]], [[0.4, 0.6], [0.5, 0.7]], [[1e-3, 1e-4]]]  # S44
 
 
+def test_an_arm_is_drawn_before_its_base_a_line_a_seed(tmp_path, kept):  # S73
+    def history(value):
+        return pd.DataFrame({"loss": [value, 1], "accuracy": [value, 2], "val_loss": [value, 3], "val_accuracy": [value, 4],
+                             "lr": [value, 5]})  # fmt: skip
+
+    figures.arm([history(7), history(8)], [history(9)], tmp_path / "arm.png")
+    shown = [[line.get_ydata().tolist() for line in axis.lines] for axis in kept[0].axes]
+    assert shown == [
+        [[9, 4], [7, 2], [7, 4], [8, 2], [8, 4]],
+        [[9, 3], [7, 1], [7, 3], [8, 1], [8, 3]],
+        [[9, 5], [7, 5], [8, 5]],
+    ]
+    assert [axis.get_ylabel() for axis in kept[0].axes] == ["accuracy", "cross-entropy", "learning rate"]  # S10
+    assert {axis.get_xlabel() for axis in kept[0].axes} == {"epoch"}
+
+
 # --- Sheets of photos -------------------------------------------------------------------------------------
 
 
@@ -285,6 +301,24 @@ def test_errors_and_suspicious_labels_most_confident_first(tmp_path, kept, frame
     figures.suspicious(frame, found, range(10), tmp_path / "suspicious.png")
     titles = [axis.get_title() for axis in kept[1].axes]
     assert titles == ["given 1, votes say 2 (0.99)", "given 3, votes say 7 (0.95)"]
+
+
+def test_what_the_audit_dropped_comes_first_with_the_rule(tmp_path, kept, frame):  # S11
+    found = [("train", "a", "greyscale", "repeated to 3 channels"), ("train", "a", "tiny", "kept"),
+             ("train", "b", "truncated", "dropped"), ("train", "", "class without photos", "left out"),
+             ("train", "none", "missing file", "dropped"), ("test", "a", "unreadable", "predicted from a grey photo")]  # fmt: skip
+    looked = frame.head(3).assign(id=["a", "b", "a"], source=["train", "train", "test"], readable=[True, True, False])
+    audit = pd.DataFrame([(*row, "") for row in found], columns=photos.AUDIT_COLUMNS)
+    table = photos.Table(frame, [0, 1], "Id", "Category", [], audit, looked)
+    figures.audit(table, tmp_path / "audit.png")
+    axes = kept[0].axes
+    assert [axis.get_title() for axis in axes] == [
+        "train b\ntruncated → dropped",
+        "train a\ngreyscale\n→ repeated to 3 channels\ntiny → kept",
+        "test a\nunreadable\n→ predicted from a grey photo",
+    ]
+    assert axes[0].spines["top"].get_edgecolor() != axes[1].spines["top"].get_edgecolor()
+    assert [text.get_text() for text in axes[2].texts] == ["unreadable"]
 
 
 def test_an_empty_sheet_says_so(tmp_path, kept, frame):
