@@ -1903,6 +1903,10 @@ OF_MEMBER = frozenset({
     "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix", "oversample",
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
+# And what else changes the numbers of a training.
+OF_TRAINING = OF_MEMBER | {"strength", "strength_end", "precision"}
+# How long and how fast a training learns: arms of a study that differ in these too are not compared on equal terms (S71).
+EQUAL_TERMS = frozenset({"lr", "schedule", "warmup", "stages", "batch"})
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
 BLENDS = ("auto", "best", "average", "weights", "logistic", "forest")
 
@@ -2632,9 +2636,10 @@ CAPTIONS = {
     "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
     "end of each epoch; grey lines are changes of photo size.",
-    "arm.png": "Beside each row: accuracy (left) and loss (middle) after every epoch, on the validation photos as they are (solid) and on "
-    "the training photos as they are augmented (dotted), a line a seed, the base's validation in grey; and the learning rate at the "
-    "end of each epoch. Look for lines that still rise at the end: that arm was compared too early.",
+    "arm.png": "Beside each row: accuracy (left) and loss (middle) after every epoch, on the validation photos as they are (blue; the "
+    "base's grey) and on the training photos as they are augmented (green, dotted), a line a seed; right, the learning rate at the "
+    "end of each epoch. With label_smoothing the loss is against smoothed labels. Look for accuracy that still rises at the end: that "
+    "arm was compared too early.",
     "matrix.png": "Predicted class (colour) by photo (rows) and view (columns): view 0 is the photo itself, 1 its mirror image. "
     "The photos on which the views disagree most are at the top, below each other by class; white are views that a photo "
     "was not given; the narrow column on the left is the true class where it is known. Look for a column that is "
@@ -2712,17 +2717,24 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
 
 
 def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
-    """Photos that were dropped, then others that the audit has findings about, each with its findings (S11)."""
-    found = table.audit[table.audit["id"] != ""]
-    found = found.assign(line=[_lines([finding, f"→ {_text(action, 28)}"], " ", 28) for finding, action in
-                               zip(found["finding"], found["action"], strict=True)], dropped=found["action"] == "dropped")  # fmt: skip
-    found = found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any"}).reset_index()
-    found = found.sort_values("dropped", ascending=False, kind="stable")
-    frame = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"])).head(most)
+    """Photos that were dropped, then others that the audit has findings about, some of each kind, with all their findings (S11)."""
+    found = table.audit.assign(
+        dropped=table.audit["action"] == "dropped", kind=table.audit.groupby("finding").cumcount()
+    )
+    found["line"] = [
+        _lines([finding, f"→ {_text(action, 28)}"], " ", 28)
+        for finding, action in zip(found["finding"], found["action"], strict=True)
+    ]
+    found = (
+        found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any", "kind": "min"}).reset_index()
+    )
+    found = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"]))
+    shown = found.sort_values(["dropped", "kind"], ascending=[False, True], kind="stable").head(most)
     titles = ["\n".join([_text(f"{source} {name}", 28), *lines])
-              for source, name, lines in zip(frame["source"], frame["id"], frame["line"], strict=True)]  # fmt: skip
-    borders = [RED if dropped else GREY for dropped in frame["dropped"]]
-    return _sheet(frame, list(range(len(frame))), titles, borders, path, "the audit found nothing about any photo")
+              for source, name, lines in zip(shown["source"], shown["id"], shown["line"], strict=True)]  # fmt: skip
+    borders = [RED if dropped else GREY for dropped in shown["dropped"]]
+    empty = "the audit found nothing" if table.audit.empty else "what the audit found is about no photo that has a file"
+    return _sheet(shown, list(range(len(shown))), titles, borders, path, empty)
 
 
 def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
@@ -4292,7 +4304,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -4311,6 +4323,7 @@ Pixels = npt.NDArray[np.uint8]
 
 VALIDATION, TRAIN, TEST = 0, 1, -1  # values of the column fold
 TINY = 32  # px: a shorter side below this is reported
+_LOOKED = ("source", "id", "path", "height", "width", "readable")
 AUDIT_COLUMNS = ("source", "id", "finding", "action", "detail")
 _GREY = "predicted from a grey photo"
 # finding → what is done with a train photo, with a test photo.
@@ -4359,8 +4372,8 @@ class Table:
     label_column: str
     sample_ids: list[str]  # as written in the sample submission
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
-    # What the audit has looked at, dropped photos too: source, id, path, height, width, readable.
-    looked: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # All photos that have a file, dropped ones too: _LOOKED, as in ``frame``; height and width 0 where the CSV was enough to drop it.
+    looked: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(_LOOKED)))
 
     def _part(self, fold: int) -> pd.DataFrame:
         return self.frame[self.frame["fold"] == fold].reset_index(drop=True)
@@ -4412,7 +4425,7 @@ def load(cfg: Config, place: Place) -> Table:
         raise InputError(f"{place.sample_csv}: columns {', '.join(sample.columns)}; expected two, id and label")
     id_column, label_column = map(str, sample.columns)
     test = _test_rows(place, sample[id_column].tolist())
-    train = _train_rows(place, id_column, label_column, audit)
+    train, aside = _train_rows(place, id_column, label_column, audit)
     for path in [*train["path"], *test["path"]]:
         if not path.isascii() and re.search("[\ud800-\udfff]", path):  # Python's stand-ins for bytes that are no text
             raise InputError(
@@ -4426,7 +4439,9 @@ def load(cfg: Config, place: Place) -> Table:
         frame["height"] = [f.height for f in found]
         frame["width"] = [f.width for f in found]
         frame["readable"] = [f.readable for f in found]
-    looked = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
+    aside = aside.assign(height=0, width=0, readable=True)  # as far as anybody knows
+    looked = pd.concat([train, aside], ignore_index=True).assign(source="train")
+    looked = pd.concat([looked, test.assign(source="test")], ignore_index=True)[list(_LOOKED)]
     train = _drop(train, _note_findings("train", train, facts, audit))
     _note_findings("test", test, facts, audit)
     train = _duplicates(train, test, audit)
@@ -4456,7 +4471,7 @@ def load(cfg: Config, place: Place) -> Table:
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
-        looked=looked[["source", "id", "path", "height", "width", "readable"]],
+        looked=looked,
     )
 
 
@@ -4600,8 +4615,10 @@ def _test_rows(place: Place, ids: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"id": ids, "path": paths}, dtype=object)
 
 
-def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) -> pd.DataFrame:
-    """Columns id, label (int or str), path: rows of train.csv, or of the class folders, that have a file."""
+def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of train.csv, or of the class folders, that have one label and one file: columns id, label (int or str), path.
+    And those that are dropped but have a file: id, path.
+    """
     files = _Files(place.train_photos, place)
     if place.train_csv is None:
         rows = [(path, path.partition("/")[0], path) for path in files.paths if is_photo_name(path) and "/" in path]
@@ -4611,7 +4628,7 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
         frame = pd.DataFrame(rows, columns=["id", "label", "path"], dtype=object)
         frame["label"] = frame["label"].map(_label_values(frame["label"]))
         frame["path"] = [files.full(path) for path in frame["path"]]
-        return frame
+        return frame, pd.DataFrame(columns=["id", "path"])
     csv = _read_csv(place.train_csv)
     if not {id_column, label_column} <= set(csv.columns):
         raise InputError(f"{place.train_csv}: columns {', '.join(map(str, csv.columns))}; expected "
@@ -4638,7 +4655,9 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
             audit.note("train", ident, "in another class's folder", "kept", f"label {label}, folder {at}")
         paths.append(files.full(found[0]) if len(found) == 1 else "")
     frame["path"] = paths
-    return frame[frame["path"] != ""].reset_index(drop=True)
+    dropped = dict.fromkeys(row[1] for row in audit.rows if row[3] == "dropped")
+    aside = [(ident, files.full(found[0])) for ident in dropped if (found := files.find(ident))]
+    return frame[frame["path"] != ""].reset_index(drop=True), pd.DataFrame(aside, columns=["id", "path"], dtype=object)
 
 
 def _label_values(labels: Iterable[str]) -> dict[str, int | str]:
@@ -5355,6 +5374,7 @@ class _Maker:
         own = self.batch // rt.processes
         self.own = slice(rt.process * own, (rt.process + 1) * own)  # this process's share of a batch
         self.policies = _Policies(cfg, size)
+        self.known = (-1, np.empty((2, 0), int))  # an epoch and its order
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._training(i, self.strength) if self.strength else self._evaluation(i)
@@ -5368,30 +5388,34 @@ class _Maker:
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)
         policy = self.policies.get(self.cfg.augment, strength(epoch))
-        order, again = self._order(epoch)
+        known = self.known  # replaced as a whole: threads come to it at once
+        if known[0] != epoch:
+            known = self.known = (epoch, self._order(epoch))
         # Fewer rows than devices come again to fill the only batch, with weight 0.
         places = np.arange(step * self.batch, (step + 1) * self.batch)[self.own]
-        chosen, times = order[places % len(order)], again[places % len(order)]
+        chosen, copies = known[1][:, places % len(self.rows)]
         images = self._stack(
-            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row, *([time] if time else [])))
-            for row, time in zip(self.rows[chosen], times, strict=True)
+            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row, *([copy] if copy else [])))
+            for row, copy in zip(self.rows[chosen], copies, strict=True)
         )
-        scale = max(1.0, self.batch / len(order))
-        return images, self.labels[chosen], (places < len(order)) * np.float32(scale)
+        scale = max(1.0, self.batch / len(self.rows))
+        return images, self.labels[chosen], (places < len(self.rows)) * np.float32(scale)
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of an epoch's photos: (N,) places among the rows, and (N,) how often each has come before."""
+    def _order(self, epoch: int) -> np.ndarray:
+        """(2, N) of an epoch's photos: places among the rows, and which copy of the photo each is, 0 the first."""
         rng, count = np.random.default_rng((self.cfg.seed, self.stage, epoch)), len(self.rows)
         order = rng.permutation(count)
         if not self.cfg.oversample:
-            return order, np.zeros(count, int)
+            return np.stack([order, np.zeros_like(order)])
         # Each class in turn, its photos in this order and from the front again where they run out.
-        groups = [order[self.labels[order] == label] for label in rng.permutation(np.unique(self.labels))]
-        shares = [len(part) for part in np.array_split(order, len(groups))]
-        drawn = np.concatenate([np.resize(group, share) for group, share in zip(groups, shares, strict=True)])
-        again = np.concatenate([np.arange(share) // len(group) for group, share in zip(groups, shares, strict=True)])
-        mixed = rng.permutation(count)
-        return drawn[mixed], again[mixed]
+        by_class = order[np.argsort(self.labels[order], kind="stable")]
+        groups = np.split(by_class, np.flatnonzero(np.diff(self.labels[by_class])) + 1)
+        quotas = rng.permutation([len(part) for part in np.array_split(order, len(groups))])
+        drawn = [
+            np.stack([np.resize(group, quota), np.arange(quota) // len(group)])
+            for group, quota in zip(groups, quotas, strict=True)
+        ]
+        return np.concatenate(drawn, axis=1)[:, rng.permutation(count)]
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         looks = len(self.rows) * len(self.views)
@@ -7132,8 +7156,12 @@ class Steps:
 
     def made_from(self, name: str) -> Facts | None:
         """What a finished step was made from; None if it is not done."""
-        done = self._read().get(name)
+        done = self.done(name)
         return dict(done["facts"]) if done else None
+
+    def done(self, name: str) -> dict[str, Any] | None:
+        """The note of a finished step, whatever it was made from: its facts, its files, and about, what ``finish`` was told."""
+        return self._read().get(name)
 
     def forget(self) -> None:
         self.note.unlink(missing_ok=True)
@@ -7362,289 +7390,6 @@ def _folders(top: Path, depth: int = 4) -> Iterable[Path]:
             )
         for name in inside:
             yield from _folders(top / name, depth - 1)
-'''
-
-# ==================================================================================================
-# carcls/study.py
-# ==================================================================================================
-MODULES["study.py"] = r'''"""Ablations: arms that differ from a base in what is asked about and in nothing else, over several seeds (S70-S73)."""
-
-from __future__ import annotations
-
-import hashlib
-import json
-import math
-import re
-import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import jinja2
-import numpy as np
-import pandas as pd
-from markupsafe import Markup
-
-from carcls import backbones, config, figures, inputs, report, runtime
-from carcls.config import OF_MEMBER, Config, ConfigError, TrainingDiverged
-from carcls.run import check, run
-
-BASE = "base"
-# How long and how fast a training learns: arms that differ in these too are not compared on equal terms (S71).
-CONDITIONS = frozenset({"lr", "schedule", "warmup", "stages", "batch", "patience", "min_epochs"})
-_OF_ARMS = OF_MEMBER - {"seed"} | {"strength", "strength_end", "precision"}  # what training depends on
-# Validation is of the photos as they are: views, pseudo-labels and refits are measured by a run's own tables, or not at all.
-_OFF = {"tta": "never", "tta_views": 1, "tta_cap": 0, "tta_strength": 0.0, "pseudo": False, "refit_epochs": 0}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A variant to train: the base, or the base with some settings changed."""
-
-    name: str  # the changes as they were given
-    cfg: Config
-
-    @property
-    def folder(self) -> str:
-        """A name of its own in the study's folder, the same in every session."""
-        plain = re.sub(r"[^\w.=,-]+", "_", self.name)[:60]
-        return plain if plain == self.name else f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
-
-    @property
-    def rate(self) -> str:
-        """The optimiser and how its learning rate goes (S73)."""
-        cfg = self.cfg
-        rise = f", rising over {cfg.warmup:.0%}" if cfg.warmup and cfg.schedule != "plateau" else ""
-        return f"{cfg.optimizer}, {cfg.schedule} {cfg.lr:g}{rise}"
-
-
-def arms_of(base: Config, given: Sequence[str], differ: Collection[str] = ()) -> list[Arm]:
-    """The base and an arm for each text of ``key=value`` words, checked as far as settings show.
-
-    ``differ``: the CONDITIONS that arms may differ in. Raises ConfigError on any other that differs, on settings that are
-    not of training, and on arms that are alike.
-    """
-    unknown = sorted(set(differ) - CONDITIONS)
-    if unknown:
-        raise ConfigError(f"--differ {', '.join(unknown)}: expected some of {', '.join(sorted(CONDITIONS))}")
-    if len(base.members) > 1 or base.folds > 1:
-        raise ConfigError(f"a study compares single networks: found {len(base.members)} members and {base.folds} folds; "
-                          "expected members= and folds=1")  # fmt: skip
-    if base.budget_minutes is not None:
-        raise ConfigError(
-            f"budget_minutes={base.budget_minutes:g}: arms cut short are not compared on equal terms; leave it out"
-        )
-    base = base.replace(**_OFF)
-    arms, before = [Arm(BASE, base)], base.model_dump()
-    for text in given:
-        name = " ".join(text.split())
-        try:
-            arm = Arm(name, base.replace(**config.settings_of(text.split())))
-        except ConfigError as error:
-            raise ConfigError(f"arm {name!r}: {error}") from None
-        after = arm.cfg.model_dump()
-        changed = {key for key in after if after[key] != before[key]}
-        wrong = sorted(changed - _OF_ARMS)
-        if wrong:
-            raise ConfigError(
-                f"arm {name!r}: {', '.join(wrong)} is not of training; expected some of {', '.join(sorted(_OF_ARMS))}"
-            )
-        unequal = sorted(changed & CONDITIONS - set(differ))
-        if unequal:
-            found = ", ".join(f"{key} {_said(arm.cfg, key)} against the base's {_said(base, key)}" for key in unequal)
-            raise ConfigError(f"arm {name!r} is not on equal terms: {found}; if that is the question, allow "
-                              f"it with --differ {','.join(unequal)}")  # fmt: skip
-        arms.append(arm)
-    for number, arm in enumerate(arms):
-        alike = next((other.name for other in arms[:number] if other.cfg == arm.cfg), None)
-        if alike is not None:
-            raise ConfigError(f"arm {arm.name!r} has the same settings as {alike!r}")
-    return arms
-
-
-def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection[str] = ()) -> Path:
-    """Train the base and each arm with the seeds base.seed, base.seed + 1, …; returns the path of study.html.
-
-    Each training is a run in a folder of its own below OUT/study, without test-time views, pseudo-labels or refit. study.csv
-    (a row a training) and study.html (a row an arm, its curves beside it) are written after each, so that a study that is
-    stopped leaves what it has; the same call goes on from there. A seed also draws which photos are validated on: an arm
-    is compared with the base of the same seed, photo set by photo set. A training that diverges is said in its row.
-    Raises ConfigError and inputs.InputError before anything is trained, as ``run`` does.
-    """
-    if seeds < 1:
-        raise ConfigError(f"seeds={seeds}: expected at least 1")
-    arms = arms_of(base, given, differ)
-    for arm in arms:
-        check(arm.cfg)
-        backbones.find_weights(arm.cfg.backbone, arm.cfg)
-    out = inputs.run_folder(base) / "study"
-    out.mkdir(exist_ok=True)
-    with runtime.alone(out):
-        planned = [(seed, arm) for seed in range(base.seed, base.seed + seeds) for arm in arms]
-        rows: list[dict[str, Any]] = []
-        began = time.monotonic()
-        for number, (seed, arm) in enumerate(planned):
-            spent = time.monotonic() - began
-            left = f", about {_minutes(spent / number * (len(planned) - number))} left" if number else ""
-            print(f"\n== study {number + 1} of {len(planned)}: {arm.name}, seed {seed}{left}", flush=True)
-            folder = out / arm.folder / f"seed{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            cfg = arm.cfg.replace(seed=seed, out=str(folder))
-            try:
-                run(cfg)
-                rows.append(_row(arm, seed, folder))
-            except TrainingDiverged as error:
-                print(f"diverged   {error}")
-                rows.append(_about(arm, seed) | {"note": f"diverged: {error}"})
-            table = pd.DataFrame(rows)
-            inputs.write_atomic(out / "study.csv", table.to_csv(index=False))
-            page = _page(base, arms, table, out)
-    print(
-        "\n== study", *lines(summary(arms, table)), f"table      {out / 'study.csv'}", f"page       {page}", sep="\n  "
-    )
-    return page
-
-
-def _about(arm: Arm, seed: int) -> dict[str, Any]:
-    """A row of what was set."""
-    return {"arm": arm.name, "seed": seed, "learning_rate": arm.rate, "batch": arm.cfg.batch,
-            "stages": ",".join(map(str, arm.cfg.stages)), "epochs": sum(stage.epochs for stage in arm.cfg.stages),
-            "accuracy": math.nan, "log_loss": math.nan, "photos": 0, "train_accuracy": math.nan,
-            "seconds_per_epoch": math.nan, "note": ""}  # fmt: skip
-
-
-def _row(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """And what a finished run in that folder has measured (S70)."""
-    about = _about(arm, seed)
-    result = json.loads((folder / "result.json").read_text())
-    if not result.get("members"):
-        return about | {"note": "not trained: no time"}
-    measured, history = result["members"][0], _history(folder)
-    seen = about["epochs"]
-    return about | {
-        "accuracy": measured["accuracy"],
-        "log_loss": measured["log_loss"],
-        "photos": result["validation_photos"],
-        "train_accuracy": history["accuracy"].iloc[-1],
-        "seconds_per_epoch": history["seconds"].mean(),
-        "epochs": len(history),
-        "note": "" if len(history) == seen else f"{len(history)} of {seen} epochs",
-    }
-
-
-def _history(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "member1" / "history.csv")
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean of (n,) values and half of its 95 % interval, by Student's t; that is NaN for fewer than two."""
-    from scipy.special import stdtrit
-
-    n = len(values)
-    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return (float(values.mean()), half) if n else (math.nan, math.nan)
-
-
-def summary(arms: Sequence[Arm], table: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm: means over seeds with 95 % intervals, and the differences to the base of the same seeds (S72)."""
-    of = {name: rows.set_index("seed") for name, rows in table.groupby("arm")}
-    found = []
-    for arm in arms:
-        if arm.name not in of:
-            continue
-        mine, base = of[arm.name], of[BASE]
-        row: dict[str, Any] = {
-            "arm": arm.name,
-            "learning rate": arm.rate,
-            "epochs": mine["epochs"].max(),
-            "seeds": len(mine),
-        }
-        both = mine.index.intersection(base.index)
-        resolved, change = [], dict[str, float]()
-        for name, sign in (("accuracy", 1), ("log_loss", -1)):
-            row[name], row[f"{name}_half"] = interval(mine[name].dropna().to_numpy())
-            difference = (mine.loc[both, name] - base.loc[both, name]).dropna().to_numpy()
-            mean, half = interval(difference)
-            change |= {f"{name}_change": mean, f"{name}_change_half": half}
-            if abs(mean) > half:
-                resolved.append(f"{name.replace('_', '-')} {'better' if sign * mean > 0 else 'worse'}")
-        row |= change | {"seconds_per_epoch": mine["seconds_per_epoch"].mean()}
-        notes = {*mine["note"], *base.loc[both, "note"]} - {""}
-        if arm.name == BASE:
-            row["verdict"] = "; ".join(sorted(notes))
-        elif notes:
-            row["verdict"] = f"not compared: {'; '.join(sorted(notes))}"
-        else:
-            row["verdict"] = ", ".join(resolved) or ("unresolved" if len(both) > 1 else "unresolved: one seed")
-        found.append(row)
-    return pd.DataFrame(found)
-
-
-def lines(found: pd.DataFrame) -> list[str]:
-    """The summary as text."""
-    shown: Any = pd.DataFrame(map(_cells, found.to_dict("records"))).to_string(index=False)
-    return shown.splitlines()
-
-
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row of the summary to be read, by head."""
-    return {
-        "arm": row["arm"],
-        "learning rate": row["learning rate"],
-        "epochs": str(row["epochs"]),
-        "accuracy": _with_half(row, "accuracy"),
-        "log-loss": _with_half(row, "log_loss"),
-        "accuracy against base": "" if row["arm"] == BASE else _with_half(row, "accuracy_change", "+"),
-        "log-loss against base": "" if row["arm"] == BASE else _with_half(row, "log_loss_change", "+"),
-        "s an epoch": f"{row['seconds_per_epoch']:.1f}",
-        "verdict": row["verdict"],
-    }
-
-
-def _with_half(row: dict[str, Any], name: str, sign: str = "") -> str:
-    half = row[f"{name}_half"]
-    return f"{row[name]:{sign}.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
-
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls study</title>
-<style>{{ style }} body{max-width:none} td{white-space:nowrap} td img{width:560px;max-width:none}</style>
-<h1>carcls study</h1>
-<p>{{ done }} trainings, seeds {{ seeds }}. Accuracy and log-loss are the best epoch's, of {{ photos }} validation photos as they are,
-which each seed draws anew. ±: 95 % interval of the mean over seeds, by Student's t. Against base: mean difference to the
-base of the same seed. Better or worse is an interval without 0; of many arms one in twenty is so by chance.</p>
-<table><tr>{% for name in rows[0][0] %}<th>{{ name }}</th>{% endfor %}<th>curves</th></tr>
-{% for cells, picture in rows %}<tr>{% for cell in cells.values() %}<td>{{ cell }}</td>{% endfor %}<td>{{ picture }}</td></tr>
-{% endfor %}</table><p>{{ caption }}</p><h2>Settings of the base</h2><pre>{{ settings }}</pre></html>"""
-
-
-def _page(base: Config, arms: Sequence[Arm], table: pd.DataFrame, out: Path) -> Path:
-    """study.html: the table, with each arm's curves beside its row (S73)."""
-    of = {arm.name: arm for arm in arms}
-    histories: dict[str, list[pd.DataFrame]] = {name: [] for name in of}
-    for row in table[table["photos"] > 0].itertuples():
-        histories[row.arm].append(_history(out / of[row.arm].folder / f"seed{row.seed}"))
-    rows = []
-    for row in summary(arms, table).to_dict("records"):
-        name = row["arm"]
-        path = out / of[name].folder / "arm.png"
-        figures.arm(histories[name], [] if name == BASE else histories[BASE], path)
-        rows.append((_cells(row), report.image(path)))
-    page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
-        style=Markup(report.STYLE), rows=rows, done=len(table), caption=figures.CAPTIONS["arm.png"],
-        seeds=", ".join(map(str, sorted(set(table["seed"])))), photos=table["photos"].max(),
-        settings=base.replace(**_OFF).model_dump_json(indent=2),
-    )  # fmt: skip
-    inputs.write_atomic(out / "study.html", page)
-    return out / "study.html"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
-def _said(cfg: Config, key: str) -> str:
-    return ",".join(map(str, cfg.stages)) if key == "stages" else str(getattr(cfg, key))
 '''
 
 # ==================================================================================================
@@ -7962,7 +7707,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing, votes
-from carcls.config import OF_MEMBER, POLICIES, Config, Stage
+from carcls.config import OF_TRAINING, POLICIES, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
 
@@ -7970,7 +7715,7 @@ STEP = "training"  # in the folder's steps.json
 FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
 # Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
 # name are in ``facts`` with their content.
-_SETTINGS = sorted(OF_MEMBER - {"weights", "augment"} | {"strength", "strength_end", "precision"})
+_SETTINGS = sorted(OF_TRAINING - {"weights", "augment"})
 _REBASED = 8  # photos at a time whose statistics BN starts from: all that a network computes of them is kept meanwhile
 _REBASE_SHARE = 0.02  # of the time left that this may take, after the first of them
 _CODE = ("augment", "backbones", "callbacks", "fast", "model", "photos", "pipeline", "schedule", "train")
@@ -8098,7 +7843,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             part.unlink(missing_ok=True)
     stages = [stage.model_dump() for stage in trained.stages]
     steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
-                               views=trained.views, asked=_asked(cfg), seconds=trained.seconds)  # fmt: skip
+                               views=trained.views, asked=_asked(cfg), seconds=trained.seconds,
+                               smaller=batch if batch != whole else 0)  # fmt: skip
     states.remove()
     return trained
 

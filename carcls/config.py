@@ -57,6 +57,10 @@ OF_MEMBER = frozenset({
     "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix", "oversample",
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
+# And what else changes the numbers of a training.
+OF_TRAINING = OF_MEMBER | {"strength", "strength_end", "precision"}
+# How long and how fast a training learns: arms of a study that differ in these too are not compared on equal terms (S71).
+EQUAL_TERMS = frozenset({"lr", "schedule", "warmup", "stages", "batch"})
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
 BLENDS = ("auto", "best", "average", "weights", "logistic", "forest")
 

@@ -35,9 +35,10 @@ CAPTIONS = {
     "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
     "end of each epoch; grey lines are changes of photo size.",
-    "arm.png": "Beside each row: accuracy (left) and loss (middle) after every epoch, on the validation photos as they are (solid) and on "
-    "the training photos as they are augmented (dotted), a line a seed, the base's validation in grey; and the learning rate at the "
-    "end of each epoch. Look for lines that still rise at the end: that arm was compared too early.",
+    "arm.png": "Beside each row: accuracy (left) and loss (middle) after every epoch, on the validation photos as they are (blue; the "
+    "base's grey) and on the training photos as they are augmented (green, dotted), a line a seed; right, the learning rate at the "
+    "end of each epoch. With label_smoothing the loss is against smoothed labels. Look for accuracy that still rises at the end: that "
+    "arm was compared too early.",
     "matrix.png": "Predicted class (colour) by photo (rows) and view (columns): view 0 is the photo itself, 1 its mirror image. "
     "The photos on which the views disagree most are at the top, below each other by class; white are views that a photo "
     "was not given; the narrow column on the left is the true class where it is known. Look for a column that is "
@@ -115,17 +116,24 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
 
 
 def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
-    """Photos that were dropped, then others that the audit has findings about, each with its findings (S11)."""
-    found = table.audit[table.audit["id"] != ""]
-    found = found.assign(line=[_lines([finding, f"→ {_text(action, 28)}"], " ", 28) for finding, action in
-                               zip(found["finding"], found["action"], strict=True)], dropped=found["action"] == "dropped")  # fmt: skip
-    found = found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any"}).reset_index()
-    found = found.sort_values("dropped", ascending=False, kind="stable")
-    frame = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"])).head(most)
+    """Photos that were dropped, then others that the audit has findings about, some of each kind, with all their findings (S11)."""
+    found = table.audit.assign(
+        dropped=table.audit["action"] == "dropped", kind=table.audit.groupby("finding").cumcount()
+    )
+    found["line"] = [
+        _lines([finding, f"→ {_text(action, 28)}"], " ", 28)
+        for finding, action in zip(found["finding"], found["action"], strict=True)
+    ]
+    found = (
+        found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any", "kind": "min"}).reset_index()
+    )
+    found = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"]))
+    shown = found.sort_values(["dropped", "kind"], ascending=[False, True], kind="stable").head(most)
     titles = ["\n".join([_text(f"{source} {name}", 28), *lines])
-              for source, name, lines in zip(frame["source"], frame["id"], frame["line"], strict=True)]  # fmt: skip
-    borders = [RED if dropped else GREY for dropped in frame["dropped"]]
-    return _sheet(frame, list(range(len(frame))), titles, borders, path, "the audit found nothing about any photo")
+              for source, name, lines in zip(shown["source"], shown["id"], shown["line"], strict=True)]  # fmt: skip
+    borders = [RED if dropped else GREY for dropped in shown["dropped"]]
+    empty = "the audit found nothing" if table.audit.empty else "what the audit found is about no photo that has a file"
+    return _sheet(shown, list(range(len(shown))), titles, borders, path, empty)
 
 
 def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -32,6 +32,7 @@ Pixels = npt.NDArray[np.uint8]
 
 VALIDATION, TRAIN, TEST = 0, 1, -1  # values of the column fold
 TINY = 32  # px: a shorter side below this is reported
+_LOOKED = ("source", "id", "path", "height", "width", "readable")
 AUDIT_COLUMNS = ("source", "id", "finding", "action", "detail")
 _GREY = "predicted from a grey photo"
 # finding → what is done with a train photo, with a test photo.
@@ -80,8 +81,8 @@ class Table:
     label_column: str
     sample_ids: list[str]  # as written in the sample submission
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
-    # What the audit has looked at, dropped photos too: source, id, path, height, width, readable.
-    looked: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # All photos that have a file, dropped ones too: _LOOKED, as in ``frame``; height and width 0 where the CSV was enough to drop it.
+    looked: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(_LOOKED)))
 
     def _part(self, fold: int) -> pd.DataFrame:
         return self.frame[self.frame["fold"] == fold].reset_index(drop=True)
@@ -133,7 +134,7 @@ def load(cfg: Config, place: Place) -> Table:
         raise InputError(f"{place.sample_csv}: columns {', '.join(sample.columns)}; expected two, id and label")
     id_column, label_column = map(str, sample.columns)
     test = _test_rows(place, sample[id_column].tolist())
-    train = _train_rows(place, id_column, label_column, audit)
+    train, aside = _train_rows(place, id_column, label_column, audit)
     for path in [*train["path"], *test["path"]]:
         if not path.isascii() and re.search("[\ud800-\udfff]", path):  # Python's stand-ins for bytes that are no text
             raise InputError(
@@ -147,7 +148,9 @@ def load(cfg: Config, place: Place) -> Table:
         frame["height"] = [f.height for f in found]
         frame["width"] = [f.width for f in found]
         frame["readable"] = [f.readable for f in found]
-    looked = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
+    aside = aside.assign(height=0, width=0, readable=True)  # as far as anybody knows
+    looked = pd.concat([train, aside], ignore_index=True).assign(source="train")
+    looked = pd.concat([looked, test.assign(source="test")], ignore_index=True)[list(_LOOKED)]
     train = _drop(train, _note_findings("train", train, facts, audit))
     _note_findings("test", test, facts, audit)
     train = _duplicates(train, test, audit)
@@ -177,7 +180,7 @@ def load(cfg: Config, place: Place) -> Table:
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
-        looked=looked[["source", "id", "path", "height", "width", "readable"]],
+        looked=looked,
     )
 
 
@@ -321,8 +324,10 @@ def _test_rows(place: Place, ids: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"id": ids, "path": paths}, dtype=object)
 
 
-def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) -> pd.DataFrame:
-    """Columns id, label (int or str), path: rows of train.csv, or of the class folders, that have a file."""
+def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of train.csv, or of the class folders, that have one label and one file: columns id, label (int or str), path.
+    And those that are dropped but have a file: id, path.
+    """
     files = _Files(place.train_photos, place)
     if place.train_csv is None:
         rows = [(path, path.partition("/")[0], path) for path in files.paths if is_photo_name(path) and "/" in path]
@@ -332,7 +337,7 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
         frame = pd.DataFrame(rows, columns=["id", "label", "path"], dtype=object)
         frame["label"] = frame["label"].map(_label_values(frame["label"]))
         frame["path"] = [files.full(path) for path in frame["path"]]
-        return frame
+        return frame, pd.DataFrame(columns=["id", "path"])
     csv = _read_csv(place.train_csv)
     if not {id_column, label_column} <= set(csv.columns):
         raise InputError(f"{place.train_csv}: columns {', '.join(map(str, csv.columns))}; expected "
@@ -359,7 +364,9 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
             audit.note("train", ident, "in another class's folder", "kept", f"label {label}, folder {at}")
         paths.append(files.full(found[0]) if len(found) == 1 else "")
     frame["path"] = paths
-    return frame[frame["path"] != ""].reset_index(drop=True)
+    dropped = dict.fromkeys(row[1] for row in audit.rows if row[3] == "dropped")
+    aside = [(ident, files.full(found[0])) for ident in dropped if (found := files.find(ident))]
+    return frame[frame["path"] != ""].reset_index(drop=True), pd.DataFrame(aside, columns=["id", "path"], dtype=object)
 
 
 def _label_values(labels: Iterable[str]) -> dict[str, int | str]:

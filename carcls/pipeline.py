@@ -374,6 +374,7 @@ class _Maker:
         own = self.batch // rt.processes
         self.own = slice(rt.process * own, (rt.process + 1) * own)  # this process's share of a batch
         self.policies = _Policies(cfg, size)
+        self.known = (-1, np.empty((2, 0), int))  # an epoch and its order
 
     def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self._training(i, self.strength) if self.strength else self._evaluation(i)
@@ -387,30 +388,34 @@ class _Maker:
     def _training(self, i: int, strength: Callable[[int], float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, step = divmod(i, self.steps)
         policy = self.policies.get(self.cfg.augment, strength(epoch))
-        order, again = self._order(epoch)
+        known = self.known  # replaced as a whole: threads come to it at once
+        if known[0] != epoch:
+            known = self.known = (epoch, self._order(epoch))
         # Fewer rows than devices come again to fill the only batch, with weight 0.
         places = np.arange(step * self.batch, (step + 1) * self.batch)[self.own]
-        chosen, times = order[places % len(order)], again[places % len(order)]
+        chosen, copies = known[1][:, places % len(self.rows)]
         images = self._stack(
-            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row, *([time] if time else [])))
-            for row, time in zip(self.rows[chosen], times, strict=True)
+            policy(self.cache[row], (self.cfg.seed, self.stage, epoch, row, *([copy] if copy else [])))
+            for row, copy in zip(self.rows[chosen], copies, strict=True)
         )
-        scale = max(1.0, self.batch / len(order))
-        return images, self.labels[chosen], (places < len(order)) * np.float32(scale)
+        scale = max(1.0, self.batch / len(self.rows))
+        return images, self.labels[chosen], (places < len(self.rows)) * np.float32(scale)
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of an epoch's photos: (N,) places among the rows, and (N,) how often each has come before."""
+    def _order(self, epoch: int) -> np.ndarray:
+        """(2, N) of an epoch's photos: places among the rows, and which copy of the photo each is, 0 the first."""
         rng, count = np.random.default_rng((self.cfg.seed, self.stage, epoch)), len(self.rows)
         order = rng.permutation(count)
         if not self.cfg.oversample:
-            return order, np.zeros(count, int)
+            return np.stack([order, np.zeros_like(order)])
         # Each class in turn, its photos in this order and from the front again where they run out.
-        groups = [order[self.labels[order] == label] for label in rng.permutation(np.unique(self.labels))]
-        shares = [len(part) for part in np.array_split(order, len(groups))]
-        drawn = np.concatenate([np.resize(group, share) for group, share in zip(groups, shares, strict=True)])
-        again = np.concatenate([np.arange(share) // len(group) for group, share in zip(groups, shares, strict=True)])
-        mixed = rng.permutation(count)
-        return drawn[mixed], again[mixed]
+        by_class = order[np.argsort(self.labels[order], kind="stable")]
+        groups = np.split(by_class, np.flatnonzero(np.diff(self.labels[by_class])) + 1)
+        quotas = rng.permutation([len(part) for part in np.array_split(order, len(groups))])
+        drawn = [
+            np.stack([np.resize(group, quota), np.arange(quota) // len(group)])
+            for group, quota in zip(groups, quotas, strict=True)
+        ]
+        return np.concatenate(drawn, axis=1)[:, rng.permutation(count)]
 
     def _evaluation(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         looks = len(self.rows) * len(self.views)

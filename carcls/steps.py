@@ -60,8 +60,12 @@ class Steps:
 
     def made_from(self, name: str) -> Facts | None:
         """What a finished step was made from; None if it is not done."""
-        done = self._read().get(name)
+        done = self.done(name)
         return dict(done["facts"]) if done else None
+
+    def done(self, name: str) -> dict[str, Any] | None:
+        """The note of a finished step, whatever it was made from: its facts, its files, and about, what ``finish`` was told."""
+        return self._read().get(name)
 
     def forget(self) -> None:
         self.note.unlink(missing_ok=True)

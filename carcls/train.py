@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from carcls import backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing, votes
-from carcls.config import OF_MEMBER, POLICIES, Config, Stage
+from carcls.config import OF_TRAINING, POLICIES, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
 
@@ -28,7 +28,7 @@ STEP = "training"  # in the folder's steps.json
 FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
 # Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
 # name are in ``facts`` with their content.
-_SETTINGS = sorted(OF_MEMBER - {"weights", "augment"} | {"strength", "strength_end", "precision"})
+_SETTINGS = sorted(OF_TRAINING - {"weights", "augment"})
 _REBASED = 8  # photos at a time whose statistics BN starts from: all that a network computes of them is kept meanwhile
 _REBASE_SHARE = 0.02  # of the time left that this may take, after the first of them
 _CODE = ("augment", "backbones", "callbacks", "fast", "model", "photos", "pipeline", "schedule", "train")
@@ -156,7 +156,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
             part.unlink(missing_ok=True)
     stages = [stage.model_dump() for stage in trained.stages]
     steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
-                               views=trained.views, asked=_asked(cfg), seconds=trained.seconds)  # fmt: skip
+                               views=trained.views, asked=_asked(cfg), seconds=trained.seconds,
+                               smaller=batch if batch != whole else 0)  # fmt: skip
     states.remove()
     return trained
 

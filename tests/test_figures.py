@@ -1,6 +1,7 @@
 """Pictures: what is in them by arithmetic, that texts fit, that a broken photo does not break a sheet."""
 
 import inspect
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -319,6 +320,21 @@ def test_what_the_audit_dropped_comes_first_with_the_rule(tmp_path, kept, frame)
     ]
     assert axes[0].spines["top"].get_edgecolor() != axes[1].spines["top"].get_edgecolor()
     assert [text.get_text() for text in axes[2].texts] == ["unreadable"]
+    for rows, said in ((audit[audit["id"] == "none"], "what the audit found is about no photo that has a file"),
+                       (audit.head(0), "the audit found nothing")):  # fmt: skip
+        figures.audit(replace(table, audit=rows), tmp_path / "audit.png")
+        assert kept[-1].texts[0].get_text() == said
+
+
+def test_of_many_findings_some_of_each_kind_are_shown(tmp_path, kept, frame):
+    ids = [f"{n}.jpg" for n in range(60)]
+    rows = [("train", ident, "greyscale" if ident != "59.jpg" else "tiny", "kept", "") for ident in ids]
+    looked = frame.head(1).loc[[0] * 60].assign(id=ids, source="train")
+    table = photos.Table(frame, [0, 1], "Id", "Category", [], pd.DataFrame(rows, columns=photos.AUDIT_COLUMNS), looked)
+    figures.audit(table, tmp_path / "audit.png")
+    titles = [axis.get_title() for axis in kept[0].axes]
+    assert len(titles) == 48
+    assert "train 59.jpg\ntiny → kept" in titles
 
 
 def test_an_empty_sheet_says_so(tmp_path, kept, frame):

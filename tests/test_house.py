@@ -23,14 +23,13 @@ LEVELS = [
     {"decide"},
     {"report"},
     {"run"},
-    {"study"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 
 
 # The same for what stays on the desk, among itself.
 DESK_LEVELS = [
-    {"bundle", "remote", "sample", "weights"},
+    {"bundle", "remote", "sample", "study", "weights"},
     {"bench", "offline"},
     {"push"},
     {"watch"},

@@ -254,6 +254,13 @@ def test_ids_twice_no_label_missing_file(tmp_path):
         ("train", "gone.jpg", "missing file", "dropped"),
     ]
     assert table.frame["id"].tolist() == [row[0] for row in rows[:9]] + ["901.jpg", "lost.jpg", "900.jpg"]
+    seen = table.looked.set_index("id")["path"]
+    assert set(seen.index) == {row[0] for row in rows} - {"gone.jpg"} | {"900.jpg", "901.jpg", "lost.jpg"}
+    assert [Path(seen[name]).name for name in ("301.jpg", "302.jpg", "300.jpg")] == [
+        "301.jpg",
+        "302.jpg",
+        "300.jpg",
+    ]  # S11
     lost = table.test.iloc[1]
     assert (lost["path"], lost["readable"], lost["height"], lost["label"]) == ("", False, 0, -1)
     assert photos.summary(table)[-1].startswith("WARNING: 1 test photos cannot be read")

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carcls import config, study, train
+from carcls import config, train
 from carcls.config import Config, ConfigError, Stopped, TrainingDiverged
-from carcls.desk import cli
+from carcls.desk import cli, study
+from carcls.inputs import InputError
 
 
 @pytest.fixture
@@ -23,12 +24,13 @@ def base(competition, tmp_path, tiny) -> Config:
     [
         ("pooling=max lr=0.1", "lr 0.1 against the base's 0.02.*--differ lr"),  # S71
         ("unfreeze=head stages=32x48x3", "stages 32x48x3 against the base's 32x48x2"),
-        ("patience=2", "patience 2 against the base's 0"),
-        ("seed=2", "seed is not of training; expected some of .*pooling"),
-        ("val_fraction=0.5", "val_fraction is not of training"),
-        ("refit_epochs=2", "refit_epochs is not of training"),
+        ("patience=2", "arm 'patience=2': patience: expected some of .*pooling"),
+        ("seed=2", "seed: expected some of"),
+        ("val_fraction=0.5", "val_fraction: expected some of"),
+        ("preset=quick", "preset: expected some of"),
         ("pooling=avg", "same settings as 'base'"),
-        ("poling=max", "arm 'poling=max': unknown setting poling"),
+        ("poling=max", "arm 'poling=max': poling: expected some of"),
+        ("pooling=mean", "arm 'pooling=mean': pooling='mean': Input should be 'avg' or 'max'"),
         ("pooling", "arm 'pooling': 'pooling' is not key=value"),
     ],
 )
@@ -40,10 +42,15 @@ def test_an_arm_that_is_not_on_equal_terms_is_refused(base, arm, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"folds": 3}, "3 folds"),
-        ({"members": "seed=1+seed=2"}, "2 members"),
+        ({"folds": 3}, "folds=3 in a study: arms are single networks"),
+        ({"members": "seed=1+seed=2"}, "members="),
+        ({"members": "dropout=0.1"}, "members="),  # whose settings would go before an arm's
         ({"budget_minutes": 9}, "budget_minutes=9"),
+        ({"patience": 2}, "patience=2 in a study: arms that stop after different epochs"),
+        ({"resume": False}, "resume=False"),
+        ({"earlier": "runs/1"}, "earlier=runs/1"),
     ],
+    ids=str,
 )
 def test_a_base_that_cannot_be_compared_is_refused(base, change, said):
     with pytest.raises(ConfigError, match=said):
@@ -52,11 +59,8 @@ def test_a_base_that_cannot_be_compared_is_refused(base, change, said):
 
 def test_what_is_asked_about_may_differ(base):
     _, first, second = study.arms_of(base, ["optimizer=sgd  lr=0.1", "augment=none"], ["lr"])
-    assert (first.name, first.cfg.lr, first.rate) == (
-        "optimizer=sgd lr=0.1",
-        0.1,
-        "sgd, cosine 0.1, rising over 10%",
-    )  # S73
+    assert (first.name, first.cfg.lr) == ("optimizer=sgd lr=0.1", 0.1)
+    assert first.rate == "sgd, cosine 0.1, rising over 10%"  # S73
     assert second.cfg.augment == "none"  # which views would forbid
     with pytest.raises(ConfigError, match="--differ pooling: expected some of batch, lr"):
         study.arms_of(base, [], ["pooling"])
@@ -64,61 +68,92 @@ def test_what_is_asked_about_may_differ(base):
         study.arms_of(base, ["pooling=max", " pooling=max"])
 
 
+def test_no_seed_and_several_hosts_are_no_study(base, monkeypatch):
+    with pytest.raises(ConfigError, match="--seeds 0: expected at least 1"):
+        study.study(base, ["pooling=max"], 0)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    with pytest.raises(ConfigError, match="a study trains on one host"):
+        study.study(base, ["pooling=max"])
+
+
 def test_arms_have_folders_of_their_own():
-    folders = {study.Arm(name, Config()).folder for name in ("a=1,2", "a=1_2", "a=1/2", "a=1 2", "a" * 70, "a" * 71)}
+    folders = {study.folder_of(name) for name in ("a=1,2", "a=1_2", "a=1/2", "a=1 2", "a" * 70, "a" * 71)}
     assert len(folders) == 6
     assert not any("/" in folder for folder in folders)
 
 
-def test_intervals_are_students(base):
+def test_intervals_are_students():
     mean, half = study.interval(np.array([1.0, 2.0, 3.0]))
     assert (mean, half) == (2, pytest.approx(4.3027 / math.sqrt(3), rel=1e-4))  # t of two degrees of freedom
     assert math.isnan(study.interval(np.array([1.0]))[1])
 
 
-def rows(arm: str, accuracies: list[float], losses: list[float], note: str = "") -> list[dict]:
-    return [{"arm": arm, "seed": 1 + n, "epochs": 2, "accuracy": a, "log_loss": loss, "seconds_per_epoch": 1.0, "note": note}
-            for n, (a, loss) in enumerate(zip(accuracies, losses, strict=True))]  # fmt: skip
+def rows(arm: str, accuracies: list[float], losses: list[float], **notes: str) -> list[dict]:
+    """Of seeds 1, 2, …; notes: ``seed2="…"``."""
+    return [{"arm": arm, "seed": seed, "learning_rate": "adam", "epochs": 2, "accuracy": accuracy, "log_loss": loss, "photos": 100,
+             "seconds_per_epoch": 1.0, "note": notes.get(f"seed{seed}", "")}
+            for seed, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1)]  # fmt: skip
 
 
-def test_differences_are_between_the_same_seeds(base):
+def test_differences_are_between_the_same_seeds():
     """Seeds that differ by far more than the arms do, so that only pairs tell them apart."""
-    arms = study.arms_of(base, ["pooling=max", "dropout=0.1", "hidden=8", "hidden=16"])
     table = pd.DataFrame(
         rows("base", [0.5, 0.7, 0.9], [3.0, 2.0, 1.0])
-        + rows("pooling=max", [0.45, 0.64, 0.86], [2.9, 1.91, 0.9])  # in every seed
-        + rows("dropout=0.1", [0.6, 0.6, 0.95], [2.9, 2.2, 1.0])
-        + rows("hidden=8", [0.9, 0.9, 0.9], [0.1, 0.1, 0.1], "1 of 2 epochs")
-        + rows("hidden=16", [0.9], [0.1])
+        + rows("max", [0.45, 0.64, 0.86], [2.9, 1.91, 0.9])  # in every seed
+        + rows("chance", [0.6, 0.6, 0.95], [2.9, 2.2, 1.0])
+        + rows("photo", [0.51, 0.71, 0.91], [2.9, 2.2, 1.0])
+        + rows("short", [0.9, 0.9, 0.9], [0.1, 0.1, 0.1], seed2="1.5 of 2 passes")
+        + rows("old", [0.9, 0.9, 0.9], [0.1, 0.1, 0.1])
+        + rows("one", [0.9], [0.1])
+        + rows("lost", [math.nan], [math.nan], seed1="diverged")
     )
-    found = study.summary(arms, table).set_index("arm")
+    found = study.summary(table, {("old", 3): ["lr 0.1 → 0.2"]}).set_index("arm")
     assert found["verdict"].to_dict() == {
         "base": "",
-        "pooling=max": "accuracy worse, log-loss better",
-        "dropout=0.1": "unresolved",  # S80
-        "hidden=8": "not compared: 1 of 2 epochs",  # S71: found when they are trained
-        "hidden=16": "unresolved: one seed",
+        "max": "accuracy worse, log-loss better",
+        "chance": "unresolved",  # S80
+        "photo": "unresolved",  # always one photo of a hundred, and no surer than that
+        "short": "not compared: seed 2: 1.5 of 2 passes",  # S71: found when they are trained
+        "old": "not compared: seed 3: lr 0.1 → 0.2",
+        "one": "unresolved: one seed",
+        "lost": "not compared: seed 1: diverged",
     }
-    assert found.loc["pooling=max", "accuracy_change"] == pytest.approx(-0.05)
+    assert found.loc["max", "accuracy_change"] == pytest.approx(-0.05)
     assert found.loc["base", "accuracy_half"] > 0.4
-    text = "\n".join(study.lines(found.reset_index()))
-    assert "-0.050 ± 0.025" in text
-    assert "0.900  " in text  # of one seed there is no interval
+    assert found["seeds"].tolist() == [3, 3, 3, 3, 3, 3, 1, 0]
+    text = study.lines(found.reset_index())
+    assert "-0.050 ± 0.025" in text[2]
+    assert "±" not in text[7]  # of one seed there is no interval
+    assert "nan" not in "".join(text)
 
 
-def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(base, tmp_path, monkeypatch, capsys):
-    """And goes on where it was stopped, without what training does not depend on."""
-    fit, started = train.fit, []
+def test_a_fault_of_the_base_is_said_to_be_the_bases():
+    base = rows("base", [0.5, math.nan], [3.0, math.nan], seed2="diverged")
+    found = study.summary(pd.DataFrame(base + rows("max", [0.4, 0.6], [2.9, 1.9])), {})
+    assert found["verdict"].tolist() == ["seed 2: diverged", "not compared: base, seed 2: diverged"]
+
+
+@pytest.fixture
+def started(monkeypatch) -> list:
+    """(pooling, learning rate, seed) of every training that begins; the third one is stopped, and 9 diverges."""
+    fit, seen = train.fit, []
 
     def counted(cfg, *args, **others):
-        started.append((cfg.pooling, cfg.lr, cfg.seed))
-        if len(started) == 3:
+        seen.append((cfg.pooling, cfg.lr, cfg.seed))
+        if len(seen) == 3:
             raise Stopped("enough")
         if cfg.lr == 9:
             raise TrainingDiverged("the loss is NaN", "a lower lr")
         return fit(cfg, *args, **others)
 
     monkeypatch.setattr(train, "fit", counted)
+    return seen
+
+
+def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(base, tmp_path, started, capsys):
+    """It goes on where it was stopped, and a further arm joins what is there."""
     given = (base, ["pooling=max", "lr=9"], 2, ["lr"])
     out = tmp_path / "out" / "study"
     with pytest.raises(Stopped):
@@ -129,49 +164,60 @@ def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(b
     page = study.study(*given)
     said = capsys.readouterr().out
     assert page == out / "study.html"
-    assert started == [("avg", 0.02, 1), ("max", 0.02, 1), ("avg", 9, 1), ("avg", 9, 1),  # nothing is trained twice
-                       ("avg", 0.02, 2), ("max", 0.02, 2), ("avg", 9, 2)]  # fmt: skip
+    first, second = ([("avg", 0.02, seed), ("max", 0.02, seed), ("avg", 9, seed)] for seed in (1, 2))
+    assert started == [*first, first[2], *second]  # what was finished is not trained again
     table = pd.read_csv(out / "study.csv", keep_default_na=False)
-    assert table["seed"].tolist() == [1, 1, 1, 2, 2, 2]
-    assert table["note"].str.startswith("diverged: the loss is NaN; a lower lr").tolist() == [False, False, True] * 2
-    done = table[table["note"] == ""]
-    assert (done["epochs"] == 2).all()
-    assert done["seconds_per_epoch"].astype(float).gt(0).all()  # S17
-    for row in done.itertuples():
-        folder = out / row.arm / f"seed{row.seed}"
-        result = json.loads((folder / "result.json").read_text())
+    planned = [(arm, seed) for arm in ("base", "lr=9", "pooling=max") for seed in (1, 2)]
+    assert sorted(zip(table["arm"], table["seed"], strict=True)) == planned
+    lost = table["arm"] == "lr=9"
+    assert (table.loc[lost, "note"] == "diverged: the loss is NaN; a lower lr").all()
+    assert (table.loc[~lost, "note"] == "").all()
+    for row in table[~lost].itertuples():
+        result = json.loads((out / row.arm / f"seed{row.seed}" / "result.json").read_text())
         assert result["validation_accuracy"] == float(row.accuracy)
         assert result["settings"]["pooling"] == row.arm.removeprefix("pooling=").replace("base", "avg")
         assert result["refit"] == {}
+        assert float(row.seconds_per_epoch) > 0  # S17
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 3  # S73: a row an arm
-    assert "not compared: diverged" in text
+    assert "not compared: seed 1: diverged" in text
     assert "adam, cosine 0.02, rising over 10%" in said
+    assert (out / "base" / "seed1" / ".scratch").samefile(out / "pooling=max" / "seed2" / ".scratch")
+
+    # Another question of the same base; then another base, which what was trained before is not compared with.
+    study.study(base, ["dropout=0.1"], 1)
+    assert started[7:] == [("avg", 0.02, 1)]
+    assert page.read_text().count("data:image/png;base64,") == 4
+    study.study(base.replace(lr=0.03), ["dropout=0.1"], 1)
+    table = study._read(out / "study.csv")
+    verdicts = study.summary(table, study.unequal(table, out)).set_index("arm")["verdict"]
+    assert verdicts["dropout=0.1"] == "unresolved: one seed"
+    assert verdicts["pooling=max"] == "not compared: seed 1: lr 0.03 → 0.02"
+
+    # What a training has met: memory that ran out, a time that was too short.
+    folder = out / "base" / "seed1"
+    note = folder / "member1" / "steps.json"
+    for about, what in (
+        ({"smaller": 4}, "memory ran out: batches of 4"),
+        ({"shortened": "1.5 of 2 passes"}, "1.5 of 2 passes"),
+    ):
+        kept = json.loads(note.read_text())
+        kept["training"]["about"] = about
+        note.write_text(json.dumps(kept))
+        assert study._row(study.Arm("base", base), 1, folder)["note"].startswith(what)
 
 
-def test_the_command(monkeypatch, capsys):
+def test_a_table_that_is_no_studys_is_named(tmp_path):
+    (tmp_path / "study.csv").write_text("arm,seed\nbase,1\n")
+    with pytest.raises(InputError, match=r"study.csv: columns arm, seed; expected arm, seed, learning_rate"):
+        study._read(tmp_path / "study.csv")
+
+
+def test_the_command(monkeypatch):
     asked: list = []
     monkeypatch.setattr(study, "study", lambda *args: asked.append(args))
-    words = [
-        "study",
-        "--data",
-        "here",
-        "lr=0.1",
-        "--arm",
-        "pooling=max",
-        "--arm",
-        "lr=0.2",
-        "--seeds",
-        "4",
-        "--differ",
-        "lr,batch",
-    ]
-    assert cli.main(words) == 0
+    words = ["study", "--data", "here", "lr=0.1", "--arm", "pooling=max", "--arm", "lr=0.2"]
+    assert cli.main([*words, "--seeds", "4", "--differ", "lr, batch"]) == 0
     ((cfg, *others),) = asked
     assert (cfg.data, cfg.lr) == ("here", 0.1)
     assert others == [["pooling=max", "lr=0.2"], 4, ["lr", "batch"]]
-
-
-def test_no_seed_is_no_study(base):
-    with pytest.raises(ConfigError, match="seeds=0: expected at least 1"):
-        study.study(base, ["pooling=max"], 0)

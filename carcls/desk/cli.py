@@ -57,10 +57,10 @@ def parser() -> argparse.ArgumentParser:
     sub = add("study", _study, "compare settings on equal terms over several seeds; OUT/study/study.html has the table and curves",
               settings=True)  # fmt: skip
     sub.add_argument("--arm", action="append", required=True, metavar="'key=value …'",
-                     help="what to compare with the settings; may be given more than once")  # fmt: skip
+                     help="settings to change, all in one pair of quotes; may be given more than once")  # fmt: skip
     sub.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
-    sub.add_argument("--differ", default="", metavar="key,key", help="arms that differ from the settings in one of lr, schedule, "
-                     "warmup, stages, batch, patience, min_epochs are refused unless it is named here")  # fmt: skip
+    sub.add_argument("--differ", default="", metavar="key,key", help=f"arms that differ from the settings in {', '.join(sorted(config.EQUAL_TERMS))} "
+                     "are refused unless it is named here")  # fmt: skip
     sub = add("votes", _votes, "print a run's tables again, from the votes in its folder, without the networks")
     sub.add_argument("folder", nargs="?", default="out", help="run folder (default: out)")
     sub.add_argument("settings", nargs="*", metavar="key=value",
@@ -154,9 +154,9 @@ def _run(args: argparse.Namespace) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     cfg = _config(args)
-    from carcls.study import study
+    from carcls.desk.study import study
 
-    study(cfg, args.arm, args.seeds, [name for name in args.differ.split(",") if name])
+    study(cfg, args.arm, args.seeds, [name.strip() for name in args.differ.split(",") if name])
 
 
 def _votes(args: argparse.Namespace) -> None:
