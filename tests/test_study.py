@@ -122,6 +122,7 @@ def test_differences_are_between_the_same_seeds():
     }
     assert found.loc["max", "accuracy_change"] == pytest.approx(-0.05)
     assert found.loc["base", "accuracy_half"] > 0.4
+    assert math.isnan(found.loc["old", "accuracy_change"])
     assert found["seeds"].tolist() == [3, 3, 3, 3, 3, 3, 1, 0]
     text = study.lines(found.reset_index())
     assert "-0.050 ± 0.025" in text[2]

@@ -245,17 +245,18 @@ def summary(table: pd.DataFrame, unequal: dict[tuple[str, int], list[str]]) -> p
         both = mine.index.intersection(base.index)
         row: dict[str, Any] = {"arm": name, "learning rate": mine["learning_rate"].iloc[-1], "epochs": mine["epochs"].iloc[-1],
                                "seeds": int(mine["accuracy"].notna().sum())}  # fmt: skip
-        resolved = []
-        for what, sign, least in (("accuracy", 1, 1 / max(1, mine["photos"].max())), ("log_loss", -1, 0.0)):
-            row[what], row[f"{what}_half"] = interval(mine[what].dropna().to_numpy())
-            mean, half = interval((mine.loc[both, what] - base.loc[both, what]).dropna().to_numpy())
-            row |= {f"{what}_change": mean, f"{what}_change_half": half}
-            if abs(mean) > max(half, least) + 1e-9:  # no difference is surer than one photo
-                resolved.append(f"{what.replace('_', '-')} {'better' if sign * mean > 0 else 'worse'}")
         notes = [f"seed {seed}: {note}" for seed, note in mine["note"].items() if note]
         if name != BASE:
             notes += [f"base, seed {seed}: {note}" for seed, note in base.loc[both, "note"].items() if note]
             notes += [f"seed {seed}: {change}" for seed in both for change in unequal.get((name, seed), [])]
+        resolved = []
+        for what, sign, least in (("accuracy", 1, 1 / max(1, mine["photos"].max())), ("log_loss", -1, 0.0)):
+            row[what], row[f"{what}_half"] = interval(mine[what].dropna().to_numpy())
+            pairs = (mine.loc[both, what] - base.loc[both, what]).dropna().to_numpy()
+            mean, half = interval(pairs) if not notes else (math.nan, math.nan)
+            row |= {f"{what}_change": mean, f"{what}_change_half": half}
+            if abs(mean) > max(half, least) + 1e-9:  # no difference is surer than one photo
+                resolved.append(f"{what.replace('_', '-')} {'better' if sign * mean > 0 else 'worse'}")
         sure = ", ".join(resolved) or ("unresolved" if len(both) > 1 else "unresolved: one seed")
         row["verdict"] = "; ".join(notes) if name == BASE else f"not compared: {'; '.join(notes)}" if notes else sure
         row["seconds_per_epoch"] = mine["seconds_per_epoch"].mean()
