@@ -2729,6 +2729,8 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
         found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any", "kind": "min"}).reset_index()
     )
     found = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"]))
+    used = table.frame.loc[table.frame["source"] != "test", "id"]
+    found["dropped"] &= ~found["id"].isin(used)  # of two rows one may have been kept
     shown = found.sort_values(["dropped", "kind"], ascending=[False, True], kind="stable").head(most)
     titles = ["\n".join([_text(f"{source} {name}", 28), *lines])
               for source, name, lines in zip(shown["source"], shown["id"], shown["line"], strict=True)]  # fmt: skip
@@ -7844,7 +7846,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     stages = [stage.model_dump() for stage in trained.stages]
     steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
                                views=trained.views, asked=_asked(cfg), seconds=trained.seconds,
-                               smaller=batch if batch != whole else 0)  # fmt: skip
+                               smaller=batch if batch != whole else 0,
+                               machine=[rt.backend, *rt.devices, rt.precision])  # fmt: skip
     states.remove()
     return trained
 

@@ -128,6 +128,8 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
         found.groupby(["source", "id"], sort=False).agg({"line": "sum", "dropped": "any", "kind": "min"}).reset_index()
     )
     found = found.merge(table.looked[table.looked["path"] != ""].drop_duplicates(["source", "id"]))
+    used = table.frame.loc[table.frame["source"] != "test", "id"]
+    found["dropped"] &= ~found["id"].isin(used)  # of two rows one may have been kept
     shown = found.sort_values(["dropped", "kind"], ascending=[False, True], kind="stable").head(most)
     titles = ["\n".join([_text(f"{source} {name}", 28), *lines])
               for source, name, lines in zip(shown["source"], shown["id"], shown["line"], strict=True)]  # fmt: skip

@@ -157,7 +157,8 @@ def fit(cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, fold
     stages = [stage.model_dump() for stage in trained.stages]
     steps.Steps(folder).finish(STEP, made_from, FILES[:1], stages=stages, shortened=training.shortened(whole),
                                views=trained.views, asked=_asked(cfg), seconds=trained.seconds,
-                               smaller=batch if batch != whole else 0)  # fmt: skip
+                               smaller=batch if batch != whole else 0,
+                               machine=[rt.backend, *rt.devices, rt.precision])  # fmt: skip
     states.remove()
     return trained
 

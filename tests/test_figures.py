@@ -310,7 +310,7 @@ def test_what_the_audit_dropped_comes_first_with_the_rule(tmp_path, kept, frame)
              ("train", "none", "missing file", "dropped"), ("test", "a", "unreadable", "predicted from a grey photo")]  # fmt: skip
     looked = frame.head(3).assign(id=["a", "b", "a"], source=["train", "train", "test"], readable=[True, True, False])
     audit = pd.DataFrame([(*row, "") for row in found], columns=photos.AUDIT_COLUMNS)
-    table = photos.Table(frame, [0, 1], "Id", "Category", [], audit, looked)
+    table = photos.Table(looked.iloc[[0, 2]], [0, 1], "Id", "Category", [], audit, looked)
     figures.audit(table, tmp_path / "audit.png")
     axes = kept[0].axes
     assert [axis.get_title() for axis in axes] == [
@@ -330,7 +330,7 @@ def test_of_many_findings_some_of_each_kind_are_shown(tmp_path, kept, frame):
     ids = [f"{n}.jpg" for n in range(60)]
     rows = [("train", ident, "greyscale" if ident != "59.jpg" else "tiny", "kept", "") for ident in ids]
     looked = frame.head(1).loc[[0] * 60].assign(id=ids, source="train")
-    table = photos.Table(frame, [0, 1], "Id", "Category", [], pd.DataFrame(rows, columns=photos.AUDIT_COLUMNS), looked)
+    table = photos.Table(looked, [0, 1], "Id", "Category", [], pd.DataFrame(rows, columns=photos.AUDIT_COLUMNS), looked)
     figures.audit(table, tmp_path / "audit.png")
     titles = [axis.get_title() for axis in kept[0].axes]
     assert len(titles) == 48

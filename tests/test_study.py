@@ -74,7 +74,7 @@ def test_no_seed_and_several_hosts_are_no_study(base, monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
-    with pytest.raises(ConfigError, match="a study trains on one host"):
+    with pytest.raises(ConfigError, match="a study is for the desk and one host"):
         study.study(base, ["pooling=max"])
 
 
@@ -185,15 +185,26 @@ def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(b
     assert "adam, cosine 0.02, rising over 10%" in said
     assert (out / "base" / "seed1" / ".scratch").samefile(out / "pooling=max" / "seed2" / ".scratch")
 
-    # Another question of the same base; then another base, which what was trained before is not compared with.
+    # Another question of the same base; another base would replace what there is.
     study.study(base, ["dropout=0.1"], 1)
     assert started[7:] == [("avg", 0.02, 1)]
     assert page.read_text().count("data:image/png;base64,") == 4
-    study.study(base.replace(lr=0.03), ["dropout=0.1"], 1)
+    with pytest.raises(ConfigError, match=r"study has a study of lr 0.02, not 0.03; choose another --out"):
+        study.study(base.replace(lr=0.03), ["dropout=0.1"], 1)
     table = study._read(out / "study.csv")
-    verdicts = study.summary(table, study.unequal(table, out)).set_index("arm")["verdict"]
-    assert verdicts["dropout=0.1"] == "unresolved: one seed"
-    assert verdicts["pooling=max"] == "not compared: seed 1: lr 0.03 → 0.02"
+    assert not any(study.unequal(table, out).values())
+
+    # What was trained from something else, or is gone, is not compared.
+    note = out / "pooling=max" / "seed1" / "member1" / "steps.json"
+    kept = json.loads(note.read_text())
+    kept["training"]["facts"]["lr"] = 0.03
+    kept["training"]["about"]["machine"] = ["jax", "tpu"]
+    note.write_text(json.dumps(kept))
+    assert study.unequal(table, out)["pooling=max", 1] == ["what was trained is there no more"]
+    table.loc[(table["arm"] == "pooling=max") & (table["seed"] == 1), "made_from"] = study._digest(kept["training"])
+    assert study.unequal(table, out)["pooling=max", 1] == ["lr 0.02 → 0.03", "another machine"]
+    note.unlink()
+    assert study.unequal(table, out)["pooling=max", 1] == ["what was trained is there no more"]
 
     # What a training has met: memory that ran out, a time that was too short.
     folder = out / "base" / "seed1"
@@ -217,8 +228,8 @@ def test_a_table_that_is_no_studys_is_named(tmp_path):
 def test_the_command(monkeypatch):
     asked: list = []
     monkeypatch.setattr(study, "study", lambda *args: asked.append(args))
-    words = ["study", "--data", "here", "lr=0.1", "--arm", "pooling=max", "--arm", "lr=0.2"]
+    words = ["study", "--data", "here", "lr=0.1", "--arm", "pooling=max", "hidden=8", "--arm", "lr=0.2"]
     assert cli.main([*words, "--seeds", "4", "--differ", "lr, batch"]) == 0
     ((cfg, *others),) = asked
     assert (cfg.data, cfg.lr) == ("here", 0.1)
-    assert others == [["pooling=max", "lr=0.2"], 4, ["lr", "batch"]]
+    assert others == [["pooling=max hidden=8", "lr=0.2"], 4, ["lr", "batch"]]

@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
     add("run", _run, "train, validate, predict and write submission.csv", settings=True)
     sub = add("study", _study, "compare settings on equal terms over several seeds; OUT/study/study.html has the table and curves",
               settings=True)  # fmt: skip
-    sub.add_argument("--arm", action="append", required=True, metavar="'key=value …'",
-                     help="settings to change, all in one pair of quotes; may be given more than once")  # fmt: skip
+    sub.add_argument("--arm", action="append", nargs="+", required=True, metavar="key=value",
+                     help="settings to change; may be given more than once, after the other settings")  # fmt: skip
     sub.add_argument("--seeds", type=int, default=3, help="trainings of each (default: 3)")
     sub.add_argument("--differ", default="", metavar="key,key", help=f"arms that differ from the settings in {', '.join(sorted(config.EQUAL_TERMS))} "
                      "are refused unless it is named here")  # fmt: skip
@@ -156,7 +156,12 @@ def _study(args: argparse.Namespace) -> None:
     cfg = _config(args)
     from carcls.desk.study import study
 
-    study(cfg, args.arm, args.seeds, [name.strip() for name in args.differ.split(",") if name])
+    study(
+        cfg,
+        [" ".join(words) for words in args.arm],
+        args.seeds,
+        [name.strip() for name in args.differ.split(",") if name],
+    )
 
 
 def _votes(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection
     """
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: expected at least 1")
-    if runtime.process_of()[1] > 1:
-        raise ConfigError("a study trains on one host; found JAX_NUM_PROCESSES above 1")
+    if inputs.on_kaggle() or runtime.process_of()[1] > 1:
+        raise ConfigError("a study is for the desk and one host; found Kaggle, or JAX_NUM_PROCESSES above 1")
     arms = arms_of(base, given, differ)
     for arm in arms:
         check(arm.cfg)
@@ -114,19 +115,20 @@ def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection
     out = inputs.run_folder(base) / "study"
     out.mkdir(exist_ok=True)
     with runtime.alone(out):
-        planned = [(seed, arm) for seed in range(base.seed, base.seed + seeds) for arm in arms]
-        default = Config()
-        changed = [f"{key}={_said(arms[0].cfg, key)}" for key in sorted(OF_TRAINING)
-                   if getattr(arms[0].cfg, key) != getattr(default, key)]  # fmt: skip
+        steps.sweep(out)
+        planned = [(seed, arm, arm.cfg.replace(seed=seed, out=str(_folder(out, arm.name, seed))))
+                   for seed in range(base.seed, base.seed + seeds) for arm in arms]  # fmt: skip
+        _check_base(arms[0].cfg, out)
+        changed = [f"{key}={_said(arms[0].cfg, key)}" for key in _changed(Config(), arms[0].cfg)]
         print(f"\n== study of {len(planned)} trainings", f"base       {' '.join(changed) or 'the defaults'}",
               *(f"arm        {arm.name}" for arm in arms[1:]), sep="\n  ")  # fmt: skip
         table = _read(out / "study.csv")
-        for number, (seed, arm) in enumerate(planned):
+        for number, (seed, arm, cfg) in enumerate(planned):
             print(f"\n== study {number + 1} of {len(planned)}: {arm.name}, seed {seed}", flush=True)
             folder = _folder(out, arm.name, seed)
             _share_scratch(out, folder)
             try:
-                run(arm.cfg.replace(seed=seed, out=str(folder)))
+                run(cfg)
                 row = _row(arm, seed, folder)
             except TrainingDiverged as error:
                 print(f"diverged   {error}")
@@ -144,13 +146,32 @@ def _folder(out: Path, arm: str, seed: int) -> Path:
     return out / folder_of(arm) / f"seed{seed}"
 
 
+def _changed(was: Config, now: Config) -> list[str]:
+    """The settings of training that differ, by name."""
+    return [key for key in sorted(OF_TRAINING - {"seed"} | {"val_fraction"}) if getattr(was, key) != getattr(now, key)]
+
+
+def _check_base(base: Config, out: Path) -> None:
+    """Raise ConfigError if the folder has a study of another base, whose trainings would be replaced."""
+    for path in sorted((out / BASE).glob("seed*/config.json"))[:1]:
+        was = config.load(path)
+        found = ", ".join(f"{key} {_said(was, key)}, not {_said(base, key)}" for key in _changed(was, base))
+        if found:
+            raise ConfigError(f"{out} has a study of {found}; choose another --out for another base")
+
+
 def _share_scratch(out: Path, folder: Path) -> None:
     """Photos are unpacked once for all trainings."""
     shared, own = out / ".scratch", folder / ".scratch"
     shared.mkdir(exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    if own.is_symlink() and not own.exists():  # the study has moved
+        own.unlink()
     if not own.exists():
-        own.symlink_to("../../.scratch")
+        try:
+            own.symlink_to(os.path.relpath(shared.resolve(), folder.resolve()))
+        except OSError as error:  # a disk that knows no links
+            print(f"photos     unpacked for this training alone: {error}")
 
 
 # --- The table: a row a training -----------------------------------------------------------------------------
@@ -161,7 +182,7 @@ def _about(arm: Arm, seed: int) -> dict[str, Any]:
     return {"arm": arm.name, "seed": seed, "learning_rate": arm.rate, "batch": arm.cfg.batch,
             "stages": _said(arm.cfg, "stages"), "epochs": sum(stage.epochs for stage in arm.cfg.stages),
             "accuracy": math.nan, "log_loss": math.nan, "photos": 0, "train_accuracy": math.nan,
-            "seconds_per_epoch": math.nan, "note": ""}  # fmt: skip
+            "seconds_per_epoch": math.nan, "made_from": "", "note": ""}  # fmt: skip
 
 
 def _row(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
@@ -169,9 +190,9 @@ def _row(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
     result, history = json.loads((folder / "result.json").read_text()), _history(folder)
     measured, trained = result["members"][0], steps.Steps(folder / "member1").done("training")
     about = trained["about"] if trained else {}
-    note = about.get("shortened", "")
+    notes = [about.get("shortened", "")]
     if about.get("smaller"):
-        note = f"memory ran out: batches of {about['smaller']}, and lr in proportion"
+        notes.append(f"memory ran out: batches of {about['smaller']}, and lr in proportion")
     steady = history[history["epoch"] > 1]  # the first one of a stage decodes its photos
     return _about(arm, seed) | {
         "accuracy": measured["accuracy"],
@@ -179,7 +200,8 @@ def _row(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
         "photos": result["validation_photos"],
         "train_accuracy": history["accuracy"].iloc[-1],
         "seconds_per_epoch": (history if steady.empty else steady)["seconds"].mean(),
-        "note": note,
+        "made_from": _digest(trained),
+        "note": "; ".join(filter(None, notes)),
     }
 
 
@@ -195,6 +217,8 @@ def _read(path: Path) -> pd.DataFrame:
         raise inputs.InputError(f"{path}: not as a study has left it ({error})") from None
     if list(table.columns) != columns:
         raise inputs.InputError(f"{path}: columns {', '.join(table.columns)}; expected {', '.join(columns)}")
+    if not (table["arm"] == BASE).any():
+        raise inputs.InputError(f"{path}: no row of the base; expected one in the file that a study has left")
     return table
 
 
@@ -202,21 +226,33 @@ def _history(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "member1" / "history.csv")
 
 
+def _digest(trained: dict[str, Any] | None) -> str:
+    """Of what a training was made from."""
+    return hashlib.sha256(json.dumps(trained["facts"]).encode()).hexdigest()[:16] if trained else ""
+
+
 def unequal(table: pd.DataFrame, out: Path) -> dict[tuple[str, int], list[str]]:
     """(arm, seed) → what it was trained from that the base of that seed was not, besides what the arm's name says (S71).
 
-    Where a study went on with other settings of the base, other photos or another version of the package.
+    Where a study went on with other photos, on another machine or with another version of the package.
     """
-    found = {}
-    for arm, seed in table[["arm", "seed"]].itertuples(index=False):
-        was, now = (steps.Steps(_folder(out, name, seed) / "member1").made_from("training") for name in (BASE, arm))
+    measured = table[table["photos"] > 0].set_index(["arm", "seed"])["made_from"].to_dict()
+    found: dict[tuple[str, int], list[str]] = {}
+    for arm, seed in measured:
+        if (BASE, seed) not in measured:
+            continue
+        was, now = (steps.Steps(_folder(out, name, seed) / "member1").done("training") for name in (BASE, arm))
+        if not was or not now or (_digest(was), _digest(now)) != (measured[BASE, seed], measured[arm, seed]):
+            found[arm, seed] = ["what was trained is there no more"]
+            continue
         asked = set(config.settings_of(arm.split())) if arm != BASE else set()
         if asked & {"backbone", "weights"}:
             asked.add("the starting weights")
-        if was and now:
-            found[arm, seed] = steps.differences(
-                *({k: v for k, v in facts.items() if k not in asked} for facts in (was, now))
-            )
+        found[arm, seed] = steps.differences(
+            *({k: v for k, v in done["facts"].items() if k not in asked} for done in (was, now))
+        )
+        if was["about"].get("machine") != now["about"].get("machine") and "precision" not in asked:
+            found[arm, seed].append("another machine")
     return found
 
 
@@ -298,7 +334,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls st
 <h1>carcls study</h1>
 <p>{{ done }} trainings. Accuracy and log-loss are the best epoch's, of {{ photos }} validation photos as they are, which each seed
 draws anew. ±: 95 % interval of the mean over seeds, by Student's t. Against base: mean difference to the base of the same seed.
-Better or worse is an interval without 0. Each arm has two chances of one in twenty to be so by chance alone, and somewhat
+Better or worse is an interval without 0, and for accuracy more than one photo. Each arm has two chances of one in twenty to be so by chance alone, and somewhat
 more, as seeds share most of their photos. Seconds an epoch are without the first epoch of a stage, which decodes.</p>
 <table><tr>{% for name in rows[0][0] %}<th>{{ name }}</th>{% endfor %}<th>curves</th></tr>
 {% for cells, picture in rows %}<tr>{% for name, cell in cells.items() %}<td{% if name in ("arm", "verdict") %} class="long"{% endif %}>{{ cell }}</td>
@@ -323,7 +359,7 @@ def _page(table: pd.DataFrame, base: Arm, out: Path) -> Path:
     page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
         style=Markup(report.STYLE), rows=rows, done=len(table), caption=figures.CAPTIONS["arm.png"],
         photos=table["photos"].max(), settings=base.cfg.model_dump_json(indent=2),
-        result=json.loads((folders[-1] / "result.json").read_text()) if folders else {},
+        result=next((json.loads(path.read_text()) for folder in reversed(folders) if (path := folder / "result.json").is_file()), {}),
     )  # fmt: skip
     inputs.write_atomic(out / "study.html", page)
     return out / "study.html"
