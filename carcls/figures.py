@@ -121,7 +121,7 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
         dropped=table.audit["action"] == "dropped", kind=table.audit.groupby("finding").cumcount()
     )
     found["line"] = [
-        _lines([finding, f"→ {_text(action, 28)}"], " ", 28)
+        _lines(f"{finding} → {action}".split(), " ", 28)
         for finding, action in zip(found["finding"], found["action"], strict=True)
     ]
     found = (

@@ -315,8 +315,8 @@ def test_what_the_audit_dropped_comes_first_with_the_rule(tmp_path, kept, frame)
     axes = kept[0].axes
     assert [axis.get_title() for axis in axes] == [
         "train b\ntruncated → dropped",
-        "train a\ngreyscale\n→ repeated to 3 channels\ntiny → kept",
-        "test a\nunreadable\n→ predicted from a grey photo",
+        "train a\ngreyscale → repeated to 3\nchannels\ntiny → kept",
+        "test a\nunreadable → predicted from\na grey photo",
     ]
     assert axes[0].spines["top"].get_edgecolor() != axes[1].spines["top"].get_edgecolor()
     assert [text.get_text() for text in axes[2].texts] == ["unreadable"]
