@@ -1990,7 +1990,8 @@ class Config(_Frozen):
     ema: float = Field(0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off")
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
-    # Accuracy counts photos, not classes, so the classes' shares are worth knowing (S1): off.
+    # Accuracy counts photos, not classes (S1): python -m carcls study --data cars10 preset=quick stages=96x160x4 lr=2e-3
+    # val_fraction=0.3 --arm oversample=true, three seeds: 0.644 instead of 0.690 (-0.046 ± 0.047), log-loss higher by 0.135 ± 0.083.
     oversample: bool = Field(False, description="every class comes equally often in an epoch, which stays as long: photos of rare "
                              "classes more than once, augmented anew, of frequent ones not all")  # fmt: skip
     patience: int = Field(0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off")
