@@ -3209,6 +3209,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -3603,8 +3604,9 @@ def _is_done(target: Path, done: dict[str, object]) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    while folder.exists():
+        with suppress(FileNotFoundError):  # another process may be removing it, too
+            shutil.rmtree(folder)
 '''
 
 # ==================================================================================================
