@@ -211,7 +211,7 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=columns)
     try:
-        table = pd.read_csv(path, dtype={"note": str}, keep_default_na=False, na_values={"accuracy": "", "log_loss": "",
+        table = pd.read_csv(path, dtype={"note": str, "made_from": str}, keep_default_na=False, na_values={"accuracy": "", "log_loss": "",
                             "train_accuracy": "", "seconds_per_epoch": ""})  # fmt: skip
     except ValueError as error:
         raise inputs.InputError(f"{path}: not as a study has left it ({error})") from None
