@@ -78,7 +78,8 @@ def check_reported(made, tolerance=1e-5):
     ):
         assert -np.log(probs[rows, made["labels"]]).mean() == pytest.approx(float(loss), abs=tolerance)
         assert (probs.argmax(1) == made["labels"]).mean() == pytest.approx(float(accuracy))
-    assert np.abs(made["early"] - made["val"][0]).max() > 1e-3  # training went on
+    # Training went on. Which of its two epochs is the better one depends on the processor: roundings grow fast in this network.
+    assert abs(made["val_losses"][1] - made["val_losses"][0]) > 1e-4
 
 
 @NEEDS_JAX
