@@ -3,7 +3,7 @@
 # make kernel    bundle kernel.py       make bench    speed against references
 # make push [SET="…"] [ACCELERATOR=t4|tpu] [TITLE="…"] [DATASET=owner/slug] [EARLIER=owner/slug]   push kernel.py to Kaggle, with these settings
 # make watch [SUBMIT=1] [KERNEL=owner/slug]   follow it, download its output; SUBMIT=1: send submission.csv to the competition
-# make dataset [SET="…"]                upload weights that no Kaggle model has
+# make dataset [SET="…"]                upload weights that no Kaggle model has, and boxes
 PYTHON ?= python3
 PY := .venv/bin/python
 # The CPU build of TensorFlow where there is no NVIDIA GPU.

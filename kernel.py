@@ -30,6 +30,7 @@ SETTINGS = {
     # "pseudo": True,  # go on training with test photos that all views agree on, if validation gets no worse
     # "refit_epochs": 3,  # epochs on train and validation photos together, once validation has measured the networks
     # "augment": "medium",  # light, medium or none
+    # "boxes": "boxes_efficientnet_lite_b0.csv",  # cut photos to the boxes of an attached file: `python -m carcls boxes` makes one
     # "budget_minutes": 300,  # training is planned to end with everything in this time; else in the session's 12 (TPU 9) hours
     # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs internet on
@@ -90,9 +91,12 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carcls import inputs
+
+if TYPE_CHECKING:
+    from carcls.config import Config
 
 MANIFEST = "manifest.json"
 _OURS = "carcls weights"  # tells our manifest.json from those of others
@@ -113,6 +117,29 @@ def kind(file: Path) -> str:
     if len(parts) > 4 and parts[1].lower() == "keras" and parts[3].isdigit():  # <model>/keras/<variation>/<version>
         return "model"
     return "notebook output" if any((top / parts[0] / name).is_file() for name in _OF_A_KERNEL) else "dataset"
+
+
+def box_files(cfg: Config) -> list[Path]:
+    """The files that cfg.boxes names; on Kaggle also found by name alone, below input. Raises InputError."""
+    return [box_file(text.strip()) for text in cfg.boxes.split(",")] if cfg.boxes else []
+
+
+def box_file(text: str) -> Path:
+    """One of them."""
+    path = inputs.user_path(text)
+    if path.is_file():
+        return path
+    how = "`python -m carcls boxes` makes one"
+    top = inputs.kaggle_root() / "input"
+    if not inputs.on_kaggle():
+        raise inputs.InputError(f"boxes={text}: no such file; {how}")
+    # Older and newer layouts differ in how deep a dataset's files are.
+    found = sorted(file for folder in inputs.folders_below(top) for file in [folder / path.name] if file.is_file())
+    if len({_sha256(file) for file in found}) != 1:  # one file may be there in both layouts
+        several = f"several are attached: {', '.join(map(str, found))}; name one of them"
+        none = f"no {path.name} is attached; {how}, and `make dataset` with the same SET uploads it. There is:\n{inputs.tree(top, depth=4)}"
+        raise inputs.InputError(f"boxes={text}: {several if found else none}")
+    return found[0]
 
 
 def write_manifest(folder: Path, weights: dict[str, str]) -> Path:
@@ -525,9 +552,6 @@ Shape = tuple[int | None, int | None, int]
 
 WEIGHTS_FILE = "model.weights.h5"  # in a keras-cv preset folder, beside config.json
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0–1 (torchvision's numbers)
-_SEARCH_DEPTH = 7  # input/models/<owner>/<model>/keras/<variation>/<version>
-_SEARCH_FOLDERS = 3000  # at most, per root
-_NOT_SEARCHED = {"build", "train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
 
 # What a layer before the network does to a raw pixel x in 0–255: x × scale + offset, per channel.
 # "own": nothing, because the network's own first layers normalise.
@@ -795,6 +819,10 @@ def check_attached(cfg: Config) -> list[str]:
         else:
             lines.append(f"weights of {mine.backbone}: {attached.kind(file)} {file}{verified and f', {verified}'}")
     try:
+        lines += [f"boxes: {attached.kind(file)} {file}" for file in attached.box_files(cfg)]
+    except inputs.InputError as error:
+        problems.append(str(error))
+    try:
         lines.insert(0, f"competition: {inputs.check(cfg)}")
     except inputs.InputError as error:
         problems.append(str(error))  # last: it ends with a tree of what is there
@@ -850,7 +878,7 @@ def _search(backbone: Backbone) -> Path:
         what = "there are no such weights"
     else:
         for root in roots:
-            for folder in _folders(root):
+            for folder in inputs.folders_below(root):
                 if found := attached.by_manifest(folder, backbone.name) or _match(
                     folder, backbone.library, backbone.preset
                 ):
@@ -869,27 +897,6 @@ def _match(folder: Path, library: str, preset: str) -> Path | None:
         return file if file.is_file() else None
     # A dataset's folder on Kaggle is called after its slug, in which "_" is "-".
     return _in_folder(folder, None) if folder.name.replace("-", "_") == preset else None
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """The folder and those below it, level by level, but none that is hidden or holds photos or programs."""
-    level: list[Path] = [root] if root.is_dir() else []
-    seen: set[Path] = set()
-    for _ in range(_SEARCH_DEPTH + 1):
-        below = []
-        for folder in level:
-            try:
-                real = folder.resolve()
-                with os.scandir(folder) as entries:
-                    inside = sorted(e.name for e in entries if e.is_dir())
-            except OSError:  # no permission, or gone meanwhile
-                continue
-            if real in seen or len(seen) >= _SEARCH_FOLDERS:
-                continue
-            seen.add(real)
-            yield folder
-            below += [folder / n for n in inside if not n.startswith(".") and n not in _NOT_SEARCHED]
-        level = below
 
 
 def _check_class(backbone: Backbone, file: Path) -> None:
@@ -1283,6 +1290,223 @@ def _checked(probs: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
             f"truth has {truth.dtype} from {truth.min()} to {truth.max()}, expected classes 0 to {classes - 1}"
         )
     return probs, truth
+'''
+
+# ==================================================================================================
+# carcls/boxes.py
+# ==================================================================================================
+MODULES["boxes.py"] = r'''"""Boxes around the cars, from CSV files: photos are cut to them, so that no network can learn the background (S12).
+
+A file has the columns id, left, top, right, bottom (px of the upright photo; all four empty: nothing was found in it) and,
+where an id is of a train and of a test photo, source (train or test). With score, the highest of several rows of a photo counts.
+``python -m carcls boxes`` makes such files; any other detector's boxes can be written as one. The boxes of several files are averaged, which beats tuning one detector (S13).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from carcls import tables
+from carcls.inputs import InputError, is_photo_name
+
+SIDES = ["left", "top", "right", "bottom"]
+SMALL = 32  # px: a shorter side below this is reported
+_SOURCES = ("train", "test")
+_EMPTY = ("", "nan", "none", "null", "na")  # how tables write nothing
+_BEYOND = 0.1  # of a box's area outside of its photo is reported
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file says: ``rows`` has id, source ("" if it does not say) and SIDES (float, px), without empty ones."""
+
+    path: Path
+    rows: pd.DataFrame
+
+
+def of(frame: pd.DataFrame) -> np.ndarray:
+    """(N, 4) int: the box of each row of a table of photos, px; where the table has none, the whole photo."""
+    if set(SIDES) <= set(frame.columns):
+        return frame[SIDES].to_numpy(int)
+    height, width = frame["height"].to_numpy(int), frame["width"].to_numpy(int)
+    return np.stack([0 * width, 0 * height, width, height], axis=1)
+
+
+def read(path: Path) -> File:
+    """The boxes of a file, as far as it shows by itself that they are right. Raises InputError."""
+    table = tables.read_csv(path)
+    columns = [str(name).strip().lower() for name in table.columns]
+    if any(columns.count(name) != 1 for name in ("id", *SIDES)):
+        raise InputError(f"{path}: columns {', '.join(map(str, table.columns))}; expected id, left, top, right, bottom, each once, "
+                         "and source where an id is of a train and a test photo")  # fmt: skip
+    table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
+    texts = table[SIDES]
+    numbers = texts.apply(lambda side: pd.to_numeric(side, errors="coerce")).astype(float)
+    empty = texts.apply(lambda side: side.str.lower().isin(_EMPTY)).all(axis=1)
+    wrong = (
+        ~np.isfinite(numbers).all(axis=1)
+        | (numbers["left"] >= numbers["right"])
+        | (numbers["top"] >= numbers["bottom"])
+    )
+    wrong &= ~empty
+    if wrong.any():
+        first = int(wrong.argmax())
+        found = ", ".join(f"{name} {texts[name][first]!r}" for name in SIDES)
+        raise InputError(f"{path}: row {first + 2}, id {table['id'][first]!r}: {found}; expected numbers with left < right and "
+                         "top < bottom, or all four empty")  # fmt: skip
+    source = table["source"].str.lower() if "source" in columns else pd.Series("", table.index)
+    odd = sorted(set(source) - {"", *_SOURCES})
+    if odd:
+        raise InputError(f"{path}: source {odd[0]!r}; expected train or test")
+    if empty.all():
+        raise InputError(f"{path}: no box in any of its {len(table)} rows")
+    if (numbers[~empty].max() <= 1).all() and (numbers[~empty].min() >= 0).all():
+        raise InputError(f"{path}: no box reaches beyond 1; expected px of the upright photo, not shares of it")
+    rows = pd.concat([table[["id"]].assign(source=source), numbers], axis=1)[~empty]
+    if "score" in columns:
+        score = pd.to_numeric(table["score"], errors="coerce")[~empty]
+        surest = score.sort_values(ascending=False, kind="stable").index
+        rows = rows.loc[surest].drop_duplicates(["id", "source"]).sort_index()
+    return File(path, rows.reset_index(drop=True))
+
+
+def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[str]]:
+    """The table of photos (id, source, height, width, readable) with SIDES (int, px), and lines for the log.
+
+    A photo's box is the mean of the files' that have one, inside the photo; without any it is the whole photo. Raises InputError
+    on boxes of no photo, on several of one photo in a file, and on ones outside of their photo.
+    """
+    whole, size = of(frame), frame[["width", "height"]].to_numpy(int)
+    found = np.full((len(files), len(frame), 4), np.nan)
+    beyond, notes = np.zeros(len(frame), bool), []
+    for number, file in enumerate(files):
+        match = _match(frame, file)
+        if not match:
+            raise InputError(f"{file.path}: none of its {len(file.rows)} boxes is of a photo here, such as "
+                             f"{file.rows['id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
+        if len(match) < len(file.rows):
+            notes.append(
+                f"boxes of {file.path.name} that are of photos which are not used: {len(file.rows) - len(match):,}"
+            )
+        rows = np.array([row for row in match if frame["readable"].iloc[row]], int)
+        values = np.array([match[row] for row in rows]).reshape(-1, 4)
+        clipped = np.clip(values, 0, np.tile(size[rows], 2))
+        outside = (clipped[:, :2] >= clipped[:, 2:]).any(axis=1)
+        if outside.any():
+            first = int(outside.argmax())
+            width, height = size[rows[first]]
+            raise InputError(f"{file.path}: id {frame['id'].iloc[rows[first]]!r}: box {values[first].tolist()} lies outside of its photo, "
+                             f"which is {width}×{height} px; expected px of the upright photo")  # fmt: skip
+        found[number, rows] = clipped
+        beyond[rows] |= _area(clipped) < (1 - _BEYOND) * _area(values)
+    given = ~np.isnan(found[..., 0])  # (files, N)
+    has = given.any(axis=0)
+    mean = np.where(given[..., None], found, 0).sum(axis=0) / np.maximum(given.sum(axis=0), 1)[:, None]  # (N, 4)
+    outer = np.concatenate([np.floor(mean[:, :2]), np.ceil(mean[:, 2:])], axis=1).astype(int)
+    boxes = np.where(has[:, None], outer, whole)
+    apart = np.zeros(len(frame), bool)
+    for box, there in zip(found, given, strict=True):
+        apart[there] |= _overlap(box[there], mean[there]) < 0.5
+    small = has & (boxes[:, 2:] - boxes[:, :2] < SMALL).any(axis=1)
+    counts = [f"{int(has[part].sum()):,} of {int(part.sum()):,} {source}" for source in _SOURCES
+              for part in [(frame["source"] == source).to_numpy()]]  # fmt: skip
+    of_files = f", the mean of {len(files)} files" if len(files) > 1 else ""
+    half = (
+        f", half of them to {np.median(_area(boxes[has]) / _area(whole[has])):.0%} of the photo or less"
+        if has.any()
+        else ""
+    )
+    return frame.assign(**dict(zip(SIDES, boxes.T, strict=True))), [
+        f"boxes: {' and '.join(counts)} photos are cut to one{of_files}{half}; the others stay whole",
+        *notes,
+        *_named(
+            f"box reaches beyond it by more than {_BEYOND:.0%} (expected px of the upright photo)", frame["id"][beyond]
+        ),
+        *_named(
+            "boxes are less than half alike in the files, so that their mean may show neither car", frame["id"][apart]
+        ),
+        *_named(f"box has a side below {SMALL} px", frame["id"][small]),
+    ]
+
+
+def _match(frame: pd.DataFrame, file: File) -> dict[int, np.ndarray]:
+    """Row of the table → its box (4,), for each box of a photo that is there: of the same id, else of one that may be written so."""
+    ids, sources = frame["id"].astype(str).str.strip().tolist(), frame["source"].tolist()
+    exact, stems = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+    for row, ident in enumerate(ids):
+        exact[ident].append(row)
+        stems[_parts(ident)[1]].append(row)
+    found: dict[int, np.ndarray] = {}
+    others = []
+    for entry in file.rows.itertuples(index=False, name=None):
+        rows = [row for row in exact.get(entry[0], []) if entry[1] in ("", sources[row])]
+        if rows:
+            _add(found, rows, entry, sources, file.path)
+        else:
+            others.append(entry)
+    same = set(found)
+    for entry in others:
+        rows = [
+            row
+            for row in stems.get(_parts(entry[0])[1], [])
+            if entry[1] in ("", sources[row]) and _alike(entry[0], ids[row])
+        ]
+        if rows and not same & set(rows):  # else the file has these by their own ids
+            _add(found, rows, entry, sources, file.path)
+    return found
+
+
+def _add(found: dict[int, np.ndarray], rows: list[int], entry: tuple, sources: list[str], path: Path) -> None:
+    ident, _, *box = entry
+    if len(rows) > 1:
+        of = sorted({sources[row] for row in rows})
+        more = "; expected a column source, train or test" if len(of) > 1 else ""
+        raise InputError(f"{path}: id {ident!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
+    if rows[0] in found:
+        raise InputError(f"{path}: id {ident!r} comes more than once; expected one box a photo, or a column score, whose "
+                         "highest is taken")  # fmt: skip
+    found[rows[0]] = np.array(box, float)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two ids may mean one photo: detectors name files, with a folder and an extension that ids may lack."""
+    (folder, stem, suffix), (folder2, stem2, suffix2) = _parts(one), _parts(other)
+    deep = min(len(folder), len(folder2))
+    return (
+        stem == stem2
+        and folder[len(folder) - deep :] == folder2[len(folder2) - deep :]
+        and (suffix == suffix2 or not (suffix and suffix2))
+    )
+
+
+def _parts(ident: str) -> tuple[list[str], str, str]:
+    """Folders, name and extension, if it is one of a photo, of an id."""
+    *folder, name = ident.replace("\\", "/").removeprefix("./").split("/")
+    stem, _, suffix = name.rpartition(".") if is_photo_name(name) else (name, "", "")
+    return folder, stem, suffix.lower()
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4) → (N,) px."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+
+
+def _overlap(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, 4), (N, 4) → (N,) intersection over union."""
+    inner = np.concatenate([np.maximum(some[:, :2], others[:, :2]), np.minimum(some[:, 2:], others[:, 2:])], axis=1)
+    common = _area(np.concatenate([inner[:, :2], np.maximum(inner[:, :2], inner[:, 2:])], axis=1))
+    return np.asarray(common / (_area(some) + _area(others) - common))
+
+
+def _named(what: str, ids: pd.Series) -> list[str]:
+    names = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
+    return [f"WARNING: photos whose {what}: {len(ids):,} ({names})"] if len(ids) else []
 '''
 
 # ==================================================================================================
@@ -1904,7 +2128,7 @@ OF_MEMBER = frozenset({
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
 # And what else changes the numbers of a training.
-OF_TRAINING = OF_MEMBER | {"strength", "strength_end", "precision"}
+OF_TRAINING = OF_MEMBER | {"strength", "strength_end", "precision", "boxes"}
 # How long and how fast a training learns: arms of a study that differ in these too are not compared on equal terms (S71).
 EQUAL_TERMS = frozenset({"lr", "schedule", "warmup", "stages", "batch"})
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
@@ -1937,6 +2161,8 @@ class Config(_Frozen):
     # A prototype of this pipeline on cars10 with Lite0, 5 epochs at 96x176, 408 validation photos, one seed, mean of photo and mirror image:
     # log-loss 0.90 for crop, 0.87 for pad with mirrored borders, 0.81 for pad with grey ones.
     fit: Literal["pad", "crop"] = Field("pad", description="how a photo meets the size, keeping its shape")
+    boxes: str = Field("", description="CSV files with a box around the car in each photo, comma-separated, as `python -m carcls boxes` "
+                       "makes them: photos are cut to the mean of their boxes; empty: whole photos")  # fmt: skip
     seed: int = Field(1, ge=0, lt=2**31, description="of split, order, augmentation and initial weights")
 
     # Model
@@ -2108,6 +2334,9 @@ class Config(_Frozen):
             raise ValueError(
                 f"tta_cap {self.tta_cap} with tta_views {self.tta_views}: one view cannot disagree; at least 2"
             )
+        files = [file.strip() for file in self.boxes.split(",")]
+        if self.boxes and (not all(files) or len(set(files)) < len(files)):
+            raise ValueError(f"boxes {self.boxes!r}: expected files separated by commas, each once")
         if self.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", self.blend):
             raise ValueError(f"blend {self.blend!r}: expected one of {', '.join(BLENDS)}, or weights as 0.9/0.1")
         if self.blend not in BLENDS and len(self.blend.split("/")) != len(self.members):
@@ -2615,11 +2844,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
 
-from carcls import augment, photos
+from carcls import augment, boxes, photos
 from carcls.config import Config
 from carcls.inputs import InputError
 from carcls.votes import Votes
@@ -2638,6 +2868,9 @@ CAPTIONS = {
     "augmentation policy at its full strength. Look for cars that a person could not recognise.",
     "audit.png": "Photos that the audit found something about, dropped ones first (red): above each its id, what was found, and "
     "what was done with it. audit.csv has all of them, and what there is no file of. Look for photos that were dropped although you could use them.",
+    "boxes.png": "Photos with the box (yellow) that training, validation and prediction cut them to: first those of which the least is "
+    "left, then others at random; above each its id and how much of it is left. Look for boxes that cut off parts of the car, or "
+    "show another one.",
     "curves.png": "Loss (mean cross-entropy per photo, with label_smoothing against the smoothed labels, so not the log-loss of the "
     "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
@@ -2665,12 +2898,12 @@ CAPTIONS = {
     "is confused most, both ways together, is outlined.",
     "disputed.png": "The photos on which the views disagree most: above each, how many views say which class, and its true class "
     "where it is known. Border: green if the combined prediction is right, red if it is wrong, grey if nobody knows. Look for "
-    "what the photos have in common: small or cut-off cars, odd angles, several cars.",
+    "what the photos have in common: small or cut-off cars, odd angles, several cars. Yellow: the box that a photo is cut to, where there is one.",
     "errors.png": "Validation photos that are predicted wrongly, the most confident error first: true class → predicted class "
-    "and its probability. Look for wrong labels among the first ones.",
+    "and its probability. Look for wrong labels among the first ones. Yellow: the box that a photo is cut to, where there is one.",
     "suspicious.png": "Labelled photos whose label the votes contradict, the most confident first: the class in train.csv, the class "
     "that the votes say, and its probability. Look for labels that are wrong; photos that are rightly labelled and only "
-    "hard should stay as they are.",
+    "hard should stay as they are. Yellow: the box that a photo is cut to, where there is one.",
 }
 
 # A sheet of photos: tiles of that height and width in px, so many beside each other, with a gap in inches.
@@ -2704,9 +2937,9 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
     policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength)
     chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
     rows = []
-    for n, item in enumerate(chosen.itertuples()):
+    for n, (item, box) in enumerate(zip(chosen.itertuples(), boxes.of(chosen), strict=True)):
         try:
-            photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
+            photo = photos.read_box(item.path, box, 2 * size[0], 2 * size[1], item.height, item.width)
         except InputError:  # grey, as it is in training
             photo = np.full((*size, 3), augment.GREY, np.uint8)
         made = [policy(photo, (cfg.seed, n, draw)) for draw in range(draws)]
@@ -2743,6 +2976,21 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
     borders = [RED if dropped else GREY for dropped in shown["dropped"]]
     empty = "the audit found nothing" if table.audit.empty else "what the audit found is about no photo that has a file"
     return _sheet(shown, list(range(len(shown))), titles, borders, path, empty)
+
+
+def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
+    """Photos with the box that they are cut to: the smallest shares of a photo, then others at random (S12)."""
+    cut, (height, width) = boxes.of(frame), (frame["height"].to_numpy(), frame["width"].to_numpy())
+    share = (cut[:, 2:] - cut[:, :2]).prod(axis=1) / np.maximum(1, height * width)
+    cropped = frame.assign(share=share)[frame["readable"] & (share < 1)].sort_values("share", kind="stable")
+    smallest = cropped.head(count // 3)
+    rest = cropped.iloc[len(smallest) :]
+    shown = pd.concat([smallest, rest.sample(min(count - len(smallest), len(rest)), random_state=1)])
+    titles = [f"{_text(f'{source} {name}', 28)}\n{share:.0%} of the photo"
+              for source, name, share in zip(shown["source"], shown["id"], shown["share"], strict=True)]  # fmt: skip
+    return _sheet(
+        shown, list(range(len(shown))), titles, [GREY] * len(shown), path, "no photo has a box smaller than itself"
+    )
 
 
 def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
@@ -3137,6 +3385,12 @@ def _tile(item: pd.Series) -> np.ndarray | None:
         photo = photos.read_photo(item["path"], *TILE, item["height"], item["width"])
     except InputError:
         return None
+    whole = [0, 0, item["width"], item["height"]]
+    if set(boxes.SIDES) <= set(item.index) and item[boxes.SIDES].tolist() != whole:
+        scale = np.tile(np.array(photo.shape[1::-1]) / (item["width"], item["height"]), 2)
+        left, top, right, bottom = np.round(item[boxes.SIDES].to_numpy(float) * scale).astype(int).tolist()
+        thick = max(1, max(photo.shape) // 90)
+        cv2.rectangle(photo, (left, top), (right - 1, bottom - 1), (255, 220, 0), thick)
     return augment.view(photo, TILE, "pad")
 
 
@@ -3227,6 +3481,9 @@ TRAIN_FOLDERS = ("train",)
 TEST_FOLDERS = ("test_upload", "test")  # the competition's test.zip unpacks to test_upload
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 _DONE = ".unpacked.json"  # says which zip a folder of scratch was unpacked from
+_DEEP = 7  # of the search for weights and boxes: input/models/<owner>/<model>/keras/<variation>/<version>
+_MANY = 3000  # folders at most, per root
+_NOT_SEARCHED = {"build", "train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
 _SEARCH_DEPTH = 5  # of the search by marker file: input/competitions/<slug>/… and some room
 
 
@@ -3437,6 +3694,27 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
+def folders_below(root: Path) -> Iterator[Path]:
+    """The folder and those below it, level by level, but none that is hidden or holds photos or programs."""
+    level: list[Path] = [root] if root.is_dir() else []
+    seen: set[Path] = set()
+    for _ in range(_DEEP + 1):
+        below = []
+        for folder in level:
+            try:
+                real = folder.resolve()
+                with os.scandir(folder) as entries:
+                    inside = sorted(e.name for e in entries if e.is_dir())
+            except OSError:  # no permission, or gone meanwhile
+                continue
+            if real in seen or len(seen) >= _MANY:
+                continue
+            seen.add(real)
+            yield folder
+            below += [folder / n for n in inside if not n.startswith(".") and n not in _NOT_SEARCHED]
+        level = below
+
+
 def _csv(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
@@ -3626,7 +3904,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, runtime, steps, submission, votes
+from carcls import boxes, inputs, photos, pseudo, runtime, steps, submission, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
 from carcls.schedule import PER_NETWORK, REPORT, Budget, TimeLeft
@@ -3768,7 +4046,8 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
         which: str, frame: pd.DataFrame, make: Callable[[Any], tuple[Votes, dict[str, float]]]
     ) -> dict[str, float]:
         nonlocal net
-        seen = {**made_from, "the photos": steps.rows(frame["id"], frame["label"], frame["digest"])}
+        seen = {**made_from, "the photos": steps.rows(frame["id"], frame["label"], frame["digest"]),
+                "boxes": steps.rows(*boxes.of(frame).T) if cfg.boxes else ""}  # fmt: skip
         step, file = f"{which} votes", f"votes_{which}.npz"
         about = record.about(step, seen) if cfg.resume else None
         if about is not None:
@@ -4305,13 +4584,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import struct
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -4324,6 +4604,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from carcls import attached, boxes, tables
 from carcls.inputs import InputError, Place, is_photo_name, photo_files, tree, write_atomic
 
 if TYPE_CHECKING:
@@ -4373,7 +4654,8 @@ class Table:
     ``frame`` has the columns id (str), path (str, "" if there is none), label (int class index, -1 for
     test), fold (VALIDATION, TRAIN or TEST), source ("train", "test" or "pseudo"), height and width (px, upright; 0 if
     unreadable), readable (bool; False only for test photos, which are predicted from a grey photo), group (int: files
-    with the same bytes have the same), digest (str: SHA-1 of the file's bytes in hex, "" if there is none).
+    with the same bytes have the same), digest (str: SHA-1 of the file's bytes in hex, "" if there is none); and with
+    cfg.boxes, left, top, right and bottom (int, px: what the photo is cut to).
     """
 
     frame: pd.DataFrame
@@ -4384,6 +4666,7 @@ class Table:
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
     # All photos that have a file, dropped ones too: _LOOKED, as in ``frame``; height and width 0 where the CSV was enough to drop it.
     looked: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(_LOOKED)))
+    notes: list[str] = field(default_factory=list)  # for the log: what became of boxes
 
     def _part(self, fold: int) -> pd.DataFrame:
         return self.frame[self.frame["fold"] == fold].reset_index(drop=True)
@@ -4429,8 +4712,8 @@ class _Facts:
 
 def load(cfg: Config, place: Place) -> Table:
     """Read the CSV files, look at every photo, split. Raises InputError where the data cannot be used."""
-    audit = _Audit()
-    sample = _read_csv(place.sample_csv)
+    audit, given = _Audit(), [boxes.read(path) for path in attached.box_files(cfg)]
+    sample = tables.read_csv(place.sample_csv)
     if len(sample.columns) != 2:
         raise InputError(f"{place.sample_csv}: columns {', '.join(sample.columns)}; expected two, id and label")
     id_column, label_column = map(str, sample.columns)
@@ -4474,13 +4757,16 @@ def load(cfg: Config, place: Place) -> Table:
     test["label"], test["fold"] = -1, TEST
     frame = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
     frame["group"] = pd.factorize(frame["digest"])[0]
+    frame = frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group", "digest"]]
+    frame, notes = boxes.cut(frame, given) if given else (frame, [])
     return Table(
-        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group", "digest"]],
+        frame=frame,
         classes=classes,
         id_column=id_column,
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
+        notes=notes,
         looked=looked,
     )
 
@@ -4536,6 +4822,7 @@ def summary(table: Table, count: int = 1) -> list[str]:
     found = Counter(zip(table.audit["source"], table.audit["finding"], table.audit["action"], strict=True))
     lines += [f"audit: {n:,} {source} {finding} → {action}" for (source, finding, action), n in found.most_common()]
     lines += [] if found else ["audit: nothing found"]
+    lines += table.notes
     lost = test.loc[~test["readable"], "id"].tolist()
     if lost:
         names = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
@@ -4546,36 +4833,6 @@ def summary(table: Table, count: int = 1) -> list[str]:
 def write_audit(table: Table, path: Path) -> None:
     """audit.csv: one row per finding (AUDIT_COLUMNS), written whole or not at all."""
     write_atomic(path, table.audit.to_csv(index=False))
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file as text; "" where a field is empty. Raises InputError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would cut off what the header does not name
-            # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
-            as_text: dict[str, Any] = {
-                "dtype": str,
-                "keep_default_na": False,
-                "encoding": "utf-8-sig",
-                "index_col": False,
-            }
-            header = pd.read_csv(path, header=None, nrows=1, **as_text).iloc[0].tolist()
-            frame = pd.read_csv(path, **as_text)
-    except pd.errors.ParserWarning:
-        raise InputError(
-            f"{path}: not a readable CSV file (its rows have more fields than its header; a comma inside a field wants quotes)"
-        ) from None
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
-    if frame.empty:
-        raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
-    # Commas at the end of lines, as spreadsheets leave them, do no harm.
-    frame = frame.iloc[:, [i for i, name in enumerate(header) if name or (frame.iloc[:, i] != "").any()]]
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:  # pandas would give them other names, which a submission then had
-        raise InputError(f"{path}: two columns are called {', '.join(twice)}; expected each name once")
-    return frame
 
 
 class _Files:
@@ -4639,7 +4896,7 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
         frame["label"] = frame["label"].map(_label_values(frame["label"]))
         frame["path"] = [files.full(path) for path in frame["path"]]
         return frame, pd.DataFrame(columns=["id", "path"])
-    csv = _read_csv(place.train_csv)
+    csv = tables.read_csv(place.train_csv)
     if not {id_column, label_column} <= set(csv.columns):
         raise InputError(f"{place.train_csv}: columns {', '.join(map(str, csv.columns))}; expected "
                          f"{id_column} and {label_column}, as in {place.sample_csv.name}")  # fmt: skip
@@ -4930,6 +5187,22 @@ def read_photo(path: str | Path, min_height: int = 0, min_width: int = 0, height
     return _read_with_pillow(path, data)
 
 
+def read_box(path: str | Path, box: Sequence[int], min_height: int, min_width: int, height: int, width: int) -> Pixels:
+    """The part of a photo inside left, top, right, bottom (px of the whole, which is height × width), as ``read_photo`` gives it.
+
+    The minima are those of the part. Decoded at reduced scale, it may have up to one px of that scale more at each side. Raises InputError.
+    """
+    left, top, right, bottom = map(int, box)
+    if (left, top, right, bottom) == (0, 0, width, height):
+        return read_photo(path, min_height, min_width, height, width)
+    least = -(-min_height * height // (bottom - top)), -(-min_width * width // (right - left))
+    photo = read_photo(path, *least, height, width)
+    down, across = photo.shape[0] / height, photo.shape[1] / width  # 1, or less after decoding at reduced scale
+    return photo[
+        math.floor(top * down) : math.ceil(bottom * down), math.floor(left * across) : math.ceil(right * across)
+    ]
+
+
 def _decode(data: bytes, flag: int) -> Pixels | None:
     try:
         return cast(Pixels | None, cv2.imdecode(np.frombuffer(data, np.uint8), flag))  # (H, W, 3) uint8 RGB, upright
@@ -5033,7 +5306,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from carcls import augment, inputs, photos
+from carcls import augment, boxes, inputs, photos
 from carcls.config import Config, Stage
 from carcls.runtime import Runtime
 
@@ -5044,7 +5317,7 @@ MARGIN = 1.15
 class PhotoCache:
     """Decoded photos at one size, each decoded when first asked for: row → uint8 (h, w, 3).
 
-    Every photo keeps its shape and is at least MARGIN × its fitted size, unless the file is smaller. Where they are
+    Every photo, cut to its box where it has one, keeps its shape and is at least MARGIN × its fitted size, unless the file is smaller. Where they are
     kept, ``kept_where`` decides: in memory, in a file in scratch, or as many as memory has room for; the others are then
     decoded each time that they are asked for.
     """
@@ -5054,7 +5327,8 @@ class PhotoCache:
         # What a test-time view of a photo is depends on its id, not on its place among the photos.
         self.keys = [zlib.crc32(str(ident).encode()) for ident in frame["id"]]
         self.readable = frame["readable"].to_numpy(bool)
-        self.full, self.shapes = shapes(frame, height, width, fit)  # (N, 2), (N, 2)
+        self.full = frame[["height", "width"]].to_numpy(int)  # (N, 2) of the file
+        self.boxes, self.shapes = boxes.of(frame), shapes(frame, height, width, fit)  # (N, 4), (N, 2)
         self.offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)])
         self.bytes = int(self.offsets[-1])
         self.free = free_memory()
@@ -5101,7 +5375,7 @@ class PhotoCache:
         photo = None
         if self.readable[row]:
             try:
-                photo = photos.read_photo(self.paths[row], h, w, *self.full[row])
+                photo = photos.read_box(self.paths[row], self.boxes[row], h, w, *self.full[row])
             except inputs.InputError as error:
                 # It looked sound in the audit. A grey photo keeps the batch, and a test photo its row.
                 print(f"warning: {error}; a grey photo takes its place", flush=True)
@@ -5131,14 +5405,14 @@ def kept_where(size: int, memory: float, disk: int) -> str:
     return DISK if size <= 0.95 * disk else PART
 
 
-def shapes(frame: pd.DataFrame, height: int, width: int, fit: str) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) height and width of each file and (N, 2) of what is kept of it, for photos of that size."""
-    readable = frame["readable"].to_numpy(bool)
-    full = frame[["height", "width"]].to_numpy(float)
-    full[~readable] = (height, width)
-    ratio = np.array([height, width]) / full
+def shapes(frame: pd.DataFrame, height: int, width: int, fit: str) -> np.ndarray:
+    """(N, 2) height and width of what is kept of each photo, for photos of that size."""
+    left, top, right, bottom = boxes.of(frame).astype(float).T
+    cut = np.stack([bottom - top, right - left], axis=1)
+    cut[~frame["readable"].to_numpy(bool)] = (height, width)
+    ratio = np.array([height, width]) / cut
     scale = (ratio.min(1) if fit == "pad" else ratio.max(1)) * MARGIN
-    return full.astype(int), np.maximum(1, np.ceil(full * np.minimum(scale, 1.0)[:, None])).astype(int)
+    return np.asarray(np.maximum(1, np.ceil(cut * np.minimum(scale, 1.0)[:, None])).astype(int))
 
 
 def _in_memory(size: int) -> np.ndarray:
@@ -5219,7 +5493,7 @@ def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: 
 
     plans = []
     for number, stage in enumerate(cfg.stages):
-        sizes = shapes(frame, stage.height, stage.width, cfg.fit)[1].prod(1) * 3
+        sizes = shapes(frame, stage.height, stage.width, cfg.fit).prod(1) * 3
         beside = number == 0 or number + 1 < len(cfg.stages)
         training = kept(int(sizes[~is_test].sum()), free, disk)
         on_disk = training.size if training.where == DISK else 0
@@ -5896,12 +6170,13 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
     named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
     write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
     top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
-    before = [out / "augmentation.png", out / "audit.png"]
+    before = [out / name for name in ("augmentation.png", "audit.png", *["boxes.png"] * bool(cfg.boxes))]
     shown, members = [*before, *top], []
     for number, member in enumerate(made):
         pictures = [
             figures.curves(history, member.folder / sub / "curves.png", sub)
             for sub, history in member.histories.items()
+            if len(history) > 1  # of one epoch the table says all
         ]
         if len(member.val.probs) > 1:
             asked = as_test(cfg, member.val)  # with the adaptive rule some have more views than others
@@ -5974,7 +6249,21 @@ from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, schedule, steps, submission, votes
+from carcls import (
+    attached,
+    augment,
+    backbones,
+    blend,
+    boxes,
+    inputs,
+    photos,
+    pseudo,
+    runtime,
+    schedule,
+    steps,
+    submission,
+    votes,
+)
 from carcls.config import BLENDS, Config, ConfigError, Stopped
 
 
@@ -5995,6 +6284,7 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
     """The steps of ``run``; start: of the time, in seconds of time.monotonic."""
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
+    attached.box_files(cfg)
     _take_over(cfg, place)
     table = photos.load(cfg, place)
     _say("data", *photos.summary(table, cfg.folds))
@@ -6026,6 +6316,8 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
             # Before training: to be looked at while it goes on, and nothing is lost if it cannot be drawn.
             figures.augmentation(cfg, table, place.out / "augmentation.png")
             figures.audit(table, place.out / "audit.png")
+            if cfg.boxes:
+                figures.boxed(table.frame, place.out / "boxes.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
@@ -6122,7 +6414,10 @@ def _stoppable() -> Iterator[None]:
 
 
 # Settings that say where a run reads and writes, how it is watched and how long it may take, and may differ between its sessions.
-_OF_SESSION = {"data", "out", "competition", "earlier", "budget_minutes", "cache_share", "monitor_url", "tensorboard"}
+# Boxes count by what they are, not by where their file is.
+_OF_SESSION = {
+    "data", "out", "competition", "earlier", "budget_minutes", "cache_share", "monitor_url", "tensorboard", "boxes",
+}  # fmt: skip
 
 
 def _identity(cfg: Config, table: photos.Table) -> str:
@@ -6131,7 +6426,8 @@ def _identity(cfg: Config, table: photos.Table) -> str:
     A run that starts anew (resume=false) takes nothing over, so that another budget, say, makes it another one.
     """
     same = _OF_SESSION if cfg.resume else None
-    data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
+    columns = (table.frame[name] for name in ("id", "label", "fold", "digest"))
+    data = steps.rows(table.sample_ids, *columns, *(boxes.of(table.frame).T if cfg.boxes else ()))
     return hashlib.sha256((cfg.model_dump_json(exclude=same) + data + source_hash()).encode()).hexdigest()[:16]
 
 
@@ -7515,6 +7811,52 @@ def accuracy(path: Path, answers: Path) -> float:
 '''
 
 # ==================================================================================================
+# carcls/tables.py
+# ==================================================================================================
+MODULES["tables.py"] = r'''"""CSV files as people and their tools write them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from carcls.inputs import InputError
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A CSV file as text; "" where a field is empty. Raises InputError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would cut off what the header does not name
+            # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
+            as_text: dict[str, Any] = {
+                "dtype": str,
+                "keep_default_na": False,
+                "encoding": "utf-8-sig",
+                "index_col": False,
+            }
+            header = pd.read_csv(path, header=None, nrows=1, **as_text).iloc[0].tolist()
+            frame = pd.read_csv(path, **as_text)
+    except pd.errors.ParserWarning:
+        raise InputError(
+            f"{path}: not a readable CSV file (its rows have more fields than its header; a comma inside a field wants quotes)"
+        ) from None
+    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
+    if frame.empty:
+        raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
+    # Commas at the end of lines, as spreadsheets leave them, do no harm.
+    frame = frame.iloc[:, [i for i, name in enumerate(header) if name or (frame.iloc[:, i] != "").any()]]
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:  # pandas would give them other names, which a submission then had
+        raise InputError(f"{path}: two columns are called {', '.join(twice)}; expected each name once")
+    return frame
+'''
+
+# ==================================================================================================
 # carcls/timing.py
 # ==================================================================================================
 MODULES["timing.py"] = r'''"""Seconds of training and predicting, measured on a few real steps.
@@ -7716,7 +8058,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing, votes
+from carcls import backbones, boxes, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing, votes
 from carcls.config import OF_TRAINING, POLICIES, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
@@ -7725,7 +8067,7 @@ STEP = "training"  # in the folder's steps.json
 FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
 # Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
 # name are in ``facts`` with their content.
-_SETTINGS = sorted(OF_TRAINING - {"weights", "augment"})
+_SETTINGS = sorted(OF_TRAINING - {"weights", "augment", "boxes"})
 _REBASED = 8  # photos at a time whose statistics BN starts from: all that a network computes of them is kept meanwhile
 _REBASE_SHARE = 0.02  # of the time left that this may take, after the first of them
 _CODE = ("augment", "backbones", "callbacks", "fast", "model", "photos", "pipeline", "schedule", "train")
@@ -7756,6 +8098,7 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
         **{name: whole[name] for name in _SETTINGS},
         "augment": cfg.augment if cfg.augment in POLICIES else f"policy {steps.digest_of(policy)[:16]}",
         "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
+        "boxes": steps.rows(*boxes.of(train).T, *boxes.of(val).T) if cfg.boxes else "",
         "the starting weights": steps.digest_of(start) if start else "",
         "the package's code": steps.code(*_CODE),
     }

@@ -10,9 +10,12 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carcls import inputs
+
+if TYPE_CHECKING:
+    from carcls.config import Config
 
 MANIFEST = "manifest.json"
 _OURS = "carcls weights"  # tells our manifest.json from those of others
@@ -33,6 +36,29 @@ def kind(file: Path) -> str:
     if len(parts) > 4 and parts[1].lower() == "keras" and parts[3].isdigit():  # <model>/keras/<variation>/<version>
         return "model"
     return "notebook output" if any((top / parts[0] / name).is_file() for name in _OF_A_KERNEL) else "dataset"
+
+
+def box_files(cfg: Config) -> list[Path]:
+    """The files that cfg.boxes names; on Kaggle also found by name alone, below input. Raises InputError."""
+    return [box_file(text.strip()) for text in cfg.boxes.split(",")] if cfg.boxes else []
+
+
+def box_file(text: str) -> Path:
+    """One of them."""
+    path = inputs.user_path(text)
+    if path.is_file():
+        return path
+    how = "`python -m carcls boxes` makes one"
+    top = inputs.kaggle_root() / "input"
+    if not inputs.on_kaggle():
+        raise inputs.InputError(f"boxes={text}: no such file; {how}")
+    # Older and newer layouts differ in how deep a dataset's files are.
+    found = sorted(file for folder in inputs.folders_below(top) for file in [folder / path.name] if file.is_file())
+    if len({_sha256(file) for file in found}) != 1:  # one file may be there in both layouts
+        several = f"several are attached: {', '.join(map(str, found))}; name one of them"
+        none = f"no {path.name} is attached; {how}, and `make dataset` with the same SET uploads it. There is:\n{inputs.tree(top, depth=4)}"
+        raise inputs.InputError(f"boxes={text}: {several if found else none}")
+    return found[0]
 
 
 def write_manifest(folder: Path, weights: dict[str, str]) -> Path:

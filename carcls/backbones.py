@@ -28,9 +28,6 @@ Shape = tuple[int | None, int | None, int]
 
 WEIGHTS_FILE = "model.weights.h5"  # in a keras-cv preset folder, beside config.json
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in 0–1 (torchvision's numbers)
-_SEARCH_DEPTH = 7  # input/models/<owner>/<model>/keras/<variation>/<version>
-_SEARCH_FOLDERS = 3000  # at most, per root
-_NOT_SEARCHED = {"build", "train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
 
 # What a layer before the network does to a raw pixel x in 0–255: x × scale + offset, per channel.
 # "own": nothing, because the network's own first layers normalise.
@@ -298,6 +295,10 @@ def check_attached(cfg: Config) -> list[str]:
         else:
             lines.append(f"weights of {mine.backbone}: {attached.kind(file)} {file}{verified and f', {verified}'}")
     try:
+        lines += [f"boxes: {attached.kind(file)} {file}" for file in attached.box_files(cfg)]
+    except inputs.InputError as error:
+        problems.append(str(error))
+    try:
         lines.insert(0, f"competition: {inputs.check(cfg)}")
     except inputs.InputError as error:
         problems.append(str(error))  # last: it ends with a tree of what is there
@@ -353,7 +354,7 @@ def _search(backbone: Backbone) -> Path:
         what = "there are no such weights"
     else:
         for root in roots:
-            for folder in _folders(root):
+            for folder in inputs.folders_below(root):
                 if found := attached.by_manifest(folder, backbone.name) or _match(
                     folder, backbone.library, backbone.preset
                 ):
@@ -372,27 +373,6 @@ def _match(folder: Path, library: str, preset: str) -> Path | None:
         return file if file.is_file() else None
     # A dataset's folder on Kaggle is called after its slug, in which "_" is "-".
     return _in_folder(folder, None) if folder.name.replace("-", "_") == preset else None
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """The folder and those below it, level by level, but none that is hidden or holds photos or programs."""
-    level: list[Path] = [root] if root.is_dir() else []
-    seen: set[Path] = set()
-    for _ in range(_SEARCH_DEPTH + 1):
-        below = []
-        for folder in level:
-            try:
-                real = folder.resolve()
-                with os.scandir(folder) as entries:
-                    inside = sorted(e.name for e in entries if e.is_dir())
-            except OSError:  # no permission, or gone meanwhile
-                continue
-            if real in seen or len(seen) >= _SEARCH_FOLDERS:
-                continue
-            seen.add(real)
-            yield folder
-            below += [folder / n for n in inside if not n.startswith(".") and n not in _NOT_SEARCHED]
-        level = below
 
 
 def _check_class(backbone: Backbone, file: Path) -> None:

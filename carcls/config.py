@@ -58,7 +58,7 @@ OF_MEMBER = frozenset({
     "patience", "min_epochs", "augment", "fit",
 })  # fmt: skip
 # And what else changes the numbers of a training.
-OF_TRAINING = OF_MEMBER | {"strength", "strength_end", "precision"}
+OF_TRAINING = OF_MEMBER | {"strength", "strength_end", "precision", "boxes"}
 # How long and how fast a training learns: arms of a study that differ in these too are not compared on equal terms (S71).
 EQUAL_TERMS = frozenset({"lr", "schedule", "warmup", "stages", "batch"})
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
@@ -91,6 +91,8 @@ class Config(_Frozen):
     # A prototype of this pipeline on cars10 with Lite0, 5 epochs at 96x176, 408 validation photos, one seed, mean of photo and mirror image:
     # log-loss 0.90 for crop, 0.87 for pad with mirrored borders, 0.81 for pad with grey ones.
     fit: Literal["pad", "crop"] = Field("pad", description="how a photo meets the size, keeping its shape")
+    boxes: str = Field("", description="CSV files with a box around the car in each photo, comma-separated, as `python -m carcls boxes` "
+                       "makes them: photos are cut to the mean of their boxes; empty: whole photos")  # fmt: skip
     seed: int = Field(1, ge=0, lt=2**31, description="of split, order, augmentation and initial weights")
 
     # Model
@@ -262,6 +264,9 @@ class Config(_Frozen):
             raise ValueError(
                 f"tta_cap {self.tta_cap} with tta_views {self.tta_views}: one view cannot disagree; at least 2"
             )
+        files = [file.strip() for file in self.boxes.split(",")]
+        if self.boxes and (not all(files) or len(set(files)) < len(files)):
+            raise ValueError(f"boxes {self.boxes!r}: expected files separated by commas, each once")
         if self.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", self.blend):
             raise ValueError(f"blend {self.blend!r}: expected one of {', '.join(BLENDS)}, or weights as 0.9/0.1")
         if self.blend not in BLENDS and len(self.blend.split("/")) != len(self.members):

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib
 import numpy as np
 import pandas as pd
 
-from carcls import augment, photos
+from carcls import augment, boxes, photos
 from carcls.config import Config
 from carcls.inputs import InputError
 from carcls.votes import Votes
@@ -31,6 +32,9 @@ CAPTIONS = {
     "augmentation policy at its full strength. Look for cars that a person could not recognise.",
     "audit.png": "Photos that the audit found something about, dropped ones first (red): above each its id, what was found, and "
     "what was done with it. audit.csv has all of them, and what there is no file of. Look for photos that were dropped although you could use them.",
+    "boxes.png": "Photos with the box (yellow) that training, validation and prediction cut them to: first those of which the least is "
+    "left, then others at random; above each its id and how much of it is left. Look for boxes that cut off parts of the car, or "
+    "show another one.",
     "curves.png": "Loss (mean cross-entropy per photo, with label_smoothing against the smoothed labels, so not the log-loss of the "
     "tables) and accuracy after every epoch, on the training photos as they are "
     "augmented and, except in a refit, which has none left, on the validation photos as they are; the learning rate at the "
@@ -58,12 +62,12 @@ CAPTIONS = {
     "is confused most, both ways together, is outlined.",
     "disputed.png": "The photos on which the views disagree most: above each, how many views say which class, and its true class "
     "where it is known. Border: green if the combined prediction is right, red if it is wrong, grey if nobody knows. Look for "
-    "what the photos have in common: small or cut-off cars, odd angles, several cars.",
+    "what the photos have in common: small or cut-off cars, odd angles, several cars. Yellow: the box that a photo is cut to, where there is one.",
     "errors.png": "Validation photos that are predicted wrongly, the most confident error first: true class → predicted class "
-    "and its probability. Look for wrong labels among the first ones.",
+    "and its probability. Look for wrong labels among the first ones. Yellow: the box that a photo is cut to, where there is one.",
     "suspicious.png": "Labelled photos whose label the votes contradict, the most confident first: the class in train.csv, the class "
     "that the votes say, and its probability. Look for labels that are wrong; photos that are rightly labelled and only "
-    "hard should stay as they are.",
+    "hard should stay as they are. Yellow: the box that a photo is cut to, where there is one.",
 }
 
 # A sheet of photos: tiles of that height and width in px, so many beside each other, with a gap in inches.
@@ -97,9 +101,9 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
     policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength)
     chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
     rows = []
-    for n, item in enumerate(chosen.itertuples()):
+    for n, (item, box) in enumerate(zip(chosen.itertuples(), boxes.of(chosen), strict=True)):
         try:
-            photo = photos.read_photo(item.path, 2 * size[0], 2 * size[1], item.height, item.width)
+            photo = photos.read_box(item.path, box, 2 * size[0], 2 * size[1], item.height, item.width)
         except InputError:  # grey, as it is in training
             photo = np.full((*size, 3), augment.GREY, np.uint8)
         made = [policy(photo, (cfg.seed, n, draw)) for draw in range(draws)]
@@ -136,6 +140,21 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
     borders = [RED if dropped else GREY for dropped in shown["dropped"]]
     empty = "the audit found nothing" if table.audit.empty else "what the audit found is about no photo that has a file"
     return _sheet(shown, list(range(len(shown))), titles, borders, path, empty)
+
+
+def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
+    """Photos with the box that they are cut to: the smallest shares of a photo, then others at random (S12)."""
+    cut, (height, width) = boxes.of(frame), (frame["height"].to_numpy(), frame["width"].to_numpy())
+    share = (cut[:, 2:] - cut[:, :2]).prod(axis=1) / np.maximum(1, height * width)
+    cropped = frame.assign(share=share)[frame["readable"] & (share < 1)].sort_values("share", kind="stable")
+    smallest = cropped.head(count // 3)
+    rest = cropped.iloc[len(smallest) :]
+    shown = pd.concat([smallest, rest.sample(min(count - len(smallest), len(rest)), random_state=1)])
+    titles = [f"{_text(f'{source} {name}', 28)}\n{share:.0%} of the photo"
+              for source, name, share in zip(shown["source"], shown["id"], shown["share"], strict=True)]  # fmt: skip
+    return _sheet(
+        shown, list(range(len(shown))), titles, [GREY] * len(shown), path, "no photo has a box smaller than itself"
+    )
 
 
 def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
@@ -530,6 +549,12 @@ def _tile(item: pd.Series) -> np.ndarray | None:
         photo = photos.read_photo(item["path"], *TILE, item["height"], item["width"])
     except InputError:
         return None
+    whole = [0, 0, item["width"], item["height"]]
+    if set(boxes.SIDES) <= set(item.index) and item[boxes.SIDES].tolist() != whole:
+        scale = np.tile(np.array(photo.shape[1::-1]) / (item["width"], item["height"]), 2)
+        left, top, right, bottom = np.round(item[boxes.SIDES].to_numpy(float) * scale).astype(int).tolist()
+        thick = max(1, max(photo.shape) // 90)
+        cv2.rectangle(photo, (left, top), (right - 1, bottom - 1), (255, 220, 0), thick)
     return augment.view(photo, TILE, "pad")
 
 

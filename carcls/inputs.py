@@ -32,6 +32,9 @@ TRAIN_FOLDERS = ("train",)
 TEST_FOLDERS = ("test_upload", "test")  # the competition's test.zip unpacks to test_upload
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 _DONE = ".unpacked.json"  # says which zip a folder of scratch was unpacked from
+_DEEP = 7  # of the search for weights and boxes: input/models/<owner>/<model>/keras/<variation>/<version>
+_MANY = 3000  # folders at most, per root
+_NOT_SEARCHED = {"build", "train", "test", "test_upload", "node_modules", "site-packages", "venv", "__pycache__"}
 _SEARCH_DEPTH = 5  # of the search by marker file: input/competitions/<slug>/… and some room
 
 
@@ -240,6 +243,27 @@ def _folders(folder: Path) -> list[Path]:
         return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _junk(entry.name))
     except OSError:  # a folder we may not read holds nothing for us
         return []
+
+
+def folders_below(root: Path) -> Iterator[Path]:
+    """The folder and those below it, level by level, but none that is hidden or holds photos or programs."""
+    level: list[Path] = [root] if root.is_dir() else []
+    seen: set[Path] = set()
+    for _ in range(_DEEP + 1):
+        below = []
+        for folder in level:
+            try:
+                real = folder.resolve()
+                with os.scandir(folder) as entries:
+                    inside = sorted(e.name for e in entries if e.is_dir())
+            except OSError:  # no permission, or gone meanwhile
+                continue
+            if real in seen or len(seen) >= _MANY:
+                continue
+            seen.add(real)
+            yield folder
+            below += [folder / n for n in inside if not n.startswith(".") and n not in _NOT_SEARCHED]
+        level = below
 
 
 def _csv(folder: Path, names: tuple[str, ...]) -> Path | None:

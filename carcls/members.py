@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from carcls import inputs, photos, pseudo, runtime, steps, submission, votes
+from carcls import boxes, inputs, photos, pseudo, runtime, steps, submission, votes
 from carcls.config import Config, ConfigError, Stage, TrainingDiverged
 from carcls.runtime import Runtime
 from carcls.schedule import PER_NETWORK, REPORT, Budget, TimeLeft
@@ -154,7 +154,8 @@ def cast_votes(cfg: Config, rt: Runtime, trained: Trained, table: photos.Table, 
         which: str, frame: pd.DataFrame, make: Callable[[Any], tuple[Votes, dict[str, float]]]
     ) -> dict[str, float]:
         nonlocal net
-        seen = {**made_from, "the photos": steps.rows(frame["id"], frame["label"], frame["digest"])}
+        seen = {**made_from, "the photos": steps.rows(frame["id"], frame["label"], frame["digest"]),
+                "boxes": steps.rows(*boxes.of(frame).T) if cfg.boxes else ""}  # fmt: skip
         step, file = f"{which} votes", f"votes_{which}.npz"
         about = record.about(step, seen) if cfg.resume else None
         if about is not None:

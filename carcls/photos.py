@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import re
 import struct
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from carcls import attached, boxes, tables
 from carcls.inputs import InputError, Place, is_photo_name, photo_files, tree, write_atomic
 
 if TYPE_CHECKING:
@@ -72,7 +74,8 @@ class Table:
     ``frame`` has the columns id (str), path (str, "" if there is none), label (int class index, -1 for
     test), fold (VALIDATION, TRAIN or TEST), source ("train", "test" or "pseudo"), height and width (px, upright; 0 if
     unreadable), readable (bool; False only for test photos, which are predicted from a grey photo), group (int: files
-    with the same bytes have the same), digest (str: SHA-1 of the file's bytes in hex, "" if there is none).
+    with the same bytes have the same), digest (str: SHA-1 of the file's bytes in hex, "" if there is none); and with
+    cfg.boxes, left, top, right and bottom (int, px: what the photo is cut to).
     """
 
     frame: pd.DataFrame
@@ -83,6 +86,7 @@ class Table:
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
     # All photos that have a file, dropped ones too: _LOOKED, as in ``frame``; height and width 0 where the CSV was enough to drop it.
     looked: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(_LOOKED)))
+    notes: list[str] = field(default_factory=list)  # for the log: what became of boxes
 
     def _part(self, fold: int) -> pd.DataFrame:
         return self.frame[self.frame["fold"] == fold].reset_index(drop=True)
@@ -128,8 +132,8 @@ class _Facts:
 
 def load(cfg: Config, place: Place) -> Table:
     """Read the CSV files, look at every photo, split. Raises InputError where the data cannot be used."""
-    audit = _Audit()
-    sample = _read_csv(place.sample_csv)
+    audit, given = _Audit(), [boxes.read(path) for path in attached.box_files(cfg)]
+    sample = tables.read_csv(place.sample_csv)
     if len(sample.columns) != 2:
         raise InputError(f"{place.sample_csv}: columns {', '.join(sample.columns)}; expected two, id and label")
     id_column, label_column = map(str, sample.columns)
@@ -173,13 +177,16 @@ def load(cfg: Config, place: Place) -> Table:
     test["label"], test["fold"] = -1, TEST
     frame = pd.concat([train.assign(source="train"), test.assign(source="test")], ignore_index=True)
     frame["group"] = pd.factorize(frame["digest"])[0]
+    frame = frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group", "digest"]]
+    frame, notes = boxes.cut(frame, given) if given else (frame, [])
     return Table(
-        frame=frame[["id", "path", "label", "fold", "source", "height", "width", "readable", "group", "digest"]],
+        frame=frame,
         classes=classes,
         id_column=id_column,
         label_column=label_column,
         sample_ids=test["id"].tolist(),
         audit=pd.DataFrame(audit.rows, columns=list(AUDIT_COLUMNS), dtype=str),
+        notes=notes,
         looked=looked,
     )
 
@@ -235,6 +242,7 @@ def summary(table: Table, count: int = 1) -> list[str]:
     found = Counter(zip(table.audit["source"], table.audit["finding"], table.audit["action"], strict=True))
     lines += [f"audit: {n:,} {source} {finding} → {action}" for (source, finding, action), n in found.most_common()]
     lines += [] if found else ["audit: nothing found"]
+    lines += table.notes
     lost = test.loc[~test["readable"], "id"].tolist()
     if lost:
         names = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
@@ -245,36 +253,6 @@ def summary(table: Table, count: int = 1) -> list[str]:
 def write_audit(table: Table, path: Path) -> None:
     """audit.csv: one row per finding (AUDIT_COLUMNS), written whole or not at all."""
     write_atomic(path, table.audit.to_csv(index=False))
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file as text; "" where a field is empty. Raises InputError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would cut off what the header does not name
-            # Text keeps ids and labels as they are written: 007 stays 007, and a class may be called NA.
-            as_text: dict[str, Any] = {
-                "dtype": str,
-                "keep_default_na": False,
-                "encoding": "utf-8-sig",
-                "index_col": False,
-            }
-            header = pd.read_csv(path, header=None, nrows=1, **as_text).iloc[0].tolist()
-            frame = pd.read_csv(path, **as_text)
-    except pd.errors.ParserWarning:
-        raise InputError(
-            f"{path}: not a readable CSV file (its rows have more fields than its header; a comma inside a field wants quotes)"
-        ) from None
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: not a readable CSV file ({str(error).strip()})") from None
-    if frame.empty:
-        raise InputError(f"{path}: no rows below the header {','.join(map(str, frame.columns))}")
-    # Commas at the end of lines, as spreadsheets leave them, do no harm.
-    frame = frame.iloc[:, [i for i, name in enumerate(header) if name or (frame.iloc[:, i] != "").any()]]
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:  # pandas would give them other names, which a submission then had
-        raise InputError(f"{path}: two columns are called {', '.join(twice)}; expected each name once")
-    return frame
 
 
 class _Files:
@@ -338,7 +316,7 @@ def _train_rows(place: Place, id_column: str, label_column: str, audit: _Audit) 
         frame["label"] = frame["label"].map(_label_values(frame["label"]))
         frame["path"] = [files.full(path) for path in frame["path"]]
         return frame, pd.DataFrame(columns=["id", "path"])
-    csv = _read_csv(place.train_csv)
+    csv = tables.read_csv(place.train_csv)
     if not {id_column, label_column} <= set(csv.columns):
         raise InputError(f"{place.train_csv}: columns {', '.join(map(str, csv.columns))}; expected "
                          f"{id_column} and {label_column}, as in {place.sample_csv.name}")  # fmt: skip
@@ -627,6 +605,22 @@ def read_photo(path: str | Path, min_height: int = 0, min_width: int = 0, height
         if pixels is not None:
             return pixels
     return _read_with_pillow(path, data)
+
+
+def read_box(path: str | Path, box: Sequence[int], min_height: int, min_width: int, height: int, width: int) -> Pixels:
+    """The part of a photo inside left, top, right, bottom (px of the whole, which is height × width), as ``read_photo`` gives it.
+
+    The minima are those of the part. Decoded at reduced scale, it may have up to one px of that scale more at each side. Raises InputError.
+    """
+    left, top, right, bottom = map(int, box)
+    if (left, top, right, bottom) == (0, 0, width, height):
+        return read_photo(path, min_height, min_width, height, width)
+    least = -(-min_height * height // (bottom - top)), -(-min_width * width // (right - left))
+    photo = read_photo(path, *least, height, width)
+    down, across = photo.shape[0] / height, photo.shape[1] / width  # 1, or less after decoding at reduced scale
+    return photo[
+        math.floor(top * down) : math.ceil(bottom * down), math.floor(left * across) : math.ceil(right * across)
+    ]
 
 
 def _decode(data: bytes, flag: int) -> Pixels | None:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from carcls import augment, inputs, photos
+from carcls import augment, boxes, inputs, photos
 from carcls.config import Config, Stage
 from carcls.runtime import Runtime
 
@@ -34,7 +34,7 @@ MARGIN = 1.15
 class PhotoCache:
     """Decoded photos at one size, each decoded when first asked for: row → uint8 (h, w, 3).
 
-    Every photo keeps its shape and is at least MARGIN × its fitted size, unless the file is smaller. Where they are
+    Every photo, cut to its box where it has one, keeps its shape and is at least MARGIN × its fitted size, unless the file is smaller. Where they are
     kept, ``kept_where`` decides: in memory, in a file in scratch, or as many as memory has room for; the others are then
     decoded each time that they are asked for.
     """
@@ -44,7 +44,8 @@ class PhotoCache:
         # What a test-time view of a photo is depends on its id, not on its place among the photos.
         self.keys = [zlib.crc32(str(ident).encode()) for ident in frame["id"]]
         self.readable = frame["readable"].to_numpy(bool)
-        self.full, self.shapes = shapes(frame, height, width, fit)  # (N, 2), (N, 2)
+        self.full = frame[["height", "width"]].to_numpy(int)  # (N, 2) of the file
+        self.boxes, self.shapes = boxes.of(frame), shapes(frame, height, width, fit)  # (N, 4), (N, 2)
         self.offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)])
         self.bytes = int(self.offsets[-1])
         self.free = free_memory()
@@ -91,7 +92,7 @@ class PhotoCache:
         photo = None
         if self.readable[row]:
             try:
-                photo = photos.read_photo(self.paths[row], h, w, *self.full[row])
+                photo = photos.read_box(self.paths[row], self.boxes[row], h, w, *self.full[row])
             except inputs.InputError as error:
                 # It looked sound in the audit. A grey photo keeps the batch, and a test photo its row.
                 print(f"warning: {error}; a grey photo takes its place", flush=True)
@@ -121,14 +122,14 @@ def kept_where(size: int, memory: float, disk: int) -> str:
     return DISK if size <= 0.95 * disk else PART
 
 
-def shapes(frame: pd.DataFrame, height: int, width: int, fit: str) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) height and width of each file and (N, 2) of what is kept of it, for photos of that size."""
-    readable = frame["readable"].to_numpy(bool)
-    full = frame[["height", "width"]].to_numpy(float)
-    full[~readable] = (height, width)
-    ratio = np.array([height, width]) / full
+def shapes(frame: pd.DataFrame, height: int, width: int, fit: str) -> np.ndarray:
+    """(N, 2) height and width of what is kept of each photo, for photos of that size."""
+    left, top, right, bottom = boxes.of(frame).astype(float).T
+    cut = np.stack([bottom - top, right - left], axis=1)
+    cut[~frame["readable"].to_numpy(bool)] = (height, width)
+    ratio = np.array([height, width]) / cut
     scale = (ratio.min(1) if fit == "pad" else ratio.max(1)) * MARGIN
-    return full.astype(int), np.maximum(1, np.ceil(full * np.minimum(scale, 1.0)[:, None])).astype(int)
+    return np.asarray(np.maximum(1, np.ceil(cut * np.minimum(scale, 1.0)[:, None])).astype(int))
 
 
 def _in_memory(size: int) -> np.ndarray:
@@ -209,7 +210,7 @@ def plan(cfg: Config, frame: pd.DataFrame, scratch: Path, free: int = -1, disk: 
 
     plans = []
     for number, stage in enumerate(cfg.stages):
-        sizes = shapes(frame, stage.height, stage.width, cfg.fit)[1].prod(1) * 3
+        sizes = shapes(frame, stage.height, stage.width, cfg.fit).prod(1) * 3
         beside = number == 0 or number + 1 < len(cfg.stages)
         training = kept(int(sizes[~is_test].sum()), free, disk)
         on_disk = training.size if training.where == DISK else 0

@@ -86,12 +86,13 @@ def write(cfg: Config, table: photos.Table, made: list[Member], decision: decide
     named = odd.assign(given=[classes[k] for k in odd["given"]], predicted=[classes[k] for k in odd["predicted"]])
     write_atomic(out / "labels.csv", named.drop(columns="row").to_csv(index=False))
     top.append(figures.suspicious(rows, odd, classes, out / "suspicious.png"))
-    before = [out / "augmentation.png", out / "audit.png"]
+    before = [out / name for name in ("augmentation.png", "audit.png", *["boxes.png"] * bool(cfg.boxes))]
     shown, members = [*before, *top], []
     for number, member in enumerate(made):
         pictures = [
             figures.curves(history, member.folder / sub / "curves.png", sub)
             for sub, history in member.histories.items()
+            if len(history) > 1  # of one epoch the table says all
         ]
         if len(member.val.probs) > 1:
             asked = as_test(cfg, member.val)  # with the adaptive rule some have more views than others

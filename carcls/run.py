@@ -15,7 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from carcls import augment, backbones, blend, inputs, photos, pseudo, runtime, schedule, steps, submission, votes
+from carcls import (
+    attached,
+    augment,
+    backbones,
+    blend,
+    boxes,
+    inputs,
+    photos,
+    pseudo,
+    runtime,
+    schedule,
+    steps,
+    submission,
+    votes,
+)
 from carcls.config import BLENDS, Config, ConfigError, Stopped
 
 
@@ -36,6 +50,7 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
     """The steps of ``run``; start: of the time, in seconds of time.monotonic."""
     for mine in cfg.of_members():  # before the photos are looked at, which takes longer
         backbones.find_weights(mine.backbone, mine)
+    attached.box_files(cfg)
     _take_over(cfg, place)
     table = photos.load(cfg, place)
     _say("data", *photos.summary(table, cfg.folds))
@@ -67,6 +82,8 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
             # Before training: to be looked at while it goes on, and nothing is lost if it cannot be drawn.
             figures.augmentation(cfg, table, place.out / "augmentation.png")
             figures.audit(table, place.out / "audit.png")
+            if cfg.boxes:
+                figures.boxed(table.frame, place.out / "boxes.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []
@@ -163,7 +180,10 @@ def _stoppable() -> Iterator[None]:
 
 
 # Settings that say where a run reads and writes, how it is watched and how long it may take, and may differ between its sessions.
-_OF_SESSION = {"data", "out", "competition", "earlier", "budget_minutes", "cache_share", "monitor_url", "tensorboard"}
+# Boxes count by what they are, not by where their file is.
+_OF_SESSION = {
+    "data", "out", "competition", "earlier", "budget_minutes", "cache_share", "monitor_url", "tensorboard", "boxes",
+}  # fmt: skip
 
 
 def _identity(cfg: Config, table: photos.Table) -> str:
@@ -172,7 +192,8 @@ def _identity(cfg: Config, table: photos.Table) -> str:
     A run that starts anew (resume=false) takes nothing over, so that another budget, say, makes it another one.
     """
     same = _OF_SESSION if cfg.resume else None
-    data = steps.rows(table.sample_ids, *(table.frame[name] for name in ("id", "label", "fold", "digest")))
+    columns = (table.frame[name] for name in ("id", "label", "fold", "digest"))
+    data = steps.rows(table.sample_ids, *columns, *(boxes.of(table.frame).T if cfg.boxes else ()))
     return hashlib.sha256((cfg.model_dump_json(exclude=same) + data + source_hash()).encode()).hexdigest()[:16]
 
 

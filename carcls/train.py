@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import backbones, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing, votes
+from carcls import backbones, boxes, callbacks, inputs, model, photos, pipeline, runtime, schedule, steps, timing, votes
 from carcls.config import OF_TRAINING, POLICIES, Config, Stage
 from carcls.runtime import Runtime
 from carcls.schedule import TimeLeft
@@ -28,7 +28,7 @@ STEP = "training"  # in the folder's steps.json
 FILES = ("best.weights.h5", "last.weights.h5", "history.csv")
 # Settings that change the numbers of a training; those that are not here may differ when it goes on. Files that settings
 # name are in ``facts`` with their content.
-_SETTINGS = sorted(OF_TRAINING - {"weights", "augment"})
+_SETTINGS = sorted(OF_TRAINING - {"weights", "augment", "boxes"})
 _REBASED = 8  # photos at a time whose statistics BN starts from: all that a network computes of them is kept meanwhile
 _REBASE_SHARE = 0.02  # of the time left that this may take, after the first of them
 _CODE = ("augment", "backbones", "callbacks", "fast", "model", "photos", "pipeline", "schedule", "train")
@@ -59,6 +59,7 @@ def facts(cfg: Config, table: photos.Table, start: Path | None = None) -> steps.
         **{name: whole[name] for name in _SETTINGS},
         "augment": cfg.augment if cfg.augment in POLICIES else f"policy {steps.digest_of(policy)[:16]}",
         "the photos": steps.rows(train["id"], train["label"], train["digest"], val["id"], val["label"], val["digest"]),
+        "boxes": steps.rows(*boxes.of(train).T, *boxes.of(val).T) if cfg.boxes else "",
         "the starting weights": steps.digest_of(start) if start else "",
         "the package's code": steps.code(*_CODE),
     }

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import write_photo
 
-from carcls import augment, figures, photos, votes
+from carcls import augment, boxes, figures, photos, votes
 from carcls.config import Config
 from carcls.votes import Votes
 
@@ -373,3 +373,15 @@ def test_no_accuracy_beyond_all_of_them_on_an_axis():
     assert axis.get_ylim()[1] > 1  # the mark at 1 is whole
     assert [label.get_text() for label in axis.get_yticklabels()][-1] == "100.0%"
     plt.close(figure)
+
+
+def test_boxes_are_drawn_the_smallest_first(tmp_path):  # S12
+    rows = [("train", f"{n}", str(write_photo(tmp_path / f"{n}.png", np.full((60, 80, 3), 40, np.uint8))), 60, 80, True, 0, 0, 80, 60 - 10 * n)
+            for n in range(3)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["source", "id", "path", "height", "width", "readable", *boxes.SIDES])
+    picture = plt.imread(figures.boxes(frame, tmp_path / "boxes.png"))[..., :3]
+    yellow = (picture[..., 0] > 0.5) & (picture[..., 2] < 0.3)
+    lowest = [
+        np.flatnonzero(part.any(1)).max() for part in np.array_split(yellow, figures.COLUMNS, axis=1) if part.any()
+    ]
+    assert len(lowest) == 2 and lowest[0] < lowest[1]  # 2, then 1; 0 is whole and is not shown

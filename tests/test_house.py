@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "carcls"
 LEVELS = [
     {"config"},
     {"inputs"},
-    {"attached"},
+    {"attached", "tables"},
+    {"boxes"},
     {"runtime", "photos", "augment", "schedule", "backbones", "fast", "votes", "steps"},
     {"pipeline", "model", "blend", "pseudo", "figures"},
     {"callbacks", "timing"},
@@ -30,7 +31,7 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 # The same for what stays on the desk, among itself.
 DESK_LEVELS = [
     {"bundle", "remote", "sample", "study", "weights"},
-    {"bench", "offline"},
+    {"bench", "detect", "offline"},
     {"push"},
     {"watch"},
     {"cli"},

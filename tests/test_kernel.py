@@ -45,11 +45,11 @@ def start(tmp_path: Path, settings: str, site: str = "") -> subprocess.Completed
 
 
 @pytest.mark.parametrize(
-    ("layout", "time"),
+    ("layout", "datasets", "time"),
     # Once with training, once without, which takes less time.
-    [("input/competitions", ""), ("input", ', "budget_minutes": 0')],
+    [("input/competitions", "input/datasets/me", ""), ("input", "input", ', "budget_minutes": 0')],
 )
-def test_a_submission_without_network_in_both_layouts(tmp_path, competition, layout, time):
+def test_a_submission_without_network_in_both_layouts(tmp_path, competition, layout, datasets, time):
     root = tmp_path / "kaggle" / layout / SLUG
     root.mkdir(parents=True)
     for name in ("train", "test_upload"):  # zipped, as the competition has them
@@ -58,12 +58,16 @@ def test_a_submission_without_network_in_both_layouts(tmp_path, competition, lay
     for name in ("train.csv", "sample-submission.csv"):
         shutil.copy(competition / name, root)
     settings = ('"backbone": "mobilenet_v3_small", "weights": "none", "stages": "32x32x1", "batch": 16, "tta_views": 2, '
-                '"lr": 1e-3')  # fmt: skip
+                '"lr": 1e-3, "boxes": "b.csv"')  # fmt: skip
+    boxes = tmp_path / "kaggle" / datasets / "carcls-boxes" / "b.csv"
+    boxes.parent.mkdir(parents=True)
+    boxes.write_text("id,left,top,right,bottom\n" + "".join(f"{100 + n}.png,8,4,60,44\n" for n in range(36)))
     done = start(tmp_path, settings + time)
     assert done.returncode == 0, done.stdout + done.stderr
     made = pd.read_csv(tmp_path / "kaggle" / "working" / "submission.csv")
     assert made["Id"].tolist() == pd.read_csv(competition / "sample-submission.csv")["Id"].tolist()
     assert "validation" in done.stdout
+    assert f"boxes: dataset {boxes}" in done.stdout and "boxes: 36 of 36 train and 0 of 10 test photos" in done.stdout
     result = json.loads((tmp_path / "kaggle" / "working" / "result.json").read_text())
     assert result["source"] == source_hash()  # S75: the same on a desk
     assert (tmp_path / "kaggle" / "working" / "report.html").is_file() == (not time)
@@ -73,7 +77,7 @@ def test_a_traceback_shows_the_line_of_the_module(tmp_path, competition):
     shutil.copytree(competition, tmp_path / "kaggle" / "input" / SLUG)
     done = start(tmp_path, '"weights": "none"', "import pandas\npandas.read_csv = lambda *a, **k: 1 / 0\n")
     assert done.returncode == 1
-    assert re.search(r'File ".*carcls/photos.py", line \d+, in _read_csv\n +header = pd.read_csv', done.stderr)
+    assert re.search(r'File ".*carcls/tables.py", line \d+, in read_csv\n +header = pd.read_csv', done.stderr)
 
 
 # Imports that take seconds are errors: what is missing must be named before them.

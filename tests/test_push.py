@@ -434,3 +434,25 @@ def test_settings_replace_their_lines():
     assert len(other.splitlines()) == len(head.splitlines()) + 2
     with pytest.raises(config.ConfigError, match="unknown setting"):
         bundle.text({"pre-set": 1})
+
+
+def test_boxes_are_uploaded_and_attached(kaggle, tmp_path, capsys):
+    file = tmp_path / "mine" / "a.csv"
+    file.parent.mkdir()
+    file.write_text("id,left,top,right,bottom\n1.jpg,1,2,30,40\n")
+    assert cli.main(["dataset", f"boxes={file}", "--no-push", "--owner", "alice"]) == 0
+    assert f"boxes      {file}" in capsys.readouterr().out
+    folder = offline.FOLDER / "carcls-boxes"
+    assert sorted(p.name for p in folder.iterdir()) == ["a.csv", offline.METADATA] and offline.check(folder) == []
+    assert (folder / "a.csv").read_bytes() == file.read_bytes()
+    made = push.build(push.Request([f"boxes={file}"], owner="alice"))
+    assert made["dataset_sources"] == ["alice/carcls-boxes"]
+    assert f"a dataset with {file}" in (push.FOLDER / "kernel.py").read_text().split("SETTINGS = ")[0]
+    assert push.build(push.Request(["boxes=/kaggle/input/x/a.csv"], owner="alice"))["dataset_sources"] == []
+    (tmp_path / "a.csv").write_text("id,left\n")
+    for words, message in (
+        (f"boxes={file},{tmp_path / 'a.csv'}", "a.csv: no rows"),
+        (f"boxes={file},{file}", "two files of one name"),
+    ):
+        with pytest.raises(inputs.InputError, match=message):
+            offline.build([words], "alice")

@@ -374,6 +374,8 @@ def test_a_member_that_the_blend_does_not_use_is_not_refitted(cfg, tmp_path):
     assert result["refit"]["reasons"][0] == "not refitted: the blend does not use it"
     assert result["refit"]["kept"] == [False, True]
     assert [(tmp_path / "out" / f"member{n}" / "refit").exists() for n in (1, 2)] == [False, True]
+    assert "Epochs refit" in (tmp_path / "out" / "report.html").read_text()
+    assert not [*(tmp_path / "out").rglob("curves.png")]  # of one epoch each
 
 
 def test_a_refit_that_differs_more_than_its_error_allows_is_not_kept():

@@ -43,6 +43,7 @@ SETTINGS = {
     # "pseudo": True,  # go on training with test photos that all views agree on, if validation gets no worse
     # "refit_epochs": 3,  # epochs on train and validation photos together, once validation has measured the networks
     # "augment": "medium",  # light, medium or none
+    # "boxes": "boxes_efficientnet_lite_b0.csv",  # cut photos to the boxes of an attached file: `python -m carcls boxes` makes one
     # "budget_minutes": 300,  # training is planned to end with everything in this time; else in the session's 12 (TPU 9) hours
     # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs internet on
@@ -128,9 +129,16 @@ def settings(words: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = dict(word.partition("=")[::2] for word in words)
     for name in set(found) - {"preset"}:
         value = getattr(cfg, name)
-        if value is None or isinstance(value, (bool, int, float, str)):  # stages and members stay text, as given
+        if name == "boxes":  # a kernel finds an attached file by its name
+            found[name] = ",".join(Path(f).name if f in local_boxes(value) else f for f in value.split(","))
+        elif value is None or isinstance(value, (bool, int, float, str)):  # stages and members stay text, as given
             found[name] = value
     return found
+
+
+def local_boxes(files: str) -> list[str]:
+    """Those of ``boxes`` that are on this desk, and not where a kernel has its inputs."""
+    return [file for file in files.split(",") if file and not file.strip().startswith("/kaggle/")]
 
 
 def networks(cfg: Config) -> list[Config]:
@@ -148,6 +156,9 @@ def _needs(cfg: Config) -> str:
             rows.append(f"the model {owner}/{model}, framework Keras, variation {variation}, version {version}")
         else:
             rows.append(f'a dataset with the weights of {mine.backbone}: make dataset SET="backbone={mine.backbone}"')
+    if cfg.boxes:
+        how = ': make dataset SET="boxes=…"' if local_boxes(cfg.boxes) else ""
+        rows.append(f"a dataset with {cfg.boxes}{how}")
     rows.append("an accelerator: GPU T4 x2 or TPU v5e-8")
     return "\n".join(f"  {number}. {row}" for number, row in enumerate(rows, 1))
 

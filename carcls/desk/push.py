@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carcls import backbones, config, inputs
+from carcls import attached, backbones, boxes, config, inputs
 from carcls.desk import bundle, offline, remote
 
 FOLDER = Path("build/kernel")
@@ -61,6 +61,8 @@ def build(request: Request, template: Path = Path(METADATA), folder: Path = FOLD
     settings = bundle.settings(list(request.words))
     cfg = config.parse({"preset": bundle.PRESET, **settings})
     _refuse(cfg, request)
+    for file in bundle.local_boxes(cfg.boxes):
+        boxes.read(attached.box_file(file))
     data = _complete(_read(template), cfg, settings, request)
     text = bundle.text(settings)
     if folder.exists():
@@ -133,6 +135,8 @@ def _complete(data: dict[str, Any], cfg: config.Config, settings: dict[str, Any]
             models.append(model)
         elif not request.datasets:
             datasets.append(offline.dataset_id(owner, mine.backbone))
+    if cfg.boxes and bundle.local_boxes(cfg.boxes):
+        datasets.append(offline.boxes_id(owner))
     data["model_sources"] = models
     data["dataset_sources"] = list(dict.fromkeys([*datasets, *request.datasets]))
     data["kernel_sources"] = list(dict.fromkeys([*_list(data, "kernel_sources"), *request.kernels]))

