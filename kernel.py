@@ -2849,7 +2849,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from carcls import augment, boxes, photos
+from carcls import augment, photos
+from carcls.boxes import SIDES
+from carcls.boxes import of as boxes_of
 from carcls.config import Config
 from carcls.inputs import InputError
 from carcls.votes import Votes
@@ -2937,7 +2939,7 @@ def augmentation(cfg: Config, table: photos.Table, path: Path, count: int = 6, d
     policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength)
     chosen = table.train.sample(min(count, len(table.train)), random_state=cfg.seed)
     rows = []
-    for n, (item, box) in enumerate(zip(chosen.itertuples(), boxes.of(chosen), strict=True)):
+    for n, (item, box) in enumerate(zip(chosen.itertuples(), boxes_of(chosen), strict=True)):
         try:
             photo = photos.read_box(item.path, box, 2 * size[0], 2 * size[1], item.height, item.width)
         except InputError:  # grey, as it is in training
@@ -2978,9 +2980,9 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
     return _sheet(shown, list(range(len(shown))), titles, borders, path, empty)
 
 
-def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
+def boxes(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
     """Photos with the box that they are cut to: the smallest shares of a photo, then others at random (S12)."""
-    cut, (height, width) = boxes.of(frame), (frame["height"].to_numpy(), frame["width"].to_numpy())
+    cut, (height, width) = boxes_of(frame), (frame["height"].to_numpy(), frame["width"].to_numpy())
     share = (cut[:, 2:] - cut[:, :2]).prod(axis=1) / np.maximum(1, height * width)
     cropped = frame.assign(share=share)[frame["readable"] & (share < 1)].sort_values("share", kind="stable")
     smallest = cropped.head(count // 3)
@@ -3386,9 +3388,9 @@ def _tile(item: pd.Series) -> np.ndarray | None:
     except InputError:
         return None
     whole = [0, 0, item["width"], item["height"]]
-    if set(boxes.SIDES) <= set(item.index) and item[boxes.SIDES].tolist() != whole:
+    if set(SIDES) <= set(item.index) and item[SIDES].tolist() != whole:
         scale = np.tile(np.array(photo.shape[1::-1]) / (item["width"], item["height"]), 2)
-        left, top, right, bottom = np.round(item[boxes.SIDES].to_numpy(float) * scale).astype(int).tolist()
+        left, top, right, bottom = np.round(item[SIDES].to_numpy(float) * scale).astype(int).tolist()
         thick = max(1, max(photo.shape) // 90)
         cv2.rectangle(photo, (left, top), (right - 1, bottom - 1), (255, 220, 0), thick)
     return augment.view(photo, TILE, "pad")
@@ -6317,7 +6319,7 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
             figures.augmentation(cfg, table, place.out / "augmentation.png")
             figures.audit(table, place.out / "audit.png")
             if cfg.boxes:
-                figures.boxed(table.frame, place.out / "boxes.png")
+                figures.boxes(table.frame, place.out / "boxes.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []

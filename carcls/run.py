@@ -83,7 +83,7 @@ def _run(cfg: Config, place: inputs.Place, start: float) -> Path:
             figures.augmentation(cfg, table, place.out / "augmentation.png")
             figures.audit(table, place.out / "audit.png")
             if cfg.boxes:
-                figures.boxed(table.frame, place.out / "boxes.png")
+                figures.boxes(table.frame, place.out / "boxes.png")
             rt = timing.xla(cfg, rt, table, place, events, budget)
             (place.out / "pseudo.csv").unlink(missing_ok=True)  # an earlier run's
             made: list[members.Member] = []

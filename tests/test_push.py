@@ -447,12 +447,17 @@ def test_boxes_are_uploaded_and_attached(kaggle, tmp_path, capsys):
     assert (folder / "a.csv").read_bytes() == file.read_bytes()
     made = push.build(push.Request([f"boxes={file}"], owner="alice"))
     assert made["dataset_sources"] == ["alice/carcls-boxes"]
-    assert f"a dataset with {file}" in (push.FOLDER / "kernel.py").read_text().split("SETTINGS = ")[0]
+    kernel = (push.FOLDER / "kernel.py").read_text()
+    assert 'a dataset with a.csv: make dataset SET="boxes=…"' in kernel.split("SETTINGS = ")[0]
+    assert '"boxes": "a.csv"' in kernel and str(tmp_path) not in kernel  # no folder of a desk
+    with pytest.raises(inputs.InputError, match="boxes=gone.csv: no such file"):
+        push.build(push.Request(["boxes=gone.csv"], owner="alice"))
     assert push.build(push.Request(["boxes=/kaggle/input/x/a.csv"], owner="alice"))["dataset_sources"] == []
-    (tmp_path / "a.csv").write_text("id,left\n")
+    (tmp_path / "a.csv").write_bytes(file.read_bytes())
+    (tmp_path / "empty.csv").write_text("id,left\n")
     for words, message in (
-        (f"boxes={file},{tmp_path / 'a.csv'}", "a.csv: no rows"),
-        (f"boxes={file},{file}", "two files of one name"),
+        (f"boxes={file},{tmp_path / 'empty.csv'}", "empty.csv: no rows"),
+        (f"boxes={file},{tmp_path / 'a.csv'}", "two files of one name"),
     ):
         with pytest.raises(inputs.InputError, match=message):
             offline.build([words], "alice")

@@ -240,7 +240,7 @@ def _boxes(args: argparse.Namespace) -> None:
         print(*runtime.setup(cfg).reasons, sep="\n", flush=True)
         files = detect.make(table.frame, networks, place.out)
         frame, lines = boxes.cut(table.frame, [boxes.read(path) for path in files])
-        print(*lines, figures.boxed(frame, place.out / "boxes.png"), sep="\n")
+        print(*lines, figures.boxes(frame, place.out / "boxes.png"), sep="\n")
         print(f"next       boxes={','.join(map(str, files))} among the settings of a run")
 
 

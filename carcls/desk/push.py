@@ -61,7 +61,7 @@ def build(request: Request, template: Path = Path(METADATA), folder: Path = FOLD
     settings = bundle.settings(list(request.words))
     cfg = config.parse({"preset": bundle.PRESET, **settings})
     _refuse(cfg, request)
-    for file in bundle.local_boxes(cfg.boxes):
+    for file in bundle.local_boxes(config.from_words(list(request.words), bundle.PRESET).boxes):  # here, where they are
         boxes.read(attached.box_file(file))
     data = _complete(_read(template), cfg, settings, request)
     text = bundle.text(settings)
