@@ -125,7 +125,7 @@ def box_files(cfg: Config) -> list[Path]:
 
 
 def box_file(text: str) -> Path:
-    """One of them."""
+    """One of them. Raises InputError that says what is there, if it is not or if several differ that have its name."""
     path = inputs.user_path(text)
     if path.is_file():
         return path
@@ -1298,7 +1298,8 @@ def _checked(probs: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 MODULES["boxes.py"] = r'''"""Boxes around the cars, from CSV files: photos are cut to them, so that no network can learn the background (S12).
 
 A file has the columns id, left, top, right, bottom (px of the upright photo; all four empty: nothing was found in it) and,
-where an id is of a train and of a test photo, source (train or test). With score, the highest of several rows of a photo counts.
+where an id is of a train and of a test photo, source (train or test). With a column score, the row that has the highest of a
+photo's counts.
 ``python -m carcls boxes`` makes such files; any other detector's boxes can be written as one. The boxes of several files are averaged, which beats tuning one detector (S13).
 """
 
@@ -1318,13 +1319,16 @@ from carcls.inputs import InputError, is_photo_name
 SIDES = ["left", "top", "right", "bottom"]
 SMALL = 32  # px: a shorter side below this is reported
 _SOURCES = ("train", "test")
+_MORE = ("source", "score")  # columns that a file may have
 _EMPTY = ("", "nan", "none", "null", "na")  # how tables write nothing
 _BEYOND = 0.1  # of a box's area outside of its photo is reported
 
 
 @dataclass(frozen=True)
 class File:
-    """What a file says: ``rows`` has id, source ("" if it does not say) and SIDES (float, px), without empty ones."""
+    """What a file says: ``rows`` has id, source ("" if it does not say), SIDES (float, px; NaN: nothing found) and score
+    (float; NaN if it does not say).
+    """
 
     path: Path
     rows: pd.DataFrame
@@ -1342,7 +1346,7 @@ def read(path: Path) -> File:
     """The boxes of a file, as far as it shows by itself that they are right. Raises InputError."""
     table = tables.read_csv(path)
     columns = [str(name).strip().lower() for name in table.columns]
-    if any(columns.count(name) != 1 for name in ("id", *SIDES)):
+    if any(columns.count(name) != 1 for name in ("id", *SIDES)) or any(columns.count(name) > 1 for name in _MORE):
         raise InputError(f"{path}: columns {', '.join(map(str, table.columns))}; expected id, left, top, right, bottom, each once, "
                          "and source where an id is of a train and a test photo")  # fmt: skip
     table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
@@ -1368,32 +1372,27 @@ def read(path: Path) -> File:
         raise InputError(f"{path}: no box in any of its {len(table)} rows")
     if (numbers[~empty].max() <= 1).all() and (numbers[~empty].min() >= 0).all():
         raise InputError(f"{path}: no box reaches beyond 1; expected px of the upright photo, not shares of it")
-    rows = pd.concat([table[["id"]].assign(source=source), numbers], axis=1)[~empty]
-    if "score" in columns:
-        score = pd.to_numeric(table["score"], errors="coerce")[~empty]
-        surest = score.sort_values(ascending=False, kind="stable").index
-        rows = rows.loc[surest].drop_duplicates(["id", "source"]).sort_index()
-    return File(path, rows.reset_index(drop=True))
+    score = pd.to_numeric(table["score"], errors="coerce") if "score" in columns else np.nan
+    return File(path, pd.concat([table[["id"]].assign(source=source), numbers], axis=1).assign(score=score))
 
 
 def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[str]]:
     """The table of photos (id, source, height, width, readable) with SIDES (int, px), and lines for the log.
 
     A photo's box is the mean of the files' that have one, inside the photo; without any it is the whole photo. Raises InputError
-    on boxes of no photo, on several of one photo in a file, and on ones outside of their photo.
+    where no box of a file is of a photo here, on several of one photo without a score that tells which, and on ones outside of
+    their photo.
     """
     whole, size = of(frame), frame[["width", "height"]].to_numpy(int)
     found = np.full((len(files), len(frame), 4), np.nan)
     beyond, notes = np.zeros(len(frame), bool), []
     for number, file in enumerate(files):
-        match = _match(frame, file)
+        match, others = _match(frame, file)
         if not match:
-            raise InputError(f"{file.path}: none of its {len(file.rows)} boxes is of a photo here, such as "
+            raise InputError(f"{file.path}: none of its {others} boxes is of a photo here, such as "
                              f"{file.rows['id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
-        if len(match) < len(file.rows):
-            notes.append(
-                f"boxes of {file.path.name} that are of photos which are not used: {len(file.rows) - len(match):,}"
-            )
+        if others:
+            notes.append(f"boxes of {file.path.name} that are of photos which are not used: {others:,}")
         rows = np.array([row for row in match if frame["readable"].iloc[row]], int)
         values = np.array([match[row] for row in rows]).reshape(-1, 4)
         clipped = np.clip(values, 0, np.tile(size[rows], 2))
@@ -1435,43 +1434,58 @@ def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[
     ]
 
 
-def _match(frame: pd.DataFrame, file: File) -> dict[int, np.ndarray]:
-    """Row of the table → its box (4,), for each box of a photo that is there: of the same id, else of one that may be written so."""
+def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]:
+    """Row of the table → its box (4,), of the photos that have one, and the number of boxes that are of no photo here.
+
+    A file's rows of the same id, also where they say that nothing was found, come before those of an id that may be written so.
+    """
     ids, sources = frame["id"].astype(str).str.strip().tolist(), frame["source"].tolist()
     exact, stems = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for row, ident in enumerate(ids):
         exact[ident].append(row)
         stems[_parts(ident)[1]].append(row)
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, list[tuple]] = defaultdict(list)
     others = []
     for entry in file.rows.itertuples(index=False, name=None):
         rows = [row for row in exact.get(entry[0], []) if entry[1] in ("", sources[row])]
         if rows:
-            _add(found, rows, entry, sources, file.path)
+            found[_one(rows, entry, sources, file.path)].append(entry)
         else:
             others.append(entry)
-    same = set(found)
+    same, unused = set(found), 0
     for entry in others:
         rows = [
             row
             for row in stems.get(_parts(entry[0])[1], [])
-            if entry[1] in ("", sources[row]) and _alike(entry[0], ids[row])
+            if row not in same and entry[1] in ("", sources[row]) and _alike(entry[0], ids[row])
         ]
-        if rows and not same & set(rows):  # else the file has these by their own ids
-            _add(found, rows, entry, sources, file.path)
-    return found
+        if rows:
+            found[_one(rows, entry, sources, file.path)].append(entry)
+        else:
+            unused += not np.isnan(entry[2])
+    surest = {row: _surest(entries, file.path) for row, entries in found.items()}
+    return {row: box for row, box in surest.items() if box is not None}, unused
 
 
-def _add(found: dict[int, np.ndarray], rows: list[int], entry: tuple, sources: list[str], path: Path) -> None:
-    ident, _, *box = entry
+def _one(rows: list[int], entry: tuple, sources: list[str], path: Path) -> int:
+    """The photo that a row of the file is of. Raises InputError if it may be of several."""
     if len(rows) > 1:
         of = sorted({sources[row] for row in rows})
         more = "; expected a column source, train or test" if len(of) > 1 else ""
-        raise InputError(f"{path}: id {ident!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
-    if rows[0] in found:
-        raise InputError(f"{path}: id {ident!r} comes more than once; expected one box a photo, or a column score, whose "
-                         "highest is taken")  # fmt: skip
-    found[rows[0]] = np.array(box, float)
+        raise InputError(f"{path}: id {entry[0]!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
+    return rows[0]
+
+
+def _surest(entries: list[tuple], path: Path) -> np.ndarray | None:
+    """The box (4,) of a photo's rows; None if they have none. Raises InputError where nothing tells which of several."""
+    entries = [entry for entry in entries if not np.isnan(entry[2])]
+    if not entries:
+        return None
+    scores = [entry[6] for entry in entries]
+    if len(entries) > 1 and (len({entry[0] for entry in entries}) > 1 or not np.isfinite(scores).all()):
+        raise InputError(f"{path}: id {entries[-1][0]!r} comes more than once; expected one box a photo, or a column score with "
+                         "numbers, whose highest is taken")  # fmt: skip
+    return np.array(entries[int(np.argmax(scores))][2:6], float)
 
 
 def _alike(one: str, other: str) -> bool:
@@ -2382,7 +2396,8 @@ class Config(_Frozen):
 
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px, refit included; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
-# make run DATA=../shared/data/cars10 SET="preset=quick": 0.839 of 367 photos (0.798-0.873), log-loss 0.488; with
+# make run DATA=../shared/data/cars10 SET="preset=quick": 0.839 of 367 photos (0.798-0.873), log-loss 0.488 (on a processor
+# without AVX-512 0.828, 0.504: so much comes of rounding); with
 # stages=112x192x11 lr=2e-3 0.831, 0.491. SET="preset=good": 0.856 (0.816-0.888), 0.439; SET="preset=good folds=5 tta=always", each of
 # the 2,450 photos validated by a network that 1,960 others trained: 0.863 (0.849-0.876), 0.442.
 # Rate, size and epochs belong together: BN that starts from the photos' own statistics keeps what the weights know, so that a
@@ -3478,6 +3493,7 @@ except ImportError:  # a Python built without it cannot open such a zip file eit
 if TYPE_CHECKING:
     from carcls.config import Config
 
+TRAIN_NAMES = ("train.csv",)
 SAMPLE_NAMES = ("sample-submission.csv", "sample_submission.csv")
 TRAIN_FOLDERS = ("train",)
 TEST_FOLDERS = ("test_upload", "test")  # the competition's test.zip unpacks to test_upload
@@ -3593,7 +3609,7 @@ def check(cfg: Config) -> Path:
 def _found(cfg: Config) -> tuple[Path, Path | None, Path, Path, Path]:
     """Folder, train.csv, sample submission, train photos, test photos (each a folder or a zip)."""
     root = _root(cfg)
-    train_csv, sample_csv = _csv(root, ("train.csv",)), _csv(root, SAMPLE_NAMES)
+    train_csv, sample_csv = _csv(root, TRAIN_NAMES), _csv(root, SAMPLE_NAMES)
     train, test = _photos(root, TRAIN_FOLDERS), _photos(root, TEST_FOLDERS)
     lacks = [] if sample_csv else [" or ".join(SAMPLE_NAMES)]
     lacks += [] if train else ["train photos (train.zip, or a folder train with photos)"]
@@ -3684,7 +3700,7 @@ def _search(top: Path) -> list[Path]:
     """Folders below ``top`` that look like a competition: the sample, and train.csv or train photos."""
     found, level = [], [top]
     for _ in range(_SEARCH_DEPTH):
-        found += [f for f in level if _csv(f, SAMPLE_NAMES) and (_csv(f, ("train.csv",)) or _photos(f, TRAIN_FOLDERS))]
+        found += [f for f in level if _csv(f, SAMPLE_NAMES) and (_csv(f, TRAIN_NAMES) or _photos(f, TRAIN_FOLDERS))]
         level = [entry for folder in level for entry in _folders(folder) if entry.name not in ("train", "test_upload")]
     return found
 
@@ -8961,6 +8977,8 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
     plain, together = votes.probs[0], votes.combined(how)
     change = paired(plain.argmax(1), together.argmax(1), votes.labels)
     loss, before = log_loss(together, votes.labels), log_loss(plain, votes.labels)
+    if views == 1:
+        return Gate(False, "closed: one view per photo")
     upto = "" if votes.cast.min() == views else "up to "
     seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip
@@ -8968,8 +8986,6 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
         return Gate(False, f"closed: tta=never; {seen}")
     if mode == "always":
         return Gate(True, f"open: tta=always; {seen}")
-    if views == 1:
-        return Gate(False, "closed: one view per photo")
     if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
         return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help")
     if change.p_worse < HARM:

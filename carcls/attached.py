@@ -44,7 +44,7 @@ def box_files(cfg: Config) -> list[Path]:
 
 
 def box_file(text: str) -> Path:
-    """One of them."""
+    """One of them. Raises InputError that says what is there, if it is not or if several differ that have its name."""
     path = inputs.user_path(text)
     if path.is_file():
         return path

@@ -1,7 +1,8 @@
 """Boxes around the cars, from CSV files: photos are cut to them, so that no network can learn the background (S12).
 
 A file has the columns id, left, top, right, bottom (px of the upright photo; all four empty: nothing was found in it) and,
-where an id is of a train and of a test photo, source (train or test). With score, the highest of several rows of a photo counts.
+where an id is of a train and of a test photo, source (train or test). With a column score, the row that has the highest of a
+photo's counts.
 ``python -m carcls boxes`` makes such files; any other detector's boxes can be written as one. The boxes of several files are averaged, which beats tuning one detector (S13).
 """
 
@@ -21,13 +22,16 @@ from carcls.inputs import InputError, is_photo_name
 SIDES = ["left", "top", "right", "bottom"]
 SMALL = 32  # px: a shorter side below this is reported
 _SOURCES = ("train", "test")
+_MORE = ("source", "score")  # columns that a file may have
 _EMPTY = ("", "nan", "none", "null", "na")  # how tables write nothing
 _BEYOND = 0.1  # of a box's area outside of its photo is reported
 
 
 @dataclass(frozen=True)
 class File:
-    """What a file says: ``rows`` has id, source ("" if it does not say) and SIDES (float, px), without empty ones."""
+    """What a file says: ``rows`` has id, source ("" if it does not say), SIDES (float, px; NaN: nothing found) and score
+    (float; NaN if it does not say).
+    """
 
     path: Path
     rows: pd.DataFrame
@@ -45,7 +49,7 @@ def read(path: Path) -> File:
     """The boxes of a file, as far as it shows by itself that they are right. Raises InputError."""
     table = tables.read_csv(path)
     columns = [str(name).strip().lower() for name in table.columns]
-    if any(columns.count(name) != 1 for name in ("id", *SIDES)):
+    if any(columns.count(name) != 1 for name in ("id", *SIDES)) or any(columns.count(name) > 1 for name in _MORE):
         raise InputError(f"{path}: columns {', '.join(map(str, table.columns))}; expected id, left, top, right, bottom, each once, "
                          "and source where an id is of a train and a test photo")  # fmt: skip
     table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
@@ -71,32 +75,27 @@ def read(path: Path) -> File:
         raise InputError(f"{path}: no box in any of its {len(table)} rows")
     if (numbers[~empty].max() <= 1).all() and (numbers[~empty].min() >= 0).all():
         raise InputError(f"{path}: no box reaches beyond 1; expected px of the upright photo, not shares of it")
-    rows = pd.concat([table[["id"]].assign(source=source), numbers], axis=1)[~empty]
-    if "score" in columns:
-        score = pd.to_numeric(table["score"], errors="coerce")[~empty]
-        surest = score.sort_values(ascending=False, kind="stable").index
-        rows = rows.loc[surest].drop_duplicates(["id", "source"]).sort_index()
-    return File(path, rows.reset_index(drop=True))
+    score = pd.to_numeric(table["score"], errors="coerce") if "score" in columns else np.nan
+    return File(path, pd.concat([table[["id"]].assign(source=source), numbers], axis=1).assign(score=score))
 
 
 def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[str]]:
     """The table of photos (id, source, height, width, readable) with SIDES (int, px), and lines for the log.
 
     A photo's box is the mean of the files' that have one, inside the photo; without any it is the whole photo. Raises InputError
-    on boxes of no photo, on several of one photo in a file, and on ones outside of their photo.
+    where no box of a file is of a photo here, on several of one photo without a score that tells which, and on ones outside of
+    their photo.
     """
     whole, size = of(frame), frame[["width", "height"]].to_numpy(int)
     found = np.full((len(files), len(frame), 4), np.nan)
     beyond, notes = np.zeros(len(frame), bool), []
     for number, file in enumerate(files):
-        match = _match(frame, file)
+        match, others = _match(frame, file)
         if not match:
-            raise InputError(f"{file.path}: none of its {len(file.rows)} boxes is of a photo here, such as "
+            raise InputError(f"{file.path}: none of its {others} boxes is of a photo here, such as "
                              f"{file.rows['id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
-        if len(match) < len(file.rows):
-            notes.append(
-                f"boxes of {file.path.name} that are of photos which are not used: {len(file.rows) - len(match):,}"
-            )
+        if others:
+            notes.append(f"boxes of {file.path.name} that are of photos which are not used: {others:,}")
         rows = np.array([row for row in match if frame["readable"].iloc[row]], int)
         values = np.array([match[row] for row in rows]).reshape(-1, 4)
         clipped = np.clip(values, 0, np.tile(size[rows], 2))
@@ -138,43 +137,58 @@ def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[
     ]
 
 
-def _match(frame: pd.DataFrame, file: File) -> dict[int, np.ndarray]:
-    """Row of the table → its box (4,), for each box of a photo that is there: of the same id, else of one that may be written so."""
+def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]:
+    """Row of the table → its box (4,), of the photos that have one, and the number of boxes that are of no photo here.
+
+    A file's rows of the same id, also where they say that nothing was found, come before those of an id that may be written so.
+    """
     ids, sources = frame["id"].astype(str).str.strip().tolist(), frame["source"].tolist()
     exact, stems = defaultdict[str, list[int]](list), defaultdict[str, list[int]](list)
     for row, ident in enumerate(ids):
         exact[ident].append(row)
         stems[_parts(ident)[1]].append(row)
-    found: dict[int, np.ndarray] = {}
+    found: dict[int, list[tuple]] = defaultdict(list)
     others = []
     for entry in file.rows.itertuples(index=False, name=None):
         rows = [row for row in exact.get(entry[0], []) if entry[1] in ("", sources[row])]
         if rows:
-            _add(found, rows, entry, sources, file.path)
+            found[_one(rows, entry, sources, file.path)].append(entry)
         else:
             others.append(entry)
-    same = set(found)
+    same, unused = set(found), 0
     for entry in others:
         rows = [
             row
             for row in stems.get(_parts(entry[0])[1], [])
-            if entry[1] in ("", sources[row]) and _alike(entry[0], ids[row])
+            if row not in same and entry[1] in ("", sources[row]) and _alike(entry[0], ids[row])
         ]
-        if rows and not same & set(rows):  # else the file has these by their own ids
-            _add(found, rows, entry, sources, file.path)
-    return found
+        if rows:
+            found[_one(rows, entry, sources, file.path)].append(entry)
+        else:
+            unused += not np.isnan(entry[2])
+    surest = {row: _surest(entries, file.path) for row, entries in found.items()}
+    return {row: box for row, box in surest.items() if box is not None}, unused
 
 
-def _add(found: dict[int, np.ndarray], rows: list[int], entry: tuple, sources: list[str], path: Path) -> None:
-    ident, _, *box = entry
+def _one(rows: list[int], entry: tuple, sources: list[str], path: Path) -> int:
+    """The photo that a row of the file is of. Raises InputError if it may be of several."""
     if len(rows) > 1:
         of = sorted({sources[row] for row in rows})
         more = "; expected a column source, train or test" if len(of) > 1 else ""
-        raise InputError(f"{path}: id {ident!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
-    if rows[0] in found:
-        raise InputError(f"{path}: id {ident!r} comes more than once; expected one box a photo, or a column score, whose "
-                         "highest is taken")  # fmt: skip
-    found[rows[0]] = np.array(box, float)
+        raise InputError(f"{path}: id {entry[0]!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
+    return rows[0]
+
+
+def _surest(entries: list[tuple], path: Path) -> np.ndarray | None:
+    """The box (4,) of a photo's rows; None if they have none. Raises InputError where nothing tells which of several."""
+    entries = [entry for entry in entries if not np.isnan(entry[2])]
+    if not entries:
+        return None
+    scores = [entry[6] for entry in entries]
+    if len(entries) > 1 and (len({entry[0] for entry in entries}) > 1 or not np.isfinite(scores).all()):
+        raise InputError(f"{path}: id {entries[-1][0]!r} comes more than once; expected one box a photo, or a column score with "
+                         "numbers, whose highest is taken")  # fmt: skip
+    return np.array(entries[int(np.argmax(scores))][2:6], float)
 
 
 def _alike(one: str, other: str) -> bool:

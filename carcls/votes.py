@@ -224,6 +224,8 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
     plain, together = votes.probs[0], votes.combined(how)
     change = paired(plain.argmax(1), together.argmax(1), votes.labels)
     loss, before = log_loss(together, votes.labels), log_loss(plain, votes.labels)
+    if views == 1:
+        return Gate(False, "closed: one view per photo")
     upto = "" if votes.cast.min() == views else "up to "
     seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip
@@ -231,8 +233,6 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
         return Gate(False, f"closed: tta=never; {seen}")
     if mode == "always":
         return Gate(True, f"open: tta=always; {seen}")
-    if views == 1:
-        return Gate(False, "closed: one view per photo")
     if np.abs(votes.probs[:, votes.cast == views] - plain[votes.cast == views]).max() < SAME:
         return Gate(False, f"closed: all {views} views say the same of every photo, so they cannot help")
     if change.p_worse < HARM:

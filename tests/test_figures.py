@@ -67,6 +67,19 @@ def test_the_grid_shows_each_photo_as_it_is_and_draws_that_differ(tmp_path, kept
     assert len({image.tobytes() for image in (first, *draws)}) == 6
 
 
+def test_the_grid_shows_photos_as_they_are_cut(tmp_path, kept):  # S12
+    photo = np.zeros((96, 128, 3), np.uint8)
+    photo[48:, 64:] = np.random.default_rng(0).integers(0, 256, (48, 64, 3))
+    path = str(write_photo(tmp_path / "0.png", photo))
+    rows = pd.DataFrame(
+        [[path, 96, 128, 1, 64, 48, 128, 96]], columns=["path", "height", "width", "fold", *boxes.SIDES]
+    )
+    figures.augmentation(
+        Config(stages="48x64x1", augment="none", tta_views=1), SimpleNamespace(train=rows), tmp_path / "grid.png"
+    )
+    assert all((np.array(axis.images[0].get_array()) == photo[48:, 64:]).all() for axis in kept[0].axes)
+
+
 @pytest.fixture
 def frame(tmp_path):
     """Rows of a table: a red photo, a green one, a file that is none, one that is not there, one known to be unreadable."""
@@ -385,3 +398,17 @@ def test_boxes_are_drawn_the_smallest_first(tmp_path):  # S12
         np.flatnonzero(part.any(1)).max() for part in np.array_split(yellow, figures.COLUMNS, axis=1) if part.any()
     ]
     assert len(lowest) == 2 and lowest[0] < lowest[1]  # 2, then 1; 0 is whole and is not shown
+
+
+def test_a_box_is_drawn_where_it_is_in_a_photo_that_is_decoded_smaller(tmp_path):  # S12
+    photo = np.zeros((1200, 1600, 3), np.uint8)
+    photo[600:900, 800:1400] = 255
+    path = str(write_photo(tmp_path / "a.jpg", photo))
+    row = pd.Series(
+        {"path": path, "height": 1200, "width": 1600, "left": 800, "top": 600, "right": 1400, "bottom": 900}
+    )
+    tile = figures._tile(row)
+    yellow = np.argwhere((tile[..., 0] > 200) & (tile[..., 2] < 90))
+    scale = figures.TILE[1] / 1600  # TILE is as wide as a 4:3 photo
+    wanted = np.array([[600, 800], [900, 1400]]) * scale
+    assert np.abs(np.stack([yellow.min(0), yellow.max(0) + 1]) - wanted).max() <= 3

@@ -442,22 +442,36 @@ def test_boxes_are_uploaded_and_attached(kaggle, tmp_path, capsys):
     file.write_text("id,left,top,right,bottom\n1.jpg,1,2,30,40\n")
     assert cli.main(["dataset", f"boxes={file}", "--no-push", "--owner", "alice"]) == 0
     assert f"boxes      {file}" in capsys.readouterr().out
-    folder = offline.FOLDER / "carcls-boxes"
+    (folder,) = offline.FOLDER.glob("carcls-boxes-????????")
     assert sorted(p.name for p in folder.iterdir()) == ["a.csv", offline.METADATA] and offline.check(folder) == []
     assert (folder / "a.csv").read_bytes() == file.read_bytes()
     made = push.build(push.Request([f"boxes={file}"], owner="alice"))
-    assert made["dataset_sources"] == ["alice/carcls-boxes"]
+    assert made["dataset_sources"] == [f"alice/{folder.name}"]
     kernel = (push.FOLDER / "kernel.py").read_text()
     assert 'a dataset with a.csv: make dataset SET="boxes=…"' in kernel.split("SETTINGS = ")[0]
     assert '"boxes": "a.csv"' in kernel and str(tmp_path) not in kernel  # no folder of a desk
     with pytest.raises(inputs.InputError, match="boxes=gone.csv: no such file"):
         push.build(push.Request(["boxes=gone.csv"], owner="alice"))
-    assert push.build(push.Request(["boxes=/kaggle/input/x/a.csv"], owner="alice"))["dataset_sources"] == []
+    theirs = ["boxes=/kaggle/input/x/a.csv"]
+    assert push.build(push.Request(theirs, owner="alice"))["dataset_sources"] == []
+    assert offline.build(theirs, "alice") == []
+    lite = push.Request([f"boxes={file}", "backbone=efficientnet_lite_b0"], owner="alice", datasets=["bob/weights"])
+    assert push.build(lite)["dataset_sources"] == [f"alice/{folder.name}", "bob/weights"]
+    assert "weights of efficientnet_lite_b0 are expected in bob/weights" in capsys.readouterr().out
+    # Corrected boxes are another dataset, so that no kernel takes the old ones for them.
+    file.write_text("id,left,top,right,bottom\n1.jpg,1,2,30,41\n")
+    other = push.build(push.Request([f"boxes={file}"], owner="alice"))["dataset_sources"]
+    assert len(other) == 1 and other != [f"alice/{folder.name}"] and other[0].startswith("alice/carcls-boxes-")
+    (tmp_path / "train.csv").write_bytes(file.read_bytes())
     (tmp_path / "a.csv").write_bytes(file.read_bytes())
     (tmp_path / "empty.csv").write_text("id,left\n")
     for words, message in (
         (f"boxes={file},{tmp_path / 'empty.csv'}", "empty.csv: no rows"),
         (f"boxes={file},{tmp_path / 'a.csv'}", "two files of one name"),
+        (f"boxes={file},/kaggle/input/x/a.csv", "two files of one name"),
+        (f"boxes={tmp_path / 'train.csv'}", "train.csv: the competition has a file of that name, too"),
     ):
         with pytest.raises(inputs.InputError, match=message):
             offline.build([words], "alice")
+        with pytest.raises(inputs.InputError, match=message):
+            push.build(push.Request([words], owner="alice"))

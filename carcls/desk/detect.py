@@ -109,25 +109,39 @@ def detect(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def make(frame: pd.DataFrame, names: Sequence[str], out: Path) -> list[Path]:
-    """OUT/boxes_NAME.csv of each network; one that is there already, perhaps mended by hand, is kept.
+    """OUT/boxes_NAME.csv of each network that finds a car; one that is there already, perhaps mended by hand, is kept.
 
-    Raises InputError where that is of other photos.
+    Raises InputError where that is of other photos, and where no network finds a car in any photo.
     """
     made = []
     for name in dict.fromkeys(names):
         path = out / f"boxes_{name}.csv"
-        made.append(path)
-        if not path.exists():
+        old = path.exists()
+        if not old:
             inputs.write_atomic(path, detect(frame, name).to_csv(index=False))
-            continue
         there = tables.read_csv(path)
-        if (
-            not {"source", "id"} <= set(there)
-            or there[["source", "id"]].to_numpy().tolist() != frame[["source", "id"]].to_numpy().tolist()
-        ):
-            raise inputs.InputError(f"{path}: has the boxes of other photos; choose another --out, or remove it")
-        print(f"{path}: is there already and stays; remove it to have it made anew")
+        there.columns = there.columns.str.strip().str.lower()
+        if old:
+            _expect_of(frame, there, path)
+            print(f"{path}: is there already and stays; remove it to have it made anew")
+        if set(boxes.SIDES) <= set(there) and (there[boxes.SIDES] == "").all(axis=None):
+            print(f"{path}: no car found in any of {len(frame):,} photos; left out")
+        else:
+            made.append(path)
+    if not made:
+        raise inputs.InputError(
+            f"{out}: {', '.join(names)} found no car in any of {len(frame):,} photos, so there are no boxes"
+        )
     return made
+
+
+def _expect_of(frame: pd.DataFrame, there: pd.DataFrame, path: Path) -> None:
+    """Raises InputError if what a file has that was made before, in whatever order it is now, is of other photos than these."""
+    if {"source", "id"} <= set(there):  # else boxes.read has to say what it makes of it
+        has, wanted = ({*zip(each["source"], each["id"], strict=True)} for each in (there, frame))
+        if has != wanted:
+            raise inputs.InputError(f"{path}: has {len(has - wanted):,} photos that are not here, and lacks {len(wanted - has):,} that "
+                                    "are; choose another --out, or remove it")  # fmt: skip
 
 
 def _batches(frame: pd.DataFrame) -> Iterator[tuple[list[int], np.ndarray]]:

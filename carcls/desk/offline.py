@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 import shutil
@@ -42,9 +43,31 @@ def dataset_id(owner: str, backbone: str) -> str:
     return f"{owner}/carcls-{backbone.replace('_', '-')}"
 
 
-def boxes_id(owner: str) -> str:
-    """The dataset with the files of ``boxes``, as ``make dataset`` names it and ``make push`` attaches it."""
-    return f"{owner}/carcls-boxes"
+def box_files(cfg: config.Config) -> list[Path]:
+    """The files of ``boxes`` that a kernel needs attached: those that are on this desk, read. Raises InputError."""
+    texts = [text.strip() for text in cfg.boxes.split(",") if text]
+    names = [Path(text).name for text in texts]  # a kernel finds them by these
+    if len(set(names)) < len(names):
+        raise inputs.InputError(f"boxes={cfg.boxes}: two files of one name, by which a kernel finds them; rename one")
+    files = [attached.box_file(text) for text in bundle.local_boxes(cfg.boxes)]
+    for file in files:
+        if file.name in (*inputs.TRAIN_NAMES, *inputs.SAMPLE_NAMES):
+            raise inputs.InputError(f"boxes={file}: the competition has a file of that name, too, and a kernel finds it by its name; "
+                                    "rename it")  # fmt: skip
+        boxes.read(file)
+    return files
+
+
+def boxes_id(owner: str, files: Sequence[Path]) -> str:
+    """The dataset with these files of ``boxes``, as ``make dataset`` names it and ``make push`` attaches it.
+
+    Its name has a digest of them: other boxes, or these after a correction, are another dataset, and none is taken for another.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)} ".encode() + content)
+    return f"{owner}/carcls-boxes-{digest.hexdigest()[:8]}"
 
 
 def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER) -> list[Dataset]:
@@ -54,7 +77,7 @@ def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOL
     do not fit.
     """
     cfg = config.from_words(list(words), bundle.PRESET)
-    made = []
+    made, files = [], box_files(cfg)
     for mine in {mine.backbone: mine for mine in cfg.of_members()}.values():
         backbone = backbones.find(mine.backbone)
         if mine.weights == "none":
@@ -63,16 +86,12 @@ def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOL
             print(f"{mine.backbone}: needs no dataset; `make push` attaches Kaggle's model {backbone.model}")
         else:
             made.append(_weights(mine, dataset_id(owner, mine.backbone), top))
-    return [*made, *([_boxes(cfg, boxes_id(owner), top)] if cfg.boxes else [])]
+    if files:
+        made.append(_boxes(files, boxes_id(owner, files), top))
+    return made
 
 
-def _boxes(cfg: config.Config, name: str, top: Path) -> Dataset:
-    files = attached.box_files(cfg)
-    for file in files:
-        boxes.read(file)
-    names = [file.name for file in files]
-    if len(set(names)) < len(names):
-        raise inputs.InputError(f"boxes={cfg.boxes}: two files of one name, by which a kernel finds them; rename one")
+def _boxes(files: Sequence[Path], name: str, top: Path) -> Dataset:
     folder = top / name.partition("/")[2]
     part = _part(folder)
     for file in files:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carcls import attached, backbones, boxes, config, inputs
+from carcls import backbones, config, inputs
 from carcls.desk import bundle, offline, remote
 
 FOLDER = Path("build/kernel")
@@ -58,12 +58,11 @@ def build(request: Request, template: Path = Path(METADATA), folder: Path = FOLD
 
     Raises config.ConfigError on settings that cannot be used, inputs.InputError on all else that Kaggle would refuse.
     """
-    settings = bundle.settings(list(request.words))
+    files = offline.box_files(config.from_words(list(request.words), bundle.PRESET))
+    settings = bundle.settings(list(request.words))  # with the names of those files alone
     cfg = config.parse({"preset": bundle.PRESET, **settings})
     _refuse(cfg, request)
-    for file in bundle.local_boxes(config.from_words(list(request.words), bundle.PRESET).boxes):  # here, where they are
-        boxes.read(attached.box_file(file))
-    data = _complete(_read(template), cfg, settings, request)
+    data = _complete(_read(template), cfg, settings, request, files)
     text = bundle.text(settings)
     if folder.exists():
         shutil.rmtree(folder)
@@ -109,7 +108,9 @@ def _refuse(cfg: config.Config, request: Request) -> None:
         )
 
 
-def _complete(data: dict[str, Any], cfg: config.Config, settings: dict[str, Any], request: Request) -> dict[str, Any]:
+def _complete(
+    data: dict[str, Any], cfg: config.Config, settings: dict[str, Any], request: Request, boxes: Sequence[Path]
+) -> dict[str, Any]:
     """The repository's metadata with owner, title, accelerator and what is to be attached."""
     data = dict(data)
     if request.title:
@@ -135,8 +136,10 @@ def _complete(data: dict[str, Any], cfg: config.Config, settings: dict[str, Any]
             models.append(model)
         elif not request.datasets:
             datasets.append(offline.dataset_id(owner, mine.backbone))
-    if cfg.boxes and bundle.local_boxes(cfg.boxes):
-        datasets.append(offline.boxes_id(owner))
+        else:
+            print(f"weights of {mine.backbone} are expected in {', '.join(request.datasets)}")
+    if boxes:
+        datasets.append(offline.boxes_id(owner, boxes))
     data["model_sources"] = models
     data["dataset_sources"] = list(dict.fromkeys([*datasets, *request.datasets]))
     data["kernel_sources"] = list(dict.fromkeys([*_list(data, "kernel_sources"), *request.kernels]))
@@ -240,7 +243,7 @@ def _expect_ready(dataset: str) -> None:
         found = "is not there" if state is None else f"is {state}"
         raise inputs.InputError(
             f"dataset {dataset} {found} (Kaggle said: {words}); nothing was sent. Make it with make dataset and the same SET, "
-            "or name another with DATASET=owner/slug"
+            "or name another with DATASET=owner/slug, and what of SET is in it as /kaggle/input/…"
         )
 
 
