@@ -332,14 +332,15 @@ def _with_half(row: dict[str, Any], name: str, sign: str = "") -> str:
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls study</title>
-<style>{{ style }} body{max-width:none} td{white-space:nowrap} td.long{white-space:normal;max-width:16em} td img{width:560px;max-width:none}</style>
+<style>{{ style }} body{max-width:none} td{white-space:nowrap} td,th{font-size:13px;padding:.15em .5em}
+ td.long{white-space:normal;overflow-wrap:anywhere;min-width:11em;max-width:16em} td img{width:560px;max-width:none}</style>
 <h1>carcls study</h1>
 <p>{{ done }} trainings. Accuracy and log-loss are the best epoch's, of {{ photos }} validation photos as they are, which each seed
 draws anew. ±: 95 % interval of the mean over seeds, by Student's t. Against base: mean difference to the base of the same seed.
 Better or worse is an interval without 0, and for accuracy more than one photo. Each arm has two chances of one in twenty to be so by chance alone, and somewhat
 more, as seeds share most of their photos. Seconds an epoch are without the first epoch of a stage, which decodes.</p>
 <table><tr>{% for name in rows[0][0] %}<th>{{ name }}</th>{% endfor %}<th>curves</th></tr>
-{% for cells, picture in rows %}<tr>{% for name, cell in cells.items() %}<td{% if name in ("arm", "verdict") %} class="long"{% endif %}>{{ cell }}</td>
+{% for cells, picture in rows %}<tr>{% for name, cell in cells.items() %}<td{% if name in ("arm", "learning rate", "verdict") %} class="long"{% endif %}>{{ cell }}</td>
 {% endfor %}<td>{{ picture }}</td></tr>{% endfor %}</table><p>{{ caption }}</p>
 <h2>Settings of the base</h2><pre>{{ settings }}</pre><p>Source {{ result.source }}; {{ result.versions }}</p></html>"""
 
