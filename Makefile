@@ -1,7 +1,7 @@
 # make run [DATA=folder] [OUT=folder] [SET="key=value key=value"]   the main job; without DATA on the drawn sample
 # make test      the tests              make check    format, lint, types, kernel.py fresh; changes nothing
 # make kernel    bundle kernel.py       make bench    speed against references
-# make push [SET="…"] [ACCELERATOR=t4|tpu] [TITLE="…"] [DATASET=owner/slug] [EARLIER=owner/slug]   push kernel.py to Kaggle, with these settings
+# make push [SET="…"] [ACCELERATOR=t4|tpu] [TITLE="…"] [DATASET="owner/slug …"] [EARLIER=owner/slug]   push kernel.py to Kaggle, with these settings
 # make watch [SUBMIT=1] [KERNEL=owner/slug]   follow it, download its output; SUBMIT=1: send submission.csv to the competition
 # make dataset [SET="…"]                upload weights that no Kaggle model has, and boxes
 PYTHON ?= python3
@@ -35,7 +35,7 @@ kernel: .venv/ready
 	@$(PY) -m carcls kernel
 
 push: .venv/ready
-	@$(PY) -m carcls push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") $(if $(DATASET),--dataset "$(DATASET)") $(if $(EARLIER),--kernel "$(EARLIER)") $(SET)
+	@$(PY) -m carcls push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") $(foreach dataset,$(DATASET),--dataset "$(dataset)") $(if $(EARLIER),--kernel "$(EARLIER)") $(SET)
 
 watch: .venv/ready
 	@$(PY) -m carcls watch $(KERNEL) $(if $(SUBMIT),--submit)

@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from carcls.config import Config
 
 MANIFEST = "manifest.json"
+BOXES = "carcls-boxes"  # how a dataset of boxes is called, before a digest
 _OURS = "carcls weights"  # tells our manifest.json from those of others
 _FORMAT = f"{_OURS} 1"
 _KINDS = {"models": "model", "datasets": "dataset", "notebooks": "notebook output", "competitions": "competition"}
@@ -121,7 +122,7 @@ def kind(file: Path) -> str:
 
 def box_files(cfg: Config) -> list[Path]:
     """The files that cfg.boxes names; on Kaggle also found by name alone, below input. Raises InputError."""
-    return [box_file(text.strip()) for text in cfg.boxes.split(",")] if cfg.boxes else []
+    return [box_file(text) for text in cfg.boxes.split(",")] if cfg.boxes else []
 
 
 def box_file(text: str) -> Path:
@@ -135,6 +136,8 @@ def box_file(text: str) -> Path:
         raise inputs.InputError(f"boxes={text}: no such file; {how}")
     # Older and newer layouts differ in how deep a dataset's files are.
     found = sorted(file for folder in inputs.folders_below(top) for file in [folder / path.name] if file.is_file())
+    # The competition's tables and an earlier run's output may have files of that name, too.
+    found = [file for file in found if file.parent.name.startswith(BOXES)] or found
     if len({_sha256(file) for file in found}) != 1:  # one file may be there in both layouts
         several = f"several are attached: {', '.join(map(str, found))}; name one of them"
         none = f"no {path.name} is attached; {how}, and `make dataset` with the same SET uploads it. There is:\n{inputs.tree(top, depth=4)}"
@@ -1342,8 +1345,8 @@ def of(frame: pd.DataFrame) -> np.ndarray:
     return np.stack([0 * width, 0 * height, width, height], axis=1)
 
 
-def read(path: Path) -> File:
-    """The boxes of a file, as far as it shows by itself that they are right. Raises InputError."""
+def read(path: Path, empty: bool = False) -> File:
+    """The boxes of a file, as far as it shows by itself that they are right; empty: also if it has none. Raises InputError."""
     table = tables.read_csv(path)
     columns = [str(name).strip().lower() for name in table.columns]
     if any(columns.count(name) != 1 for name in ("id", *SIDES)) or any(columns.count(name) > 1 for name in _MORE):
@@ -1352,13 +1355,13 @@ def read(path: Path) -> File:
     table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
     texts = table[SIDES]
     numbers = texts.apply(lambda side: pd.to_numeric(side, errors="coerce")).astype(float)
-    empty = texts.apply(lambda side: side.str.lower().isin(_EMPTY)).all(axis=1)
+    none = texts.apply(lambda side: side.str.lower().isin(_EMPTY)).all(axis=1)
     wrong = (
         ~np.isfinite(numbers).all(axis=1)
         | (numbers["left"] >= numbers["right"])
         | (numbers["top"] >= numbers["bottom"])
     )
-    wrong &= ~empty
+    wrong &= ~none
     if wrong.any():
         first = int(wrong.argmax())
         found = ", ".join(f"{name} {texts[name][first]!r}" for name in SIDES)
@@ -1368,9 +1371,9 @@ def read(path: Path) -> File:
     odd = sorted(set(source) - {"", *_SOURCES})
     if odd:
         raise InputError(f"{path}: source {odd[0]!r}; expected train or test")
-    if empty.all():
+    if none.all() and not empty:
         raise InputError(f"{path}: no box in any of its {len(table)} rows")
-    if (numbers[~empty].max() <= 1).all() and (numbers[~empty].min() >= 0).all():
+    if not none.all() and (numbers.max() <= 1).all() and (numbers.min() >= 0).all():
         raise InputError(f"{path}: no box reaches beyond 1; expected px of the upright photo, not shares of it")
     score = pd.to_numeric(table["score"], errors="coerce") if "score" in columns else np.nan
     return File(path, pd.concat([table[["id"]].assign(source=source), numbers], axis=1).assign(score=score))
@@ -1380,8 +1383,8 @@ def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[
     """The table of photos (id, source, height, width, readable) with SIDES (int, px), and lines for the log.
 
     A photo's box is the mean of the files' that have one, inside the photo; without any it is the whole photo. Raises InputError
-    where no box of a file is of a photo here, on several of one photo without a score that tells which, and on ones outside of
-    their photo.
+    where no box of a file is of a photo here, on ones that may be of several photos, on several of one photo without a score that
+    tells which, and on ones outside of their photo.
     """
     whole, size = of(frame), frame[["width", "height"]].to_numpy(int)
     found = np.full((len(files), len(frame), 4), np.nan)
@@ -1390,7 +1393,7 @@ def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[
         match, others = _match(frame, file)
         if not match:
             raise InputError(f"{file.path}: none of its {others} boxes is of a photo here, such as "
-                             f"{file.rows['id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
+                             f"{file.rows.loc[file.rows['left'].notna(), 'id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
         if others:
             notes.append(f"boxes of {file.path.name} that are of photos which are not used: {others:,}")
         rows = np.array([row for row in match if frame["readable"].iloc[row]], int)
@@ -1448,9 +1451,12 @@ def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]
     others = []
     for entry in file.rows.itertuples(index=False, name=None):
         rows = [row for row in exact.get(entry[0], []) if entry[1] in ("", sources[row])]
-        if rows:
+        if rows and np.isnan(entry[2]):
+            for row in rows:
+                found[row].append(entry)
+        elif rows:
             found[_one(rows, entry, sources, file.path)].append(entry)
-        else:
+        elif not np.isnan(entry[2]):
             others.append(entry)
     same, unused = set(found), 0
     for entry in others:
@@ -1462,7 +1468,7 @@ def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]
         if rows:
             found[_one(rows, entry, sources, file.path)].append(entry)
         else:
-            unused += not np.isnan(entry[2])
+            unused += 1
     surest = {row: _surest(entries, file.path) for row, entries in found.items()}
     return {row: box for row, box in surest.items() if box is not None}, unused
 
@@ -1481,8 +1487,10 @@ def _surest(entries: list[tuple], path: Path) -> np.ndarray | None:
     entries = [entry for entry in entries if not np.isnan(entry[2])]
     if not entries:
         return None
-    scores = [entry[6] for entry in entries]
-    if len(entries) > 1 and (len({entry[0] for entry in entries}) > 1 or not np.isfinite(scores).all()):
+    scores, ids = [entry[6] for entry in entries], sorted({entry[0] for entry in entries})
+    if len(ids) > 1:
+        raise InputError(f"{path}: ids {' and '.join(map(repr, ids))} may be of one photo; expected one box a photo")
+    if len(entries) > 1 and not np.isfinite(scores).all():
         raise InputError(f"{path}: id {entries[-1][0]!r} comes more than once; expected one box a photo, or a column score with "
                          "numbers, whose highest is taken")  # fmt: skip
     return np.array(entries[int(np.argmax(scores))][2:6], float)
@@ -2302,6 +2310,11 @@ class Config(_Frozen):
     def _parse_stages(cls, value: Any) -> Any:
         return _stages(value) if isinstance(value, str) else value
 
+    @field_validator("boxes")
+    @classmethod
+    def _without_spaces(cls, value: str) -> str:
+        return ",".join(file.strip() for file in value.split(","))
+
     @field_validator("members", mode="before")
     @classmethod
     def _parse_members(cls, value: Any) -> Any:
@@ -2348,7 +2361,7 @@ class Config(_Frozen):
             raise ValueError(
                 f"tta_cap {self.tta_cap} with tta_views {self.tta_views}: one view cannot disagree; at least 2"
             )
-        files = [file.strip() for file in self.boxes.split(",")]
+        files = self.boxes.split(",")
         if self.boxes and (not all(files) or len(set(files)) < len(files)):
             raise ValueError(f"boxes {self.boxes!r}: expected files separated by commas, each once")
         if self.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", self.blend):
@@ -3493,7 +3506,6 @@ except ImportError:  # a Python built without it cannot open such a zip file eit
 if TYPE_CHECKING:
     from carcls.config import Config
 
-TRAIN_NAMES = ("train.csv",)
 SAMPLE_NAMES = ("sample-submission.csv", "sample_submission.csv")
 TRAIN_FOLDERS = ("train",)
 TEST_FOLDERS = ("test_upload", "test")  # the competition's test.zip unpacks to test_upload
@@ -3609,7 +3621,7 @@ def check(cfg: Config) -> Path:
 def _found(cfg: Config) -> tuple[Path, Path | None, Path, Path, Path]:
     """Folder, train.csv, sample submission, train photos, test photos (each a folder or a zip)."""
     root = _root(cfg)
-    train_csv, sample_csv = _csv(root, TRAIN_NAMES), _csv(root, SAMPLE_NAMES)
+    train_csv, sample_csv = _csv(root, ("train.csv",)), _csv(root, SAMPLE_NAMES)
     train, test = _photos(root, TRAIN_FOLDERS), _photos(root, TEST_FOLDERS)
     lacks = [] if sample_csv else [" or ".join(SAMPLE_NAMES)]
     lacks += [] if train else ["train photos (train.zip, or a folder train with photos)"]
@@ -3700,7 +3712,7 @@ def _search(top: Path) -> list[Path]:
     """Folders below ``top`` that look like a competition: the sample, and train.csv or train photos."""
     found, level = [], [top]
     for _ in range(_SEARCH_DEPTH):
-        found += [f for f in level if _csv(f, SAMPLE_NAMES) and (_csv(f, TRAIN_NAMES) or _photos(f, TRAIN_FOLDERS))]
+        found += [f for f in level if _csv(f, SAMPLE_NAMES) and (_csv(f, ("train.csv",)) or _photos(f, TRAIN_FOLDERS))]
         level = [entry for folder in level for entry in _folders(folder) if entry.name not in ("train", "test_upload")]
     return found
 
@@ -8971,14 +8983,14 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
 
     Open where it is not worse: it corrects more photos than it spoils, or as many or slightly fewer at a lower
     log-loss (``HARM``: the exact one-sided test does not call it harm). Closed otherwise, and where nothing can
-    change because all views say the same. mode: auto, always or never.
+    change because all views say the same or there is one alone. mode: auto, always or never.
     """
     views = int(votes.cast.max())
+    if views == 1:
+        return Gate(False, "closed: one view per photo")
     plain, together = votes.probs[0], votes.combined(how)
     change = paired(plain.argmax(1), together.argmax(1), votes.labels)
     loss, before = log_loss(together, votes.labels), log_loss(plain, votes.labels)
-    if views == 1:
-        return Gate(False, "closed: one view per photo")
     upto = "" if votes.cast.min() == views else "up to "
     seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from carcls.config import Config
 
 MANIFEST = "manifest.json"
+BOXES = "carcls-boxes"  # how a dataset of boxes is called, before a digest
 _OURS = "carcls weights"  # tells our manifest.json from those of others
 _FORMAT = f"{_OURS} 1"
 _KINDS = {"models": "model", "datasets": "dataset", "notebooks": "notebook output", "competitions": "competition"}
@@ -40,7 +41,7 @@ def kind(file: Path) -> str:
 
 def box_files(cfg: Config) -> list[Path]:
     """The files that cfg.boxes names; on Kaggle also found by name alone, below input. Raises InputError."""
-    return [box_file(text.strip()) for text in cfg.boxes.split(",")] if cfg.boxes else []
+    return [box_file(text) for text in cfg.boxes.split(",")] if cfg.boxes else []
 
 
 def box_file(text: str) -> Path:
@@ -54,6 +55,8 @@ def box_file(text: str) -> Path:
         raise inputs.InputError(f"boxes={text}: no such file; {how}")
     # Older and newer layouts differ in how deep a dataset's files are.
     found = sorted(file for folder in inputs.folders_below(top) for file in [folder / path.name] if file.is_file())
+    # The competition's tables and an earlier run's output may have files of that name, too.
+    found = [file for file in found if file.parent.name.startswith(BOXES)] or found
     if len({_sha256(file) for file in found}) != 1:  # one file may be there in both layouts
         several = f"several are attached: {', '.join(map(str, found))}; name one of them"
         none = f"no {path.name} is attached; {how}, and `make dataset` with the same SET uploads it. There is:\n{inputs.tree(top, depth=4)}"

@@ -45,8 +45,8 @@ def of(frame: pd.DataFrame) -> np.ndarray:
     return np.stack([0 * width, 0 * height, width, height], axis=1)
 
 
-def read(path: Path) -> File:
-    """The boxes of a file, as far as it shows by itself that they are right. Raises InputError."""
+def read(path: Path, empty: bool = False) -> File:
+    """The boxes of a file, as far as it shows by itself that they are right; empty: also if it has none. Raises InputError."""
     table = tables.read_csv(path)
     columns = [str(name).strip().lower() for name in table.columns]
     if any(columns.count(name) != 1 for name in ("id", *SIDES)) or any(columns.count(name) > 1 for name in _MORE):
@@ -55,13 +55,13 @@ def read(path: Path) -> File:
     table = table.set_axis(columns, axis=1).apply(lambda column: column.str.strip())
     texts = table[SIDES]
     numbers = texts.apply(lambda side: pd.to_numeric(side, errors="coerce")).astype(float)
-    empty = texts.apply(lambda side: side.str.lower().isin(_EMPTY)).all(axis=1)
+    none = texts.apply(lambda side: side.str.lower().isin(_EMPTY)).all(axis=1)
     wrong = (
         ~np.isfinite(numbers).all(axis=1)
         | (numbers["left"] >= numbers["right"])
         | (numbers["top"] >= numbers["bottom"])
     )
-    wrong &= ~empty
+    wrong &= ~none
     if wrong.any():
         first = int(wrong.argmax())
         found = ", ".join(f"{name} {texts[name][first]!r}" for name in SIDES)
@@ -71,9 +71,9 @@ def read(path: Path) -> File:
     odd = sorted(set(source) - {"", *_SOURCES})
     if odd:
         raise InputError(f"{path}: source {odd[0]!r}; expected train or test")
-    if empty.all():
+    if none.all() and not empty:
         raise InputError(f"{path}: no box in any of its {len(table)} rows")
-    if (numbers[~empty].max() <= 1).all() and (numbers[~empty].min() >= 0).all():
+    if not none.all() and (numbers.max() <= 1).all() and (numbers.min() >= 0).all():
         raise InputError(f"{path}: no box reaches beyond 1; expected px of the upright photo, not shares of it")
     score = pd.to_numeric(table["score"], errors="coerce") if "score" in columns else np.nan
     return File(path, pd.concat([table[["id"]].assign(source=source), numbers], axis=1).assign(score=score))
@@ -83,8 +83,8 @@ def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[
     """The table of photos (id, source, height, width, readable) with SIDES (int, px), and lines for the log.
 
     A photo's box is the mean of the files' that have one, inside the photo; without any it is the whole photo. Raises InputError
-    where no box of a file is of a photo here, on several of one photo without a score that tells which, and on ones outside of
-    their photo.
+    where no box of a file is of a photo here, on ones that may be of several photos, on several of one photo without a score that
+    tells which, and on ones outside of their photo.
     """
     whole, size = of(frame), frame[["width", "height"]].to_numpy(int)
     found = np.full((len(files), len(frame), 4), np.nan)
@@ -93,7 +93,7 @@ def cut(frame: pd.DataFrame, files: Sequence[File]) -> tuple[pd.DataFrame, list[
         match, others = _match(frame, file)
         if not match:
             raise InputError(f"{file.path}: none of its {others} boxes is of a photo here, such as "
-                             f"{file.rows['id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
+                             f"{file.rows.loc[file.rows['left'].notna(), 'id'][:3].tolist()}; expected ids as {frame['id'][:3].tolist()}")  # fmt: skip
         if others:
             notes.append(f"boxes of {file.path.name} that are of photos which are not used: {others:,}")
         rows = np.array([row for row in match if frame["readable"].iloc[row]], int)
@@ -151,9 +151,12 @@ def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]
     others = []
     for entry in file.rows.itertuples(index=False, name=None):
         rows = [row for row in exact.get(entry[0], []) if entry[1] in ("", sources[row])]
-        if rows:
+        if rows and np.isnan(entry[2]):
+            for row in rows:
+                found[row].append(entry)
+        elif rows:
             found[_one(rows, entry, sources, file.path)].append(entry)
-        else:
+        elif not np.isnan(entry[2]):
             others.append(entry)
     same, unused = set(found), 0
     for entry in others:
@@ -165,7 +168,7 @@ def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]
         if rows:
             found[_one(rows, entry, sources, file.path)].append(entry)
         else:
-            unused += not np.isnan(entry[2])
+            unused += 1
     surest = {row: _surest(entries, file.path) for row, entries in found.items()}
     return {row: box for row, box in surest.items() if box is not None}, unused
 
@@ -184,8 +187,10 @@ def _surest(entries: list[tuple], path: Path) -> np.ndarray | None:
     entries = [entry for entry in entries if not np.isnan(entry[2])]
     if not entries:
         return None
-    scores = [entry[6] for entry in entries]
-    if len(entries) > 1 and (len({entry[0] for entry in entries}) > 1 or not np.isfinite(scores).all()):
+    scores, ids = [entry[6] for entry in entries], sorted({entry[0] for entry in entries})
+    if len(ids) > 1:
+        raise InputError(f"{path}: ids {' and '.join(map(repr, ids))} may be of one photo; expected one box a photo")
+    if len(entries) > 1 and not np.isfinite(scores).all():
         raise InputError(f"{path}: id {entries[-1][0]!r} comes more than once; expected one box a photo, or a column score with "
                          "numbers, whose highest is taken")  # fmt: skip
     return np.array(entries[int(np.argmax(scores))][2:6], float)

@@ -218,6 +218,11 @@ class Config(_Frozen):
     def _parse_stages(cls, value: Any) -> Any:
         return _stages(value) if isinstance(value, str) else value
 
+    @field_validator("boxes")
+    @classmethod
+    def _without_spaces(cls, value: str) -> str:
+        return ",".join(file.strip() for file in value.split(","))
+
     @field_validator("members", mode="before")
     @classmethod
     def _parse_members(cls, value: Any) -> Any:
@@ -264,7 +269,7 @@ class Config(_Frozen):
             raise ValueError(
                 f"tta_cap {self.tta_cap} with tta_views {self.tta_views}: one view cannot disagree; at least 2"
             )
-        files = [file.strip() for file in self.boxes.split(",")]
+        files = self.boxes.split(",")
         if self.boxes and (not all(files) or len(set(files)) < len(files)):
             raise ValueError(f"boxes {self.boxes!r}: expected files separated by commas, each once")
         if self.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", self.blend):

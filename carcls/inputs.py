@@ -27,7 +27,6 @@ except ImportError:  # a Python built without it cannot open such a zip file eit
 if TYPE_CHECKING:
     from carcls.config import Config
 
-TRAIN_NAMES = ("train.csv",)
 SAMPLE_NAMES = ("sample-submission.csv", "sample_submission.csv")
 TRAIN_FOLDERS = ("train",)
 TEST_FOLDERS = ("test_upload", "test")  # the competition's test.zip unpacks to test_upload
@@ -143,7 +142,7 @@ def check(cfg: Config) -> Path:
 def _found(cfg: Config) -> tuple[Path, Path | None, Path, Path, Path]:
     """Folder, train.csv, sample submission, train photos, test photos (each a folder or a zip)."""
     root = _root(cfg)
-    train_csv, sample_csv = _csv(root, TRAIN_NAMES), _csv(root, SAMPLE_NAMES)
+    train_csv, sample_csv = _csv(root, ("train.csv",)), _csv(root, SAMPLE_NAMES)
     train, test = _photos(root, TRAIN_FOLDERS), _photos(root, TEST_FOLDERS)
     lacks = [] if sample_csv else [" or ".join(SAMPLE_NAMES)]
     lacks += [] if train else ["train photos (train.zip, or a folder train with photos)"]
@@ -234,7 +233,7 @@ def _search(top: Path) -> list[Path]:
     """Folders below ``top`` that look like a competition: the sample, and train.csv or train photos."""
     found, level = [], [top]
     for _ in range(_SEARCH_DEPTH):
-        found += [f for f in level if _csv(f, SAMPLE_NAMES) and (_csv(f, TRAIN_NAMES) or _photos(f, TRAIN_FOLDERS))]
+        found += [f for f in level if _csv(f, SAMPLE_NAMES) and (_csv(f, ("train.csv",)) or _photos(f, TRAIN_FOLDERS))]
         level = [entry for folder in level for entry in _folders(folder) if entry.name not in ("train", "test_upload")]
     return found
 

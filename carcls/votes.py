@@ -218,14 +218,14 @@ def gate(mode: str, votes: Votes, how: str = "mean") -> Gate:
 
     Open where it is not worse: it corrects more photos than it spoils, or as many or slightly fewer at a lower
     log-loss (``HARM``: the exact one-sided test does not call it harm). Closed otherwise, and where nothing can
-    change because all views say the same. mode: auto, always or never.
+    change because all views say the same or there is one alone. mode: auto, always or never.
     """
     views = int(votes.cast.max())
+    if views == 1:
+        return Gate(False, "closed: one view per photo")
     plain, together = votes.probs[0], votes.combined(how)
     change = paired(plain.argmax(1), together.argmax(1), votes.labels)
     loss, before = log_loss(together, votes.labels), log_loss(plain, votes.labels)
-    if views == 1:
-        return Gate(False, "closed: one view per photo")
     upto = "" if votes.cast.min() == views else "up to "
     seen = (f"{upto}{views} views against the photo alone on {len(votes.labels)} validation photos: {change.corrected} corrected, "
             f"{change.spoiled} spoiled (p = {change.p:.2g}), log-loss {before:.4f} → {loss:.4f}")  # fmt: skip

@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_right_is_refused(tmp_path, text, message):
             r"id '1.jpg': box \[100.0, 2.0, 130.0, 40.0\] lies outside of its photo, which is 100×60 px",
         ),
         ("1.jpg,1,2,30,40\n1.jpg,1,2,30,40\n", "id '1.jpg' comes more than once; expected one box a photo"),
-        ("1,1,2,30,40\nx/1.JPG,1,2,30,40\n", "id 'x/1.JPG' comes more than once; expected one box a photo"),
+        ("1,1,2,30,40\nx/1.JPG,1,2,30,40\n", "ids '1' and 'x/1.JPG' may be of one photo; expected one box a photo"),
         ("3.jpg,1,2,30,40\n", "id '3.jpg' may be of 2 photos, test and train; expected a column source, train or test"),
     ],
     ids=["none", "outside", "twice", "twice, written otherwise", "ambiguous"],
@@ -121,6 +121,9 @@ def test_a_row_without_a_box_keeps_another_photos_from_its_photo(tmp_path):
     cut, notes = boxes.cut(frame, [file(tmp_path, HEADER + text)])
     assert cut[boxes.SIDES].to_numpy().tolist() == [[0, 0, 100, 60], [20, 0, 70, 50], [0, 0, 100, 60]]
     assert "boxes of b.csv that are of photos which are not used: 2" in notes
+    two = pd.concat([frame, table({"1.jpg": "test"})], ignore_index=True)  # nothing was found in either
+    cut, _ = boxes.cut(two, [file(tmp_path, HEADER + "1.jpg,,,,\n2.jpg,20,0,70,50\n2,,,,\n")])
+    assert cut["left"].tolist() == [0, 20, 0, 0]
 
 
 def test_a_photo_of_a_name_that_another_has_by_its_own_id_still_gets_its_box(tmp_path):
@@ -233,7 +236,7 @@ def test_files_are_looked_for_before_the_photos(cfg, monkeypatch):
 def test_on_kaggle_a_file_is_found_by_its_name(tmp_path, monkeypatch, competition):
     top = tmp_path / "kaggle" / "input"
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
-    cfg = Config(boxes="mine/a.csv, b.csv", weights="none", data=str(competition))
+    cfg = Config(boxes=" mine/a.csv, b.csv", weights="none", data=str(competition))
     for folder, name in (("datasets/me/carcls-boxes", "a.csv"), ("carcls-boxes", "b.csv")):
         (top / folder).mkdir(parents=True)
         (top / folder / name).touch()
@@ -241,6 +244,9 @@ def test_on_kaggle_a_file_is_found_by_its_name(tmp_path, monkeypatch, competitio
     assert attached.box_files(cfg) == found
     assert f"boxes: dataset {found[0]}" in backbones.check_attached(cfg)
     (top / "carcls-boxes" / "a.csv").touch()  # the same file in the other layout
+    assert attached.box_files(cfg)[0] in (found[0], top / "carcls-boxes/a.csv")
+    (top / "other").mkdir()
+    (top / "other" / "a.csv").write_text("an earlier run's")
     assert attached.box_files(cfg)[0] in (found[0], top / "carcls-boxes/a.csv")
     (top / "carcls-boxes" / "a.csv").write_text("another")
     with pytest.raises(inputs.InputError, match="boxes=mine/a.csv: several are attached"):

@@ -121,11 +121,12 @@ def test_the_command_makes_what_a_run_takes(tmp_path, capsys):  # S12
     assert f"next       boxes={made} among the settings of a run" in said
     rows = pd.read_csv(made, dtype={"id": str})
     assert rows["source"].value_counts().to_dict() == {"train": 24, "test": 8}
-    assert len(boxes.read(made).rows) >= 30  # of drawn cars
+    assert boxes.read(made).rows["left"].notna().sum() >= 30  # of drawn cars
     assert cv2.imread(str(tmp_path / "out" / "boxes.png")) is not None
 
     # Sorted and written anew in a spreadsheet, and corrected: it stays, and is what the run then gets.
     mended = rows.rename(columns={"source": "Source", "id": "Id"}).sort_values("Id", ascending=False)
+    mended["Source"] = " " + mended["Source"].str.title()
     mended.iloc[0, 2:] = [1, 2, 300, 200, 1.0]
     mended.to_csv(made, index=False)
     assert cli.main(words) == 0
@@ -134,6 +135,10 @@ def test_the_command_makes_what_a_run_takes(tmp_path, capsys):  # S12
     mended.iloc[1:].assign(Id=mended["Id"].replace(mended["Id"].iloc[1], "other.jpg")).to_csv(made, index=False)
     assert cli.main(words) == 2
     assert "has 1 photos that are not here, and lacks 2 that are; choose another --out" in capsys.readouterr().err
+
+    mended.assign(source="train").to_csv(made, index=False)
+    assert cli.main(words) == 2
+    assert "columns Source, Id, left, top, right, bottom, score, source; expected" in capsys.readouterr().err
 
     assert cli.main([*words, "--network", "efficientnet_lite_b7"]) == 2
     assert "weights efficientnet_lite_b7: no package has them" in capsys.readouterr().err

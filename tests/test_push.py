@@ -458,18 +458,21 @@ def test_boxes_are_uploaded_and_attached(kaggle, tmp_path, capsys):
     lite = push.Request([f"boxes={file}", "backbone=efficientnet_lite_b0"], owner="alice", datasets=["bob/weights"])
     assert push.build(lite)["dataset_sources"] == [f"alice/{folder.name}", "bob/weights"]
     assert "weights of efficientnet_lite_b0 are expected in bob/weights" in capsys.readouterr().out
+    (tmp_path / "b.csv").write_bytes(file.read_bytes())
+    both = push.Request([f"boxes={file}, {tmp_path / 'b.csv'}"], owner="alice")
+    (made,) = offline.build(both.words, "alice")
+    assert push.build(both)["dataset_sources"] == [made.id] and made.files == ("a.csv", "b.csv", offline.METADATA)
+    assert '"boxes": "a.csv,b.csv"' in (push.FOLDER / "kernel.py").read_text()
     # Corrected boxes are another dataset, so that no kernel takes the old ones for them.
     file.write_text("id,left,top,right,bottom\n1.jpg,1,2,30,41\n")
     other = push.build(push.Request([f"boxes={file}"], owner="alice"))["dataset_sources"]
     assert len(other) == 1 and other != [f"alice/{folder.name}"] and other[0].startswith("alice/carcls-boxes-")
-    (tmp_path / "train.csv").write_bytes(file.read_bytes())
     (tmp_path / "a.csv").write_bytes(file.read_bytes())
     (tmp_path / "empty.csv").write_text("id,left\n")
     for words, message in (
         (f"boxes={file},{tmp_path / 'empty.csv'}", "empty.csv: no rows"),
         (f"boxes={file},{tmp_path / 'a.csv'}", "two files of one name"),
         (f"boxes={file},/kaggle/input/x/a.csv", "two files of one name"),
-        (f"boxes={tmp_path / 'train.csv'}", "train.csv: the competition has a file of that name, too"),
     ):
         with pytest.raises(inputs.InputError, match=message):
             offline.build([words], "alice")

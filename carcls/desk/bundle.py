@@ -138,7 +138,7 @@ def settings(words: list[str]) -> dict[str, Any]:
 
 def local_boxes(files: str) -> list[str]:
     """Those of ``boxes`` that are on this desk, and not where a kernel has its inputs."""
-    return [file for file in files.split(",") if file and not file.strip().startswith("/kaggle/")]
+    return [file for file in files.split(",") if file and not file.startswith("/kaggle/")]
 
 
 def networks(cfg: Config) -> list[Config]:

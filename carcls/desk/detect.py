@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from carcls import boxes, inputs, photos, tables
+from carcls import boxes, inputs, photos
 from carcls.desk import weights
 
 # 64 photos of cars on drawn backgrounds, cars 0.4 to 0.85 of the photo's width, mean overlap with the true box (intersection over
@@ -119,12 +119,11 @@ def make(frame: pd.DataFrame, names: Sequence[str], out: Path) -> list[Path]:
         old = path.exists()
         if not old:
             inputs.write_atomic(path, detect(frame, name).to_csv(index=False))
-        there = tables.read_csv(path)
-        there.columns = there.columns.str.strip().str.lower()
+        there = boxes.read(path, empty=True).rows
         if old:
             _expect_of(frame, there, path)
             print(f"{path}: is there already and stays; remove it to have it made anew")
-        if set(boxes.SIDES) <= set(there) and (there[boxes.SIDES] == "").all(axis=None):
+        if there["left"].isna().all():
             print(f"{path}: no car found in any of {len(frame):,} photos; left out")
         else:
             made.append(path)
@@ -136,12 +135,12 @@ def make(frame: pd.DataFrame, names: Sequence[str], out: Path) -> list[Path]:
 
 
 def _expect_of(frame: pd.DataFrame, there: pd.DataFrame, path: Path) -> None:
-    """Raises InputError if what a file has that was made before, in whatever order it is now, is of other photos than these."""
-    if {"source", "id"} <= set(there):  # else boxes.read has to say what it makes of it
-        has, wanted = ({*zip(each["source"], each["id"], strict=True)} for each in (there, frame))
-        if has != wanted:
-            raise inputs.InputError(f"{path}: has {len(has - wanted):,} photos that are not here, and lacks {len(wanted - has):,} that "
-                                    "are; choose another --out, or remove it")  # fmt: skip
+    """Raises InputError if the rows of a file that was made before, in whatever order, are of other photos than these."""
+    columns = ["id"] if (there["source"] == "").all() else ["source", "id"]
+    has, wanted = (set(each[columns].itertuples(index=False, name=None)) for each in (there, frame))
+    if has != wanted:
+        raise inputs.InputError(f"{path}: has {len(has - wanted):,} photos that are not here, and lacks {len(wanted - has):,} that are; "
+                                "choose another --out, or remove it")  # fmt: skip
 
 
 def _batches(frame: pd.DataFrame) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -45,15 +45,11 @@ def dataset_id(owner: str, backbone: str) -> str:
 
 def box_files(cfg: config.Config) -> list[Path]:
     """The files of ``boxes`` that a kernel needs attached: those that are on this desk, read. Raises InputError."""
-    texts = [text.strip() for text in cfg.boxes.split(",") if text]
-    names = [Path(text).name for text in texts]  # a kernel finds them by these
+    names = [Path(text).name for text in cfg.boxes.split(",")]  # a kernel finds them by these
     if len(set(names)) < len(names):
         raise inputs.InputError(f"boxes={cfg.boxes}: two files of one name, by which a kernel finds them; rename one")
     files = [attached.box_file(text) for text in bundle.local_boxes(cfg.boxes)]
     for file in files:
-        if file.name in (*inputs.TRAIN_NAMES, *inputs.SAMPLE_NAMES):
-            raise inputs.InputError(f"boxes={file}: the competition has a file of that name, too, and a kernel finds it by its name; "
-                                    "rename it")  # fmt: skip
         boxes.read(file)
     return files
 
@@ -67,7 +63,7 @@ def boxes_id(owner: str, files: Sequence[Path]) -> str:
     for file in sorted(files, key=lambda file: file.name):
         content = file.read_bytes()
         digest.update(f"{file.name} {len(content)} ".encode() + content)
-    return f"{owner}/carcls-boxes-{digest.hexdigest()[:8]}"
+    return f"{owner}/{attached.BOXES}-{digest.hexdigest()[:8]}"
 
 
 def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER) -> list[Dataset]:
@@ -78,7 +74,7 @@ def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOL
     """
     cfg = config.from_words(list(words), bundle.PRESET)
     made, files = [], box_files(cfg)
-    for mine in {mine.backbone: mine for mine in cfg.of_members()}.values():
+    for mine in {(mine.backbone, mine.weights): mine for mine in cfg.of_members()}.values():
         backbone = backbones.find(mine.backbone)
         if mine.weights == "none":
             print(f"{mine.backbone}: weights=none needs no dataset")

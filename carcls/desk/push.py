@@ -243,7 +243,7 @@ def _expect_ready(dataset: str) -> None:
         found = "is not there" if state is None else f"is {state}"
         raise inputs.InputError(
             f"dataset {dataset} {found} (Kaggle said: {words}); nothing was sent. Make it with make dataset and the same SET, "
-            "or name another with DATASET=owner/slug, and what of SET is in it as /kaggle/input/…"
+            'or name others with DATASET="owner/slug …", and boxes that are in one as boxes=/kaggle/input/…'
         )
 
 
