@@ -2410,8 +2410,8 @@ class Config(_Frozen):
 # quick and good are sized for 4 and 10 minutes of training (2,450 photos, two cores, Lite0) at the rate of 143 images/s at
 # 128 px, refit included; kaggle's rate and sizes follow the public ladder (384x512 gained most) and are not measured on a T4 yet.
 # make run DATA=../shared/data/cars10 SET="preset=quick": 0.839 of 367 photos (0.798-0.873), log-loss 0.488 (on a processor
-# without AVX-512 0.828, 0.504: so much comes of rounding); with
-# stages=112x192x11 lr=2e-3 0.831, 0.491. SET="preset=good": 0.856 (0.816-0.888), 0.439; SET="preset=good folds=5 tta=always", each of
+# without AVX-512 0.828, 0.504: so much comes of rounding); with stages=112x192x11 lr=2e-3 0.831, 0.491. SET="preset=good": 0.856
+# (0.816-0.888), 0.439 (without AVX-512 0.847, 0.464); SET="preset=good folds=5 tta=always", each of
 # the 2,450 photos validated by a network that 1,960 others trained: 0.863 (0.849-0.876), 0.442.
 # Rate, size and epochs belong together: BN that starts from the photos' own statistics keeps what the weights know, so that a
 # few epochs at a low rate go far and time is better spent on pixels (a guess at why, from one seed a line); over many epochs
