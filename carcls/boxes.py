@@ -3,7 +3,8 @@
 A file has the columns id, left, top, right, bottom (px of the upright photo; all four empty: nothing was found in it) and,
 where an id is of a train and of a test photo, source (train or test). With a column score, the row that has the highest of a
 photo's counts.
-``python -m carcls boxes`` makes such files; any other detector's boxes can be written as one. The boxes of several files are averaged, which beats tuning one detector (S13).
+``python -m carcls boxes`` makes such files; any other detector's boxes can be written as one. The boxes of several files are
+averaged, which beats tuning one detector (S13).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,23 +149,23 @@ def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]
     for row, ident in enumerate(ids):
         exact[ident].append(row)
         stems[_parts(ident)[1]].append(row)
-    found: dict[int, list[tuple]] = defaultdict(list)
+    found: dict[int, list[Any]] = defaultdict(list)
     others = []
-    for entry in file.rows.itertuples(index=False, name=None):
-        rows = [row for row in exact.get(entry[0], []) if entry[1] in ("", sources[row])]
-        if rows and np.isnan(entry[2]):
+    for entry in file.rows.itertuples(index=False):
+        rows = [row for row in exact.get(entry.id, []) if entry.source in ("", sources[row])]
+        if rows and np.isnan(entry.left):
             for row in rows:
                 found[row].append(entry)
         elif rows:
             found[_one(rows, entry, sources, file.path)].append(entry)
-        elif not np.isnan(entry[2]):
+        elif not np.isnan(entry.left):
             others.append(entry)
     same, unused = set(found), 0
     for entry in others:
         rows = [
             row
-            for row in stems.get(_parts(entry[0])[1], [])
-            if row not in same and entry[1] in ("", sources[row]) and _alike(entry[0], ids[row])
+            for row in stems.get(_parts(entry.id)[1], [])
+            if row not in same and entry.source in ("", sources[row]) and _alike(entry.id, ids[row])
         ]
         if rows:
             found[_one(rows, entry, sources, file.path)].append(entry)
@@ -173,27 +175,27 @@ def _match(frame: pd.DataFrame, file: File) -> tuple[dict[int, np.ndarray], int]
     return {row: box for row, box in surest.items() if box is not None}, unused
 
 
-def _one(rows: list[int], entry: tuple, sources: list[str], path: Path) -> int:
+def _one(rows: list[int], entry: Any, sources: list[str], path: Path) -> int:
     """The photo that a row of the file is of. Raises InputError if it may be of several."""
     if len(rows) > 1:
         of = sorted({sources[row] for row in rows})
         more = "; expected a column source, train or test" if len(of) > 1 else ""
-        raise InputError(f"{path}: id {entry[0]!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
+        raise InputError(f"{path}: id {entry.id!r} may be of {len(rows)} photos, {' and '.join(of)}{more}")
     return rows[0]
 
 
-def _surest(entries: list[tuple], path: Path) -> np.ndarray | None:
+def _surest(entries: list[Any], path: Path) -> np.ndarray | None:
     """The box (4,) of a photo's rows; None if they have none. Raises InputError where nothing tells which of several."""
-    entries = [entry for entry in entries if not np.isnan(entry[2])]
+    entries = [entry for entry in entries if not np.isnan(entry.left)]
     if not entries:
         return None
-    scores, ids = [entry[6] for entry in entries], sorted({entry[0] for entry in entries})
+    scores, ids = [entry.score for entry in entries], sorted({entry.id for entry in entries})
     if len(ids) > 1:
         raise InputError(f"{path}: ids {' and '.join(map(repr, ids))} may be of one photo; expected one box a photo")
     if len(entries) > 1 and not np.isfinite(scores).all():
-        raise InputError(f"{path}: id {entries[-1][0]!r} comes more than once; expected one box a photo, or a column score with "
+        raise InputError(f"{path}: id {entries[-1].id!r} comes more than once; expected one box a photo, or a column score with "
                          "numbers, whose highest is taken")  # fmt: skip
-    return np.array(entries[int(np.argmax(scores))][2:6], float)
+    return np.array([getattr(entries[int(np.argmax(scores))], side) for side in SIDES])
 
 
 def _alike(one: str, other: str) -> bool:

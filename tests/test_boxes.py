@@ -204,8 +204,7 @@ def test_a_run_follows_its_boxes(cfg, tmp_path, capsys):  # S12
         in said
     )
     out = tmp_path / "out"
-    right = {"boxes": json.loads((out / "result.json").read_text())["validation_accuracy"]}
-    assert right["boxes"] == 1.0
+    assert json.loads((out / "result.json").read_text())["validation_accuracy"] == 1.0
     frame = pd.read_csv(out / "photos.csv")
     assert frame[boxes.SIDES].drop_duplicates().to_numpy().tolist() == [[64, 48, 128, 96]]
     assert 'alt="boxes.png"' in (out / "report.html").read_text()

@@ -436,6 +436,16 @@ def test_settings_replace_their_lines():
         bundle.text({"pre-set": 1})
 
 
+def test_a_member_without_weights_does_not_take_another_ones(kaggle):
+    words = ["backbone=efficientnet_lite_b0", "members=seed=1+seed=2/weights=none"]
+    made = [dataset.id for dataset in offline.build(words, "alice")]
+    assert (
+        made
+        == ["alice/carcls-efficientnet-lite-b0"]
+        == push.build(push.Request(words, owner="alice"))["dataset_sources"]
+    )
+
+
 def test_boxes_are_uploaded_and_attached(kaggle, tmp_path, capsys):
     file = tmp_path / "mine" / "a.csv"
     file.parent.mkdir()

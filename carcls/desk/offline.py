@@ -74,7 +74,10 @@ def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOL
     """
     cfg = config.from_words(list(words), bundle.PRESET)
     made, files = [], box_files(cfg)
-    for mine in {(mine.backbone, mine.weights): mine for mine in cfg.of_members()}.values():
+    members = sorted(
+        cfg.of_members(), key=lambda mine: mine.weights != "none"
+    )  # of a network, one that needs some is last
+    for mine in {mine.backbone: mine for mine in members}.values():
         backbone = backbones.find(mine.backbone)
         if mine.weights == "none":
             print(f"{mine.backbone}: weights=none needs no dataset")
