@@ -9,24 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names it, what was found and what was expected."""
-
-
-class TrainingDiverged(RuntimeError):  # noqa: N818  (it says what happened)
-    """The loss is no longer a number. Arguments: where it happened, and what to try."""
-
-    def __str__(self) -> str:
-        return "; ".join(map(str, self.args))
-
-
-class Stopped(BaseException):
-    """The run was told to end (SIGTERM); what it has done so far is in the run folder."""
+from carcls.errors import ConfigError
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 class Stage(_Frozen):
@@ -51,15 +40,43 @@ def _stages(text: str) -> list[dict[str, int]]:
     return rows
 
 
-# What members of an ensemble may differ in. Data, split and number of views are shared: votes are compared photo by photo.
-OF_MEMBER = frozenset({
-    "seed", "backbone", "weights", "pooling", "dropout", "hidden", "unfreeze", "freeze_bn", "bn_momentum", "bn_photos",
-    "depth_decay", "stages", "batch", "optimizer", "lr", "weight_decay", "schedule", "warmup", "label_smoothing", "ema", "mixup", "cutmix", "oversample",
-    "patience", "min_epochs", "augment", "fit",
-})  # fmt: skip
+# What members of an ensemble may differ in. Data, split and number of views are shared: votes are
+# compared photo by photo.
+OF_MEMBER = frozenset(
+    {
+        "seed",
+        "backbone",
+        "weights",
+        "pooling",
+        "dropout",
+        "hidden",
+        "unfreeze",
+        "freeze_bn",
+        "bn_momentum",
+        "bn_photos",
+        "depth_decay",
+        "stages",
+        "batch",
+        "optimizer",
+        "lr",
+        "weight_decay",
+        "schedule",
+        "warmup",
+        "label_smoothing",
+        "ema",
+        "mixup",
+        "cutmix",
+        "oversample",
+        "patience",
+        "min_epochs",
+        "augment",
+        "fit",
+    }
+)
 # And what else changes the numbers of a training.
 OF_TRAINING = OF_MEMBER | {"strength", "strength_end", "precision", "boxes"}
-# How long and how fast a training learns: arms of a study that differ in these too are not compared on equal terms (S71).
+# How long and how fast a training learns: arms of a study that differ in these too are not compared
+# on equal terms (S71).
 EQUAL_TERMS = frozenset({"lr", "schedule", "warmup", "stages", "batch"})
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
 BLENDS = ("auto", "best", "average", "weights", "logistic", "forest")
@@ -75,7 +92,9 @@ def _members(text: str) -> list[dict[str, str]]:
             raise ValueError(f"{wrong[0]!r} is not key=value, as in seed=1+seed=2/pooling=max")
         member = dict(word.split("=", 1) for word in words)
         if len(member) < len(words):
-            raise ValueError(f"{part!r} has one setting twice; members are separated by +, their settings by /")
+            raise ValueError(
+                f"{part!r} has one setting twice; members are separated by +, their settings by /"
+            )
         members.append(member)
     return members
 
@@ -84,134 +103,265 @@ class Config(_Frozen):
     """Every setting of a run with its default, unit and reason (``python -m carcls run --help``)."""
 
     # Data
-    data: str = Field("", description="folder with the competition's files; empty: look for it on Kaggle")
+    data: str = Field(
+        "", description="folder with the competition's files; empty: look for it on Kaggle"
+    )
     out: str = Field("", description="run folder; empty: /kaggle/working on Kaggle, else ./out")
-    competition: str = Field("sf-dl-car-classification", description="slug of the Kaggle competition")
-    val_fraction: float = Field(0.15, gt=0, lt=0.9, description="share of train photos kept for validation")
-    # A prototype of this pipeline on cars10 with Lite0, 5 epochs at 96x176, 408 validation photos, one seed, mean of photo and mirror image:
-    # log-loss 0.90 for crop, 0.87 for pad with mirrored borders, 0.81 for pad with grey ones.
-    fit: Literal["pad", "crop"] = Field("pad", description="how a photo meets the size, keeping its shape")
-    boxes: str = Field("", description="CSV files with a box around the car in each photo, comma-separated, as `python -m carcls boxes` "
-                       "makes them: photos are cut to the mean of their boxes; empty: whole photos")  # fmt: skip
-    seed: int = Field(1, ge=0, lt=2**31, description="of split, order, augmentation and initial weights")
+    competition: str = Field(
+        "sf-dl-car-classification", description="slug of the Kaggle competition"
+    )
+    val_fraction: float = Field(
+        0.15, gt=0, lt=0.9, description="share of train photos kept for validation"
+    )
+    # A prototype of this pipeline on cars10 with Lite0, 5 epochs at 96x176, 408 validation photos,
+    # one seed, mean of photo and mirror image: log-loss 0.90 for crop, 0.87 for pad with mirrored
+    # borders, 0.81 for pad with grey ones.
+    fit: Literal["pad", "crop"] = Field(
+        "pad", description="how a photo meets the size, keeping its shape"
+    )
+    boxes: str = Field(
+        "",
+        description="CSV files with a box around the car in each photo, comma-separated, as `python -m carcls boxes` "
+        "makes them: photos are cut to the mean of their boxes; empty: whole photos",
+    )
+    seed: int = Field(
+        1, ge=0, lt=2**31, description="of split, order, augmentation and initial weights"
+    )
 
     # Model
-    backbone: str = Field("efficientnet_lite_b0", description="name in the registry (python -m carcls backbones)")
-    weights: str = Field("imagenet", description="imagenet, none (from scratch), or a preset folder or file")
+    backbone: str = Field(
+        "efficientnet_lite_b0", description="name in the registry (python -m carcls backbones)"
+    )
+    weights: str = Field(
+        "imagenet", description="imagenet, none (from scratch), or a preset folder or file"
+    )
     pooling: Literal["avg", "max"] = Field("avg", description="global pooling of the head")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout before the output layer")
-    hidden: int = Field(0, ge=0, description="units of a hidden Dense + BN layer in the head; 0: none")
-    unfreeze: Literal["all", "staged", "head"] = Field("all", description="what trains: all from the start, "
-                                                       "staged from the head down, or the head alone")  # fmt: skip
-    freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came")
-    # Statistics remember 1 / (1 - momentum) steps: longer than an epoch and validation lags behind what is learned, very
-    # short and it is noisy. When batch was 32, so that the sample had 15 steps an epoch, make run (0.9) against
-    # make run SET="preset=sample bn_momentum=0.99": validation 0.99 against 0.93, log-loss 0.05 against 0.16, true accuracy
-    # 0.99 against 0.965, the training losses the same to the last digit. cars10 then had 65: 0.9 moved validation by 2
-    # points at a rate of nearly 0.
-    bn_momentum: float = Field(0.97, ge=0, lt=1, description="of BN's moving statistics; Keras's 0.99 needs more steps than "
-                               "a short run has. ema counts where it is larger")  # fmt: skip
-    # Photos of cars alone differ so much from ImageNet's that BN in training loses much of what the weights know: see
-    # model.rebase_batch_norms. One view, 735 validation photos, make run DATA=cars10 SET="preset=quick val_fraction=0.3
-    # stages=96x160x4 lr=2e-3 tta=never seed=1": 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84)
-    # and 0.659 (0.99; p = 0.008). It is a head start: over 11 epochs, stages=96x160x5,128x224x6, a prototype that looked at
-    # unaugmented photos ended at 0.797 against 0.799 (735 photos). Figures above PRESETS that do not name bn_photos are of bn_photos=0.
-    bn_photos: int = Field(512, ge=0, description="train photos that BN takes its first statistics from; what the network "
-                           "predicts stays the same. Not with weights=none, freeze_bn or unfreeze=head; 0: the statistics of the "
-                           "weights")  # fmt: skip
-    depth_decay: float = Field(1.0, gt=0, le=1, description="learning rate factor per quarter of depth, output "
-                               "to input; 1: the same everywhere")  # fmt: skip
-
-    # Training. Adam, 10 % warm-up, cosine, average pooling and dropout 0.5 are the best of ten recipes tried on
-    # cars10 as wholes (about 20 points above frozen layers with 0.95^epoch). One by one, one seed, 735 validation photos, photo +
-    # mirror image: make run DATA=cars10 SET="preset=quick stages=64x96x5,96x160x12 lr=2e-3 val_fraction=0.3 tta_views=2 tta=always": 0.776
-    # (log-loss 0.686); with batch=32 0.743 (0.780; 67 photos spoiled, 43 corrected, p = 0.03); with rotation ±12°, zoom ±25 %
-    # and shift ±12 % in the place of 7, 10 and 6: 0.708. Stopped before the end, so no figures: batch=8 and cutmix=1, whose curves
-    # were behind, and depth_decay=0.6 with lr=4e-3, augment=light and dropout=0.2, whose were alike. A script of the same
-    # modules, stages=64x96x4,96x160x6 batch=32: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42 corrected, p = 0.0006), which
-    # bn_photos has changed: see PRESETS. By the command above bn_photos, with it, seeds 1 and 2, against 0.703 and 0.702:
-    # pooling=max 0.521 and 0.528 (320 photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected, p = 0.04). Optimisers: adam against adamw alone, see PRESETS.
-    stages: tuple[Stage, ...] = Field((Stage(height=128, width=224, epochs=4), Stage(height=160, width=256, epochs=3)),
-                                      description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated")  # fmt: skip
-    batch: int = Field(16, ge=1, le=4096, description="photos per training step, all devices together")
-    optimizer: Literal["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"] = Field("adam", description="by name")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float | None = Field(None, ge=0, description="decoupled weight decay; empty: the optimiser's own")
-    schedule: Literal["cosine", "piecewise", "constant", "exponential", "plateau"] = Field(
-        "cosine", description="of the learning rate over the whole run")  # fmt: skip
-    warmup: float = Field(
-        0.1, ge=0, lt=1, description="share of the run in which the rate rises from 0; not with plateau"
+    hidden: int = Field(
+        0, ge=0, description="units of a hidden Dense + BN layer in the head; 0: none"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread over all classes")
-    ema: float = Field(0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off")
+    unfreeze: Literal["all", "staged", "head"] = Field(
+        "all",
+        description="what trains: all from the start, staged from the head down, or the head alone",
+    )
+    freeze_bn: bool = Field(False, description="keep BN statistics, scale and shift as they came")
+    # Statistics remember 1 / (1 - momentum) steps: longer than an epoch and validation lags behind
+    # what is learned, very short and it is noisy. When batch was 32, so that the sample had 15
+    # steps an epoch, make run (0.9) against make run SET="preset=sample bn_momentum=0.99":
+    # validation 0.99 against 0.93, log-loss 0.05 against 0.16, true accuracy 0.99 against 0.965,
+    # the training losses the same to the last digit. cars10 then had 65: 0.9 moved validation by 2
+    # points at a rate of nearly 0.
+    bn_momentum: float = Field(
+        0.97,
+        ge=0,
+        lt=1,
+        description="of BN's moving statistics; Keras's 0.99 needs more steps than "
+        "a short run has. ema counts where it is larger",
+    )
+    # Photos of cars alone differ so much from ImageNet's that BN in training loses much of what the
+    # weights know: see model.rebase_batch_norms. One view, 735 validation photos, make run
+    # DATA=cars10 SET="preset=quick val_fraction=0.3 stages=96x160x4 lr=2e-3 tta=never seed=1":
+    # 0.703 (log-loss 0.89), with bn_photos=0 0.642 (1.07; p = 5e-5); with seed=2 0.702 (0.84) and
+    # 0.659 (0.99; p = 0.008). It is a head start: over 11 epochs, stages=96x160x5,128x224x6, a
+    # prototype that looked at unaugmented photos ended at 0.797 against 0.799 (735 photos). Figures
+    # above PRESETS that do not name bn_photos are of bn_photos=0.
+    bn_photos: int = Field(
+        512,
+        ge=0,
+        description="train photos that BN takes its first statistics from; what the network "
+        "predicts stays the same. Not with weights=none, freeze_bn or unfreeze=head; 0: the statistics of the "
+        "weights",
+    )
+    depth_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate factor per quarter of depth, output "
+        "to input; 1: the same everywhere",
+    )
+
+    # Training. Adam, 10 % warm-up, cosine, average pooling and dropout 0.5 are the best of ten
+    # recipes tried on cars10 as wholes (about 20 points above frozen layers with 0.95^epoch). One
+    # by one, one seed, 735 validation photos, photo + mirror image: make run DATA=cars10
+    # SET="preset=quick stages=64x96x5,96x160x12 lr=2e-3 val_fraction=0.3 tta_views=2 tta=always":
+    # 0.776 (log-loss 0.686); with batch=32 0.743 (0.780; 67 photos spoiled, 43 corrected, p =
+    # 0.03); with rotation ±12°, zoom ±25 % and shift ±12 % in the place of 7, 10 and 6: 0.708.
+    # Stopped before the end, so no figures: batch=8 and cutmix=1, whose curves were behind, and
+    # depth_decay=0.6 with lr=4e-3, augment=light and dropout=0.2, whose were alike. A script of the
+    # same modules, stages=64x96x4,96x160x6 batch=32: 0.682; lr=1e-3 0.629 (81 photos spoiled, 42
+    # corrected, p = 0.0006), which bn_photos has changed: see PRESETS. By the command above
+    # bn_photos, with it, seeds 1 and 2, against 0.703 and 0.702: pooling=max 0.521 and 0.528 (320
+    # photos spoiled, 58 corrected), schedule=piecewise 0.684 and 0.682 (110 spoiled, 81 corrected,
+    # p = 0.04). Optimisers: adam against adamw alone, see PRESETS.
+    stages: tuple[Stage, ...] = Field(
+        (Stage(height=128, width=224, epochs=4), Stage(height=160, width=256, epochs=3)),
+        description="HEIGHTxWIDTHxEPOCHS, small to large, comma-separated",
+    )
+    batch: int = Field(
+        16, ge=1, le=4096, description="photos per training step, all devices together"
+    )
+    optimizer: Literal["adam", "adamw", "sgd", "adamax", "lion", "rmsprop"] = Field(
+        "adam", description="by name"
+    )
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float | None = Field(
+        None, ge=0, description="decoupled weight decay; empty: the optimiser's own"
+    )
+    schedule: Literal["cosine", "piecewise", "constant", "exponential", "plateau"] = Field(
+        "cosine", description="of the learning rate over the whole run"
+    )
+    warmup: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the run in which the rate rises from 0; not with plateau",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of the label spread over all classes"
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="momentum of the moving average of weights; 0: off"
+    )
     mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
-    # Accuracy counts photos, not classes (S1): python -m carcls study --data cars10 preset=quick stages=96x160x4 lr=2e-3
-    # val_fraction=0.3 --arm oversample=true, three seeds: 0.644 instead of 0.690 (-0.046 ± 0.047), log-loss higher by 0.135 ± 0.083.
-    oversample: bool = Field(False, description="every class comes equally often in an epoch, which stays as long: photos of rare "
-                             "classes more than once, augmented anew, of frequent ones not all")  # fmt: skip
-    patience: int = Field(0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off")
-    min_epochs: int = Field(3, ge=0, description="epochs of a stage in which early stopping does not act")
+    # Accuracy counts photos, not classes (S1): python -m carcls study --data cars10 preset=quick
+    # stages=96x160x4 lr=2e-3 val_fraction=0.3 --arm oversample=true, three seeds: 0.644 instead of
+    # 0.690 (-0.046 ± 0.047), log-loss higher by 0.135 ± 0.083.
+    oversample: bool = Field(
+        False,
+        description="every class comes equally often in an epoch, which stays as long: photos of rare "
+        "classes more than once, augmented anew, of frequent ones not all",
+    )
+    patience: int = Field(
+        0, ge=0, description="epochs without a better validation loss before a stage stops; 0: off"
+    )
+    min_epochs: int = Field(
+        3, ge=0, description="epochs of a stage in which early stopping does not act"
+    )
 
     # Augmentation and test-time augmentation
-    augment: str = Field("light", description="policy of training photos: light, medium, none, or a file that "
-                         "albumentations.save wrote")  # fmt: skip
+    augment: str = Field(
+        "light",
+        description="policy of training photos: light, medium, none, or a file that "
+        "albumentations.save wrote",
+    )
     strength: float = Field(1.0, ge=0, le=1, description="of the policy at the start")
     strength_end: float = Field(0.5, ge=0, le=1, description="of the policy in the last epoch")
-    tta_views: int = Field(8, ge=1, le=256, description="views per photo: itself, its mirror, random ones; 1: no TTA")
-    tta_strength: float = Field(0.5, ge=0, le=1, description="of the random views; never above strength")
-    tta: Literal["auto", "always", "never"] = Field("auto", description="use the views: auto asks validation, member by "
-                                                    "member")  # fmt: skip
-    # The trade-off on 367 validation photos of cars10 (the votes of the network that README shows; `python -m carcls votes`
-    # prints it for any run): no TTA 0.798, fixed 2 views 0.815, 8 views 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all
-    # predictions as of 32. Against fixed 8 at the same cost that is 3 photos of 367, within chance, and validation then needs
-    # all 32: so the default is plain 8.
-    tta_cap: int = Field(0, ge=0, le=256, description="adaptive: photos whose first tta_views disagree get more, up to this "
-                         "many (64 is plenty), and validation all of them; 0: the same for all")  # fmt: skip
+    tta_views: int = Field(
+        8, ge=1, le=256, description="views per photo: itself, its mirror, random ones; 1: no TTA"
+    )
+    tta_strength: float = Field(
+        0.5, ge=0, le=1, description="of the random views; never above strength"
+    )
+    tta: Literal["auto", "always", "never"] = Field(
+        "auto", description="use the views: auto asks validation, member by member"
+    )
+    # The trade-off on 367 validation photos of cars10 (the votes of the network that README shows;
+    # `python -m carcls votes` prints it for any run): no TTA 0.798, fixed 2 views 0.815, 8 views
+    # 0.809, 32 views 0.817; from 4 up to 32 0.817 for 7.2 passes, with all predictions as of 32.
+    # Against fixed 8 at the same cost that is 3 photos of 367, within chance, and validation then
+    # needs all 32: so the default is plain 8.
+    tta_cap: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="adaptive: photos whose first tta_views disagree get more, up to this "
+        "many (64 is plenty), and validation all of them; 0: the same for all",
+    )
     tta_combine: Literal["mean", "geometric", "vote"] = Field(
         "mean", description="how the views' probabilities become one"
     )
 
     # Ensemble, pseudo-labels, refit
-    members: tuple[dict[str, Any], ...] = Field(({},), description="networks of an ensemble, separated by +, each "
-                                                "settings that differ, separated by /: seed=1+seed=2/pooling=max")  # fmt: skip
-    folds: int = Field(1, ge=1, le=20, description="networks per member, each validated on another part of the train photos; "
-                       "1: one network, val_fraction kept aside")  # fmt: skip
-    blend: str = Field("auto", description="of members: auto (nested validation decides), best, average, weights (fitted), "
-                       "logistic, forest (stacking), or weights as 0.9/0.1")  # fmt: skip
+    members: tuple[dict[str, Any], ...] = Field(
+        ({},),
+        description="networks of an ensemble, separated by +, each "
+        "settings that differ, separated by /: seed=1+seed=2/pooling=max",
+    )
+    folds: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="networks per member, each validated on another part of the train photos; "
+        "1: one network, val_fraction kept aside",
+    )
+    blend: str = Field(
+        "auto",
+        description="of members: auto (nested validation decides), best, average, weights (fitted), "
+        "logistic, forest (stacking), or weights as 0.9/0.1",
+    )
     pseudo: bool = Field(
-        False, description="go on training with test photos that all members and nearly all views agree on"
+        False,
+        description="go on training with test photos that all members and nearly all views agree on",
     )
-    pseudo_agreement: float = Field(0.95, gt=0.5, le=1, description="share of every member's views that must agree")
+    pseudo_agreement: float = Field(
+        0.95, gt=0.5, le=1, description="share of every member's views that must agree"
+    )
     pseudo_epochs: int = Field(
-        3, ge=1, le=100, description="epochs of training with pseudo-labels, at the last stage's size"
+        3,
+        ge=1,
+        le=100,
+        description="epochs of training with pseudo-labels, at the last stage's size",
     )
-    pseudo_lr: float = Field(0.1, gt=0, le=1, description="peak rate of that training as a share of lr")
-    refit_epochs: int = Field(0, ge=0, le=100, description="epochs in which each network goes on with train and validation "
-                              "photos together, at the last stage's size, once validation has measured it; not with folds, which "
-                              "train on every photo anyway; 0: off")  # fmt: skip
-    refit_lr: float = Field(0.3, gt=0, le=1, description="peak rate of that training as a share of lr")
+    pseudo_lr: float = Field(
+        0.1, gt=0, le=1, description="peak rate of that training as a share of lr"
+    )
+    refit_epochs: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="epochs in which each network goes on with train and validation "
+        "photos together, at the last stage's size, once validation has measured it; not with folds, which "
+        "train on every photo anyway; 0: off",
+    )
+    refit_lr: float = Field(
+        0.3, gt=0, le=1, description="peak rate of that training as a share of lr"
+    )
 
     # One run over several sessions, and its time
-    resume: bool = Field(True, description="go on from what the run folder has of the same settings; false: start anew")
-    earlier: str = Field(
-        "", description="folder of an earlier run to go on from; empty: on Kaggle, the one that is attached"
+    resume: bool = Field(
+        True,
+        description="go on from what the run folder has of the same settings; false: start anew",
     )
-    budget_minutes: float | None = Field(None, ge=0, le=1e6, description="minutes from start to end, which training is shortened to; "
-                                         "empty: on Kaggle the session's limit less a margin, elsewhere none")  # fmt: skip
+    earlier: str = Field(
+        "",
+        description="folder of an earlier run to go on from; empty: on Kaggle, the one that is attached",
+    )
+    budget_minutes: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="minutes from start to end, which training is shortened to; "
+        "empty: on Kaggle the session's limit less a margin, elsewhere none",
+    )
 
     # Machine
-    backend: Literal["auto", "tensorflow", "jax"] = Field("auto", description="of Keras; auto: jax on a TPU")
-    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field("auto", description="of maths")
-    xla: Literal["auto", "on", "off"] = Field("auto", description="compile TensorFlow's steps with XLA; auto: timed "
-                                            "on one GPU, off on several and on a CPU; JAX always compiles")  # fmt: skip
-    # The competition's 15,561 photos at 384x512 are 12.2 GB of the 27 that are free in 29: at 0.4 they would go on disk.
-    cache_share: float = Field(0.5, ge=0, lt=1, description="of free memory for decoded photos; beyond it, disk, then "
-                               "decoded anew in every epoch")  # fmt: skip
+    backend: Literal["auto", "tensorflow", "jax"] = Field(
+        "auto", description="of Keras; auto: jax on a TPU"
+    )
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "auto", description="of maths"
+    )
+    xla: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="compile TensorFlow's steps with XLA; auto: timed "
+        "on one GPU, off on several and on a CPU; JAX always compiles",
+    )
+    # The competition's 15,561 photos at 384x512 are 12.2 GB of the 27 that are free in 29: at 0.4
+    # they would go on disk.
+    cache_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="of free memory for decoded photos; beyond it, disk, then "
+        "decoded anew in every epoch",
+    )
 
     # Progress
     monitor_url: str = Field("", description="where RemoteMonitor posts progress; empty: nowhere")
-    tensorboard: bool = Field(False, description="write TensorBoard event files to OUT/member1/tensorboard and so on")
+    tensorboard: bool = Field(
+        False, description="write TensorBoard event files to OUT/member1/tensorboard and so on"
+    )
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -234,8 +384,10 @@ class Config(_Frozen):
         for number, member in enumerate(value, 1):
             wrong = sorted(set(member) - OF_MEMBER)
             if wrong:
-                raise ValueError(f"member {number}: {', '.join(wrong)} cannot differ between members; expected some of "
-                                 f"{', '.join(sorted(OF_MEMBER))}")  # fmt: skip
+                raise ValueError(
+                    f"member {number}: {', '.join(wrong)} cannot differ between members; expected some of "
+                    f"{', '.join(sorted(OF_MEMBER))}"
+                )
         if not value:
             raise ValueError("at least one member is needed")
         return value
@@ -247,24 +399,34 @@ class Config(_Frozen):
         if not self.weights:
             raise ValueError("weights is empty; expected imagenet, none or a path")
         if self.strength_end > self.strength:
-            raise ValueError(f"strength_end {self.strength_end} is above strength {self.strength}: "
-                             "augmentation weakens towards the end")  # fmt: skip
+            raise ValueError(
+                f"strength_end {self.strength_end} is above strength {self.strength}: "
+                "augmentation weakens towards the end"
+            )
         if self.tta_strength > self.strength:
-            raise ValueError(f"tta_strength {self.tta_strength} is above strength {self.strength}: "
-                             "test-time views are never stronger than training")  # fmt: skip
+            raise ValueError(
+                f"tta_strength {self.tta_strength} is above strength {self.strength}: "
+                "test-time views are never stronger than training"
+            )
         if self.tta_strength == 0 and self.tta_views > 2:
-            raise ValueError(f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
-                             "image would be the same")  # fmt: skip
+            raise ValueError(
+                f"tta_strength {self.tta_strength} with tta_views {self.tta_views}: all views after the mirror "
+                "image would be the same"
+            )
         if self.augment not in ("light", "medium") and self.tta_views > 1:
-            raise ValueError(f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
-                             "training has with augment light or medium only; set one of them, or tta_views=1")  # fmt: skip
+            raise ValueError(
+                f"tta_views {self.tta_views} with augment {self.augment}: the views are drawn from light, which "
+                "training has with augment light or medium only; set one of them, or tta_views=1"
+            )
         if 0 < self.bn_photos < 32:
             raise ValueError(
                 f"bn_photos {self.bn_photos}: too few for statistics; at least 32, or 0 for those of the weights"
             )
         if 0 < self.tta_cap <= self.tta_views:
-            raise ValueError(f"tta_cap {self.tta_cap} is not above tta_views {self.tta_views}: disputed photos would get no "
-                             "more views than the others")  # fmt: skip
+            raise ValueError(
+                f"tta_cap {self.tta_cap} is not above tta_views {self.tta_views}: disputed photos would get no "
+                "more views than the others"
+            )
         if self.tta_cap and self.tta_views < 2:
             raise ValueError(
                 f"tta_cap {self.tta_cap} with tta_views {self.tta_views}: one view cannot disagree; at least 2"
@@ -273,16 +435,22 @@ class Config(_Frozen):
         if self.boxes and (not all(files) or len(set(files)) < len(files)):
             raise ValueError(f"boxes {self.boxes!r}: expected files separated by commas, each once")
         if self.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", self.blend):
-            raise ValueError(f"blend {self.blend!r}: expected one of {', '.join(BLENDS)}, or weights as 0.9/0.1")
+            raise ValueError(
+                f"blend {self.blend!r}: expected one of {', '.join(BLENDS)}, or weights as 0.9/0.1"
+            )
         if self.blend not in BLENDS and len(self.blend.split("/")) != len(self.members):
             raise ValueError(
                 f"blend {self.blend}: {len(self.blend.split('/'))} weights for {len(self.members)} members"
             )
         if self.pseudo and (self.tta_views < 4 or self.tta == "never"):
-            raise ValueError(f"pseudo with tta_views {self.tta_views} and tta {self.tta}: whether views agree takes at "
-                             "least 4 of them")  # fmt: skip
+            raise ValueError(
+                f"pseudo with tta_views {self.tta_views} and tta {self.tta}: whether views agree takes at "
+                "least 4 of them"
+            )
         if self.pseudo and self.folds > 1:
-            raise ValueError(f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1")
+            raise ValueError(
+                f"pseudo with folds {self.folds}: a network is continued on one split only; set folds=1"
+            )
         if len(self.members) > 1:
             alike = [member.model_dump_json() for member in self.of_members()]
             if len(set(alike)) < len(alike):
@@ -292,7 +460,9 @@ class Config(_Frozen):
         if self.mixup and self.cutmix:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix}: at most one of them")
         if self.unfreeze == "staged" and len(self.stages) < 2:
-            raise ValueError("unfreeze=staged opens the network from stage to stage: at least two stages are needed")
+            raise ValueError(
+                "unfreeze=staged opens the network from stage to stage: at least two stages are needed"
+            )
         return self
 
     @property
@@ -381,7 +551,12 @@ class Config(_Frozen):
 _REGULARISED = {"augment": "medium", "strength_end": 1.0, "label_smoothing": 0.1}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "sample": {"stages": "64x96x3,96x128x4", "val_fraction": 0.2, "tta_views": 4, "bn_momentum": 0.9},
+    "sample": {
+        "stages": "64x96x3,96x128x4",
+        "val_fraction": 0.2,
+        "tta_views": 4,
+        "bn_momentum": 0.9,
+    },
     "quick": {"stages": "144x240x7", "refit_epochs": 1, **_REGULARISED},
     "good": {"stages": "112x192x10,144x240x10", "lr": 2e-3, "refit_epochs": 3, **_REGULARISED},
     "kaggle": {
@@ -417,7 +592,9 @@ def parse(settings: dict[str, Any]) -> Config:
         for e in error.errors():
             name = ".".join(map(str, e["loc"]))
             found = f"={e['input']!r}" if name else ""
-            lines.append(f"{name}{found}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": "))
+            lines.append(
+                f"{name}{found}: {e['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+            )
         raise ConfigError("; ".join(lines)) from None
 
 

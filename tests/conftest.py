@@ -10,8 +10,9 @@ import warnings
 from pathlib import Path
 
 with warnings.catch_warnings():
-    # Warnings are errors in our tests; those that other packages raise while they are imported are not ours:
-    # matplotlib calls deprecated names of pyparsing, keras-cv's tensorflow-datasets those of pkg_resources.
+    # Warnings are errors in our tests; those that other packages raise while they are imported are
+    # not ours: matplotlib calls deprecated names of pyparsing, keras-cv's tensorflow-datasets those
+    # of pkg_resources.
     warnings.simplefilter("ignore")
     import keras  # noqa: F401  # likewise
     import keras_cv  # noqa: F401  # imported for its warnings, once, here
@@ -40,7 +41,9 @@ def write_photo(path: Path, photo: np.ndarray) -> Path:
     return path
 
 
-def easy_photo(label: int, rng: np.random.Generator, height: int = 48, width: int = 64) -> np.ndarray:
+def easy_photo(
+    label: int, rng: np.random.Generator, height: int = 48, width: int = 64
+) -> np.ndarray:
     """A noisy photo whose class shows in its colour."""
     photo = rng.integers(0, 60, (height, width, 3))
     photo[..., label % 3] += 120 + 30 * (label // 3)
@@ -78,7 +81,7 @@ def easy_competition(root: Path, train: int, test: int) -> Path:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     """A backbone of two small convolutions with BN, so that a whole run takes seconds."""
-    from carcls import backbones
+    from carcls.nets import registry as backbones
 
     entry = backbones.Backbone("tiny", "keras", small.tiny, "x / 127.5 - 1", None, "tests")
     monkeypatch.setitem(backbones.REGISTRY, "tiny", entry)

@@ -18,9 +18,13 @@ import keras
 import numpy as np
 import small
 
-from carcls import callbacks, config, figures, inputs, report, steps  # noqa: F401  # imported before the fork
-from carcls import train as training
-from carcls.run import run
+from carcls import config
+from carcls.errors import Stopped
+from carcls.report import charts as figures
+from carcls.report import page as report
+from carcls.spine import run
+from carcls.train import loop as training
+from carcls.train import watchers as callbacks  # noqa: F401  # imported before the fork
 
 
 def prepare(order: dict, count: list[int]) -> None:
@@ -38,7 +42,13 @@ def prepare(order: dict, count: list[int]) -> None:
 
         return wrapper
 
-    for owner, name in ((Path, "replace"), (Path, "rename"), (Path, "unlink"), (os, "fsync"), (np, "savez")):
+    for owner, name in (
+        (Path, "replace"),
+        (Path, "rename"),
+        (Path, "unlink"),
+        (os, "fsync"),
+        (np, "savez"),
+    ):
         setattr(owner, name, counted(getattr(owner, name)))
     if "seconds" in order:
         fit = keras.Model.fit
@@ -61,7 +71,7 @@ def child(order: dict, pipe: int) -> None:
     prepare(order, count)
     try:
         run(config.parse(order["settings"]))
-    except config.Stopped as stopped:
+    except Stopped as stopped:
         print(stopped)
         code = 143
     except BaseException:

@@ -26,8 +26,14 @@ def refusal(code: int, message: str) -> Raw:
 
 def stream(*events: str) -> Raw:
     """A running kernel's log, as the server streams it."""
-    rows = [json.dumps({"stream_name": "stdout", "time": n, "data": text}) for n, text in enumerate(events)]
-    return Raw("".join(f"data: {row}\n\n" for row in [*rows, "END_OF_LOG"]).encode(), kind="text/event-stream")
+    rows = [
+        json.dumps({"stream_name": "stdout", "time": n, "data": text})
+        for n, text in enumerate(events)
+    ]
+    return Raw(
+        "".join(f"data: {row}\n\n" for row in [*rows, "END_OF_LOG"]).encode(),
+        kind="text/event-stream",
+    )
 
 
 def blob(*events: str) -> Raw:
@@ -57,7 +63,9 @@ class Recorder:
                 """Not on the test's output."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread = threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         self.thread.start()
 
     def answer(self, handler: BaseHTTPRequestHandler, name: str) -> None:
@@ -88,7 +96,11 @@ class Recorder:
     def environment(self, home: Path, user: str = "alice") -> dict[str, str]:
         """What makes the kaggle command talk to this server only, as that user ("": nobody)."""
         here = f"http://127.0.0.1:{self.server.server_port}"
-        env = {"HOME": str(home), "KAGGLE_CONFIG_DIR": str(home / ".kaggle"), "KAGGLE_API_ENVIRONMENT": "LOCALHOST"}
+        env = {
+            "HOME": str(home),
+            "KAGGLE_CONFIG_DIR": str(home / ".kaggle"),
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+        }
         env |= {"HTTP_PROXY": here, "http_proxy": here, "NO_PROXY": "", "no_proxy": ""}
         return env | ({"KAGGLE_USERNAME": user, "KAGGLE_KEY": "x"} if user else {})
 

@@ -6,9 +6,11 @@ from typing import Any
 
 def add_tiny() -> str:
     """Put "tiny" into the registry of backbones: three small convolutions, one of them depthwise, with BN."""
-    from carcls import backbones
+    from carcls.nets import registry as backbones
 
-    backbones.REGISTRY["tiny"] = backbones.Backbone("tiny", "keras", tiny, "x / 127.5 - 1", None, "tests")
+    backbones.REGISTRY["tiny"] = backbones.Backbone(
+        "tiny", "keras", tiny, "x / 127.5 - 1", None, "tests"
+    )
     return "tiny"
 
 
@@ -17,7 +19,9 @@ def saved(path: Path) -> Path:
     import numpy as np
 
     network, rng = tiny((None, None, 3)), np.random.default_rng(0)
-    network.set_weights([rng.uniform(0.5, 1.5, w.shape) if "batch_norm" in w.path else w for w in network.weights])
+    network.set_weights(
+        [rng.uniform(0.5, 1.5, w.shape) if "batch_norm" in w.path else w for w in network.weights]
+    )
     network.save_weights(path)
     return path
 

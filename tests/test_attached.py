@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from carcls import attached, backbones, inputs
+from carcls import disk
 from carcls.config import Config
+from carcls.data import attached
+from carcls.errors import InputError
+from carcls.nets import registry as backbones
 
 LITE, XCEPTION = "efficientnet_lite_b0", "keras_xception"
 FILE = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -53,7 +56,9 @@ def dataset(folder: Path) -> Path:
     ],
 )
 def test_each_source_in_both_layouts(top, cfg, folder, kind):
-    file = preset(top / folder, "EfficientNetV2Backbone" if cfg is V2 else "EfficientNetLiteBackbone")
+    file = preset(
+        top / folder, "EfficientNetV2Backbone" if cfg is V2 else "EfficientNetLiteBackbone"
+    )
     if kind == "notebook output":
         (top / "made-weights").mkdir(exist_ok=True)
         (top / "made-weights" / "__results__.html").touch()
@@ -99,19 +104,22 @@ def test_what_does_not_match_its_manifest_is_refused(top):
     file = dataset(top / "datasets" / "me" / "carcls-x")
     file.write_bytes(b"numberz")
     with pytest.raises(
-        inputs.InputError, match=r"model.weights.h5: sha256 [0-9a-f]{64}, expected [0-9a-f]{64} by .*manifest.json"
+        InputError,
+        match=r"model.weights.h5: sha256 [0-9a-f]{64}, expected [0-9a-f]{64} by .*manifest.json",
     ):
         backbones.check_attached(CFG)
     file.write_bytes(b"num")
-    with pytest.raises(inputs.InputError, match="model.weights.h5: has 3 bytes, expected 7 by"):
+    with pytest.raises(InputError, match="model.weights.h5: has 3 bytes, expected 7 by"):
         attached.verify(file)
     file.write_bytes(b"numbers")
     assert attached.verify(file) == "manifest verified"
     (file.parent / "config.json").unlink()
-    with pytest.raises(inputs.InputError, match="config.json: not there; expected"):
+    with pytest.raises(InputError, match="config.json: not there; expected"):
         attached.verify(file)
     file.unlink()
-    with pytest.raises(inputs.InputError, match="manifest.json: lists efficientnet_lite_b0_imagenet/model.weights.h5"):
+    with pytest.raises(
+        InputError, match="manifest.json: lists efficientnet_lite_b0_imagenet/model.weights.h5"
+    ):
         backbones.find_weights(LITE, CFG)
     manifest = file.parents[1] / attached.MANIFEST
     for content, message in (
@@ -119,24 +127,31 @@ def test_what_does_not_match_its_manifest_is_refused(top):
         ('{"format": "carcls weights 9"}', "format 'carcls weights 9'"),
     ):
         manifest.write_text(content)
-        with pytest.raises(inputs.InputError, match=message):
+        with pytest.raises(InputError, match=message):
             backbones.find_weights(LITE, CFG)
-    for foreign in ('{"name": "an app"}', '{"file": 1}\n{"file": 2}\n', "{"):  # someone else's, whatever it is
+    for foreign in (
+        '{"name": "an app"}',
+        '{"file": 1}\n{"file": 2}\n',
+        "{",
+    ):  # someone else's, whatever it is
         manifest.write_text(foreign)
-        with pytest.raises(inputs.InputError, match="no efficientnet_lite_b0_imagenet in"):
+        with pytest.raises(InputError, match="no efficientnet_lite_b0_imagenet in"):
             backbones.find_weights(LITE, CFG)
 
 
 def test_all_that_is_missing_at_once(top, competition):
     both = V2.replace(members="backbone=efficientnetv2_s+backbone=keras_xception")
-    with pytest.raises(inputs.InputError) as error:
+    with pytest.raises(InputError) as error:
         backbones.check_attached(both)
     said = str(error.value)
     assert said.startswith("3 problems:\n- backbone=efficientnetv2_s")
     assert 'make dataset SET="backbone=keras_xception"' in said
-    assert said.endswith("There is:\n" + inputs.tree(top, depth=4))
+    assert said.endswith("There is:\n" + disk.tree(top, depth=4))
     shutil.copytree(competition, top / CFG.competition)
-    with pytest.raises(inputs.InputError, match="no efficientnet_lite_b0_imagenet in") as error:
+    with pytest.raises(InputError, match="no efficientnet_lite_b0_imagenet in") as error:
         backbones.check_attached(CFG)
     assert str(error.value).count("There is:") == 1
-    assert backbones.check_attached(CFG.replace(weights="none"))[1] == f"weights of {LITE}: none, from scratch"
+    assert (
+        backbones.check_attached(CFG.replace(weights="none"))[1]
+        == f"weights of {LITE}: none, from scratch"
+    )

@@ -7,8 +7,8 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from carcls import augment
-from carcls.config import ConfigError
+from carcls.data import augment
+from carcls.errors import ConfigError
 
 
 def dots(height: int, width: int, at: list[tuple[int, int]]) -> np.ndarray:
@@ -36,7 +36,9 @@ def test_view_of_the_same_size_is_the_photo_itself():
 def test_view_is_the_warp_without_turn_or_shift(fit, target):
     photo = augment._probe(75, 141)
     for mirror in (False, True):
-        warped = augment.warp(photo, augment.matrix((75, 141), target, fit, mirror=mirror), target).astype(int)
+        warped = augment.warp(
+            photo, augment.matrix((75, 141), target, fit, mirror=mirror), target
+        ).astype(int)
         seen = augment.view(photo, target, fit, mirror)
         assert seen.shape == warped.shape
         inner = np.s_[4:-4, 4:-4]
@@ -48,7 +50,11 @@ def test_view_is_the_warp_without_turn_or_shift(fit, target):
 @pytest.mark.parametrize("fit", ["pad", "crop"])
 def test_a_circle_stays_a_circle(fit):  # S8
     y, x = np.mgrid[:100, :200]
-    photo = np.where((y - 50) ** 2 + (x - 100) ** 2 < 30**2, 255, 0).astype(np.uint8)[..., None].repeat(3, 2)
+    photo = (
+        np.where((y - 50) ** 2 + (x - 100) ** 2 < 30**2, 255, 0)
+        .astype(np.uint8)[..., None]
+        .repeat(3, 2)
+    )
     seen = augment.view(photo, (96, 96), fit)[..., 0] > 127
     height, width = np.ptp(np.nonzero(seen.any(1))) + 1, np.ptp(np.nonzero(seen.any(0))) + 1
     assert abs(height - width) <= 1
@@ -59,7 +65,8 @@ def test_shift_and_crop_move_each_axis_by_its_own_amount():
     photo = dots(60, 80, [(20, 50)])
     m = augment.matrix((60, 80), (60, 80), "pad", shift=(0.1, -0.25))  # 6 px down, 20 px left
     assert brightest(augment.warp(photo, m, (60, 80))) == pytest.approx((26, 30), abs=0.2)
-    # A photo twice as wide as the target, cropped at its left end: x stays, and at its right end: x moves by 80.
+    # A photo twice as wide as the target, cropped at its left end: x stays, and at its right end: x
+    # moves by 80.
     wide = dots(60, 160, [(20, 100)])
     for at, x in ((1.0, 100 - 80), (0.5, 100 - 40)):
         m = augment.matrix((60, 160), (60, 80), "crop", at=(0.5, at))
@@ -86,11 +93,19 @@ def test_draws_depend_on_the_seed_alone():
 def test_a_random_view_draws_each_of_its_moves_by_itself_over_the_whole_range():  # S2
     place = augment.RandomView(40, 60, "crop", strength=0.5)
     place.set_random_state(np.random.default_rng(0), random.Random(0))
-    limits = {"angle": (augment.ROTATE, 0), "zoom": (augment.ZOOM, 1), "at": (0.5, 0.5), "shift": (augment.SHIFT, 0)}
+    limits = {
+        "angle": (augment.ROTATE, 0),
+        "zoom": (augment.ZOOM, 1),
+        "at": (0.5, 0.5),
+        "shift": (augment.SHIFT, 0),
+    }
     rows = []
     for _ in range(400):
         params = place.get_params()
-        moves = [(np.atleast_1d(params[name]) - middle) / limit for name, (limit, middle) in limits.items()]
+        moves = [
+            (np.atleast_1d(params[name]) - middle) / limit
+            for name, (limit, middle) in limits.items()
+        ]
         rows.append(np.concatenate([[params["mirror"] - 0.5], *moves]))
     drawn = np.array(rows)
     assert drawn.shape == (400, 7)
@@ -101,16 +116,26 @@ def test_a_random_view_draws_each_of_its_moves_by_itself_over_the_whole_range():
 
 @pytest.mark.parametrize(
     "move",
-    [{"mirror": True}, {"angle": 5.0}, {"zoom": 1.1}, {"at": (0.2, 0.5)}, {"at": (0.5, 0.2)}, {"shift": (0.1, 0.0)},
-     {"shift": (0.0, 0.1)}],
+    [
+        {"mirror": True},
+        {"angle": 5.0},
+        {"zoom": 1.1},
+        {"at": (0.2, 0.5)},
+        {"at": (0.5, 0.2)},
+        {"shift": (0.1, 0.0)},
+        {"shift": (0.0, 0.1)},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_random_view_makes_each_move_that_is_drawn(move):
     photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     place = augment.RandomView(40, 60, "crop")
     still = {"mirror": False, "angle": 0.0, "zoom": 1.0, "at": (0.5, 0.5), "shift": (0.0, 0.0)}
     # Both axes have slack to crop, as the photo is shown larger.
-    assert (place.apply(photo, **still | {"zoom": 1.05} | move) != place.apply(photo, **still | {"zoom": 1.05})).any()
+    assert (
+        place.apply(photo, **still | {"zoom": 1.05} | move)
+        != place.apply(photo, **still | {"zoom": 1.05})
+    ).any()
 
 
 def test_flips_and_brightness_are_drawn_independently():
@@ -141,7 +166,9 @@ def test_cars_are_never_upside_down():
     photo = np.zeros((40, 60, 3), np.uint8)
     photo[:20] = 255  # sky
     policy = augment.policy("medium", 40, 60, "crop")
-    assert all(s[:10].mean() > s[-10:].mean() + 50 for s in (policy(photo, (n,)) for n in range(50)))
+    assert all(
+        s[:10].mean() > s[-10:].mean() + 50 for s in (policy(photo, (n,)) for n in range(50))
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,10 +193,16 @@ def test_other_pixels_are_refused(photo, said):
         (A.OneOf([A.VerticalFlip(p=1), A.HorizontalFlip(p=1)]), "upside down"),
         (A.RandomCrop(500, 500), "cannot be applied to a photo of 128x160"),
         (A.Affine(scale=(0.99, 1.01)), "Affine changes a photo by .* it only costs time"),  # S21
-        (A.CoarseDropout((1, 1), (18 / 250, 18 / 250), (18 / 250, 18 / 250)), "only costs time"),  # S18
+        (
+            A.CoarseDropout((1, 1), (18 / 250, 18 / 250), (18 / 250, 18 / 250)),
+            "only costs time",
+        ),  # S18
         (A.ToFloat(), "into float32"),
         (A.Resize(50, 50), r"into uint8 \(50, 50, 3\)"),
-        (A.OneOf([A.VerticalFlip(), *[A.HorizontalFlip()] * 40]), "VerticalFlip in OneOf turns cars upside down"),
+        (
+            A.OneOf([A.VerticalFlip(), *[A.HorizontalFlip()] * 40]),
+            "VerticalFlip in OneOf turns cars upside down",
+        ),
     ],
 )
 def test_the_linter_refuses(transform, said):
@@ -190,7 +223,9 @@ def test_the_linter_passes_steps_that_alone_would_not_do():
 
 
 def test_what_views_are_drawn_from_always_acts():  # S56: else some views would be the photo itself
-    assert [transform.p for transform in augment.policy("light", 96, 96, "pad", 0.5).transforms] == [1.0]
+    assert [
+        transform.p for transform in augment.policy("light", 96, 96, "pad", 0.5).transforms
+    ] == [1.0]
 
 
 def test_a_policy_from_a_file_is_linted_and_used(tmp_path):
@@ -201,7 +236,13 @@ def test_a_policy_from_a_file_is_linted_and_used(tmp_path):
     A.save(A.Compose([A.VerticalFlip(p=1.0)]), tmp_path / "bad.json")
     with pytest.raises(ConfigError, match="bad.json: VerticalFlip"):
         augment.policy(str(tmp_path / "bad.json"), 40, 60, "pad")
-    for name, text in (("json", "{"), ("json", "{}"), ("json", "[1]"), ("yaml", "a: [b"), ("yaml", "\x00")):
+    for name, text in (
+        ("json", "{"),
+        ("json", "{}"),
+        ("json", "[1]"),
+        ("yaml", "a: [b"),
+        ("yaml", "\x00"),
+    ):
         (tmp_path / f"broken.{name}").write_text(text)
         with pytest.raises(ConfigError, match=f"broken.{name}: not a policy"):
             augment.policy(str(tmp_path / f"broken.{name}"), 40, 60, "pad")

@@ -14,14 +14,18 @@ import h5py
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras")
-tf = pytest.importorskip("tensorflow")
+import keras
+import tensorflow as tf
 
-from carcls import attached, backbones, config, fast, inputs  # noqa: E402  # after the choice of backend
+from carcls import config
+from carcls.data import attached
+from carcls.errors import ConfigError, InputError
+from carcls.nets import fast
+from carcls.nets import registry as backbones
 
-# Parameters without the classifier. Sources: keras.io/api/applications (total less the 1000-way layer), the presets'
-# metadata in keras-cv 0.9 (efficientnetv2), efficientnet-pytorch (4,652,008 of Lite0 less 1,281,000, plus 42,016
-# statistics of batch normalisation, which torch does not count).
+# Parameters without the classifier. Sources: keras.io/api/applications (total less the 1000-way
+# layer), the presets' metadata in keras-cv 0.9 (efficientnetv2), efficientnet-pytorch (4,652,008 of
+# Lite0 less 1,281,000, plus 42,016 statistics of batch normalisation, which torch does not count).
 PARAMETERS = {
     "efficientnet_lite_b0": 3_413_024,
     "efficientnetv2_b0": 5_919_312,
@@ -58,9 +62,16 @@ SLOW = {  # minutes on two cores
 }
 ALL = [
     *PARAMETERS,
-    *(pytest.param(name, marks=pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1 builds it"))
-      for name in SLOW),
-]  # fmt: skip
+    *(
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1 builds it"
+            ),
+        )
+        for name in SLOW
+    ),
+]
 
 built = cache(backbones.build)
 
@@ -87,7 +98,9 @@ def cfg(weights="imagenet"):
 def test_importing_it_imports_no_framework():
     code = "import sys, carcls.backbones, carcls.fast; print({'keras', 'keras_cv', 'tensorflow'} & set(sys.modules))"
     assert (
-        subprocess.check_output([sys.executable, "-c", code], text=True, cwd=Path(__file__).parents[1]).strip()
+        subprocess.check_output(
+            [sys.executable, "-c", code], text=True, cwd=Path(__file__).parents[1]
+        ).strip()
         == "set()"
     )
 
@@ -104,7 +117,9 @@ def test_each_network_builds_without_a_network(name):
     features = model(np.zeros((1, 64, 96, 3), "float32"))
     assert features.shape[:3] == (1, 2, 3)
     assert np.isfinite(np.asarray(features)).all()
-    assert sum(layer.count_params() for layer in model.layers) == model.count_params()  # flat: nothing hides in one
+    assert (
+        sum(layer.count_params() for layer in model.layers) == model.count_params()
+    )  # flat: nothing hides in one
     assert len(model.layers) > 20
 
 
@@ -132,13 +147,16 @@ GOLDEN = {
     "keras_convnext_tiny": IMAGENET,
     # keras.applications.efficientnet with weights="imagenet"
     "keras_efficientnet_b0": IMAGENET,
-    # keras.applications.efficientnet_v2, include_preprocessing: B as EfficientNet, S and larger x / 128 - 1
+    # keras.applications.efficientnet_v2, include_preprocessing: B as EfficientNet, S and larger x /
+    # 128 - 1
     "keras_efficientnetv2_b0": IMAGENET,
     "keras_efficientnetv2_s": (-1, -1 / 128, 255 / 128 - 1),
 }
 
 
-@pytest.mark.parametrize("name", [p for p in ALL if (p if isinstance(p, str) else p.values[0]) in GOLDEN])
+@pytest.mark.parametrize(
+    "name", [p for p in ALL if (p if isinstance(p, str) else p.values[0]) in GOLDEN]
+)
 def test_the_first_convolution_sees_what_the_weights_were_trained_on(name):
     seen = []
     for value in (0, 127, 255):
@@ -165,7 +183,9 @@ def test_efficientnet_gives_what_keras_gives_with_the_official_file(tmp_path, mo
     keras.utils.set_random_seed(5)
     path = tmp_path / "keras" / "models" / "efficientnetb0_notop.h5"
     save_legacy(backbones.find("keras_efficientnet_b0").make((None, None, 3)), path)
-    monkeypatch.setattr("keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(path))
+    monkeypatch.setattr(
+        "keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(path)
+    )
     official = keras.applications.EfficientNetB0(include_top=False, input_shape=(64, 96, 3))
     ours = backbones.build("keras_efficientnet_b0")
     assert str(path) in backbones.load_weights(ours, "keras_efficientnet_b0", cfg())
@@ -177,25 +197,37 @@ def test_efficientnet_gives_what_keras_gives_with_the_official_file(tmp_path, mo
         layer = next(name for name in file if name.startswith("normalization"))
         for key, value in (("mean", 0), ("variance", 1)):
             found = []
-            file[layer].visit(lambda name, key=key, found=found: found.append(name) if name.endswith(key) else None)
+            file[layer].visit(
+                lambda name, key=key, found=found: (
+                    found.append(name) if name.endswith(key) else None
+                )
+            )
             file[layer][found[0]][...] = value
-    with pytest.raises(inputs.InputError, match=r"mean \[0.0, 0.0, 0.0\].*ImageNet"):
+    with pytest.raises(InputError, match=r"mean \[0.0, 0.0, 0.0\].*ImageNet"):
         backbones.load_weights(ours, "keras_efficientnet_b0", cfg(path))
 
 
 def test_an_official_file_of_keras_fits_behind_our_normalisation(tmp_path):
     network = backbones.find("keras_xception").make((None, None, 3))
-    path = tmp_path / "kaggle/input/datasets/someone/some-weights/xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    path = (
+        tmp_path
+        / "kaggle/input/datasets/someone/some-weights/xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    )
     save_legacy(network, path)
     assert str(path) in backbones.load_weights(built("keras_xception"), "keras_xception", cfg())
     x = np.random.default_rng(0).uniform(0, 255, (1, 64, 96, 3)).astype("float32")
-    np.testing.assert_allclose(built("keras_xception")(x), network(x / 127.5 - 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        built("keras_xception")(x), network(x / 127.5 - 1), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "folder"),
     [
-        ("efficientnetv2_b0", "kaggle/input/models/keras/efficientnetv2/keras/efficientnetv2_b0_imagenet/2"),
+        (
+            "efficientnetv2_b0",
+            "kaggle/input/models/keras/efficientnetv2/keras/efficientnetv2_b0_imagenet/2",
+        ),
         ("mobilenet_v3_small", "kaggle/input/mobilenetv3/keras/mobilenet_v3_small_imagenet/10"),
         ("efficientnet_lite_b0", "kaggle/input/datasets/me/efficientnet-lite-b0-imagenet"),
     ],
@@ -221,7 +253,9 @@ def test_presets_are_found_on_kaggle_and_at_home(name, folder, tmp_path):
 
 def test_weights_none_is_from_scratch():
     before = [w.numpy() for w in built("mobilenet_v3_small").weights]
-    assert "from scratch" in backbones.load_weights(built("mobilenet_v3_small"), "mobilenet_v3_small", cfg("none"))
+    assert "from scratch" in backbones.load_weights(
+        built("mobilenet_v3_small"), "mobilenet_v3_small", cfg("none")
+    )
     for a, b in zip(before, built("mobilenet_v3_small").weights, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -229,15 +263,24 @@ def test_weights_none_is_from_scratch():
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("efficientnetv2_s", ["efficientnetv2_s_imagenet", "keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]),
-        ("efficientnet_lite_b1", ["efficientnet_lite_b1_imagenet", "python -m carcls weights efficientnet_lite_b1"]),
-        ("keras_efficientnet_b5", ["efficientnetb5_notop.h5", "EfficientNetB5(include_top=False)", "keras/models"]),
+        (
+            "efficientnetv2_s",
+            ["efficientnetv2_s_imagenet", "keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"],
+        ),
+        (
+            "efficientnet_lite_b1",
+            ["efficientnet_lite_b1_imagenet", "python -m carcls weights efficientnet_lite_b1"],
+        ),
+        (
+            "keras_efficientnet_b5",
+            ["efficientnetb5_notop.h5", "EfficientNetB5(include_top=False)", "keras/models"],
+        ),
         ("efficientnetv2_b3", ["keras-cv has none", "keras_efficientnetv2_b3"]),
     ],
 )
 def test_weights_not_found_say_where_it_looked_and_how_to_get_them(name, parts, tmp_path):
     (tmp_path / "kaggle/input").mkdir(parents=True)
-    with pytest.raises(inputs.InputError) as error:
+    with pytest.raises(InputError) as error:
         backbones.load_weights(None, name, cfg())
     parts = [*parts, name, "weights=none"]
     if backbones.find(name).preset:
@@ -262,7 +305,7 @@ def test_bad_paths_and_files_are_named(tmp_path):
         "broken.keras": "does not fit",
         "other": "weights of a ResNetV2Backbone; backbone=mobilenet_v3_small is a MobileNetV3Backbone",
     }.items():
-        with pytest.raises(inputs.InputError, match=message) as error:
+        with pytest.raises(InputError, match=message) as error:
             backbones.load_weights(model, name, cfg(tmp_path / file))
         assert str(tmp_path / file) in str(error.value)
 
@@ -274,29 +317,37 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
     name = "mobilenet_v3_small"
     net(4, depth=2).save_weights(tmp_path / "deeper.weights.h5")
-    damaged = (tmp_path / "deeper.weights.h5").read_bytes().replace(b"HEAP", b"HE\xffP")  # where names of layers are
+    damaged = (
+        (tmp_path / "deeper.weights.h5").read_bytes().replace(b"HEAP", b"HE\xffP")
+    )  # where names of layers are
     (tmp_path / "damaged.weights.h5").write_bytes(damaged)
-    with pytest.raises(inputs.InputError, match=r"damaged.weights.h5: does not fit backbone=mob.*heap"):
+    with pytest.raises(InputError, match=r"damaged.weights.h5: does not fit backbone=mob.*heap"):
         backbones._load(net(4), backbones.find(name), tmp_path / "damaged.weights.h5")
-    with pytest.raises(inputs.InputError, match="it holds 260 numbers, the network 112"):
+    with pytest.raises(InputError, match="it holds 260 numbers, the network 112"):
         backbones._load(net(4), backbones.find(name), tmp_path / "deeper.weights.h5")
     save_legacy(net(5), tmp_path / "wider.h5")
-    with pytest.raises(inputs.InputError, match=r"wider.h5: does not fit backbone=mob.*\(3, 3, 3, 4\).*\(3, 3, 3, 5\)"):
+    with pytest.raises(
+        InputError, match=r"wider.h5: does not fit backbone=mob.*\(3, 3, 3, 4\).*\(3, 3, 3, 5\)"
+    ):
         backbones._load(net(4), backbones.find(name), tmp_path / "wider.h5")
     net(5).save(tmp_path / "wider.keras")
-    with pytest.raises(inputs.InputError, match=r"does not fit.*\(3, 3, 3, 4\).*\(3, 3, 3, 5\)") as error:
+    with pytest.raises(InputError, match=r"does not fit.*\(3, 3, 3, 4\).*\(3, 3, 3, 5\)") as error:
         backbones._load(net(4), backbones.find(name), tmp_path / "wider.keras")
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(config.ConfigError, match=r"backbone='b0'.*efficientnet_lite_b0"):
+    with pytest.raises(ConfigError, match=r"backbone='b0'.*efficientnet_lite_b0"):
         backbones.build("b0")
 
 
 @pytest.mark.parametrize(
     ("name", "height", "width"),
-    [("mobilenet_v3_small", 112, 208), ("efficientnet_lite_b0", 100, 90), ("keras_efficientnet_b0", 112, 90)],
+    [
+        ("mobilenet_v3_small", 112, 208),
+        ("efficientnet_lite_b0", 100, 90),
+        ("keras_efficientnet_b0", 112, 90),
+    ],
 )
 def test_odd_sides_keep_the_last_row_and_column(name, height, width):
     """112 × 208 px: the last halving meets 7 × 13. A network that its library builds for that size knows."""
@@ -308,20 +359,32 @@ def test_odd_sides_keep_the_last_row_and_column(name, height, width):
     y = np.asarray(told(x * np.float32(scale) + np.float32(offset)))
     assert y.shape[1:3] == (-(-height // 32), -(-width // 32))
     np.testing.assert_allclose(ours(x), y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
-    made = tf.function(ours).get_concrete_function(tf.TensorSpec((None, None, None, 3)))(tf.constant(x))
+    made = tf.function(ours).get_concrete_function(tf.TensorSpec((None, None, None, 3)))(
+        tf.constant(x)
+    )
     np.testing.assert_allclose(made, y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
     assert ours.compute_output_shape((1, height, width, 3)) == y.shape
 
 
 def test_padding_that_is_the_same_on_both_sides_stays_as_it_is():
-    paddings = [layer for layer in built("keras_densenet121").layers if isinstance(layer, keras.layers.ZeroPadding2D)]
+    paddings = [
+        layer
+        for layer in built("keras_densenet121").layers
+        if isinstance(layer, keras.layers.ZeroPadding2D)
+    ]
     assert {type(layer) for layer in paddings} == {keras.layers.ZeroPadding2D}
 
 
 def test_fused_batch_norm_reaches_into_blocks():
     model = backbones.build("efficientnetv2_b0")
-    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
-    count = sum(layer.built for layer in norms)  # a block that does not expand has one that it never uses
+    norms = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    count = sum(
+        layer.built for layer in norms
+    )  # a block that does not expand has one that it never uses
     x = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
     before = np.asarray(model(x))
     assert fast.fuse_batch_norm(model) == count > 50

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from carcls import blend
-from carcls.config import ConfigError
-from carcls.votes import log_loss
+from carcls.errors import ConfigError
+from carcls.votes import blend
+from carcls.votes.votes import log_loss
 
 
 def fit_weights(probs, truth):
@@ -23,7 +23,9 @@ def members(strengths, photos=400, classes=4, seed=0) -> tuple[np.ndarray, np.nd
     """
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, classes, photos)
-    seen = np.array([s * (s * np.eye(classes)[truth] + rng.normal(size=(photos, classes))) for s in strengths])
+    seen = np.array(
+        [s * (s * np.eye(classes)[truth] + rng.normal(size=(photos, classes))) for s in strengths]
+    )
     e = np.exp(seen)
     return e / e.sum(2, keepdims=True), truth
 
@@ -56,7 +58,10 @@ def few_fits(monkeypatch):
 def test_a_member_with_the_others_mistakes_and_more_gets_nothing_though_its_accuracy_is_high():  # S65
     truth = np.arange(1000) % 2
     probs = np.array([says(np.arange(1000) >= wrong, truth) for wrong in (5, 20)])
-    assert [accuracy(p, truth) for p in probs] == [0.995, 0.98]  # as weights they would be 0.504 and 0.496
+    assert [accuracy(p, truth) for p in probs] == [
+        0.995,
+        0.98,
+    ]  # as weights they would be 0.504 and 0.496
     assert fit_weights(probs, truth).tolist() == [1, 0]
 
 
@@ -75,12 +80,16 @@ def test_no_other_weights_have_a_lower_log_loss(seed):
     assert weights.dtype == np.float64
     assert weights.sum() == pytest.approx(1)
     true = probs[:, np.arange(len(truth)), truth]
-    gain = (true / (weights @ true)).mean(1)  # of moving weight to a member; 1 for those in use at the minimum
+    gain = (true / (weights @ true)).mean(
+        1
+    )  # of moving weight to a member; 1 for those in use at the minimum
     assert gain[weights > 0] == pytest.approx(1, abs=2e-3)
     assert (gain < 1 + 2e-3).all()
 
 
-@pytest.mark.parametrize(("helped", "expected"), [(1, 0.0), (10, 0.02)])  # the minimum is near 2 · helped / 1000
+@pytest.mark.parametrize(
+    ("helped", "expected"), [(1, 0.0), (10, 0.02)]
+)  # the minimum is near 2 · helped / 1000
 def test_weights_below_a_half_percent_become_nothing(helped, expected):
     """The second member helps only where the first is sure of a mistake."""
     first, second = np.full((1000, 2), 0.5), np.tile([0.25, 0.75], (1000, 1))
@@ -93,14 +102,22 @@ def test_weights_below_a_half_percent_become_nothing(helped, expected):
 def test_the_order_of_members_does_not_matter():  # S67
     probs, truth = members([1, 2, 2.5, 0.5])
     order = [2, 0, 3, 1]
-    assert fit_weights(probs[order], truth) == pytest.approx(fit_weights(probs, truth)[order], abs=1e-4)
+    assert fit_weights(probs[order], truth) == pytest.approx(
+        fit_weights(probs, truth)[order], abs=1e-4
+    )
     for kind in ("best", "average", "weights", "logistic"):
         there, here = (blend.fit(kind, p, truth, 0).apply(p) for p in (probs[order], probs))
         np.testing.assert_allclose(there, here, atol=1e-3, err_msg=kind)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("0.9/0.05/0.05", [0.9, 0.05, 0.05]), (" 2 / 0/6", [0.25, 0, 0.75]),
-                                                ("1e308/1e308/1e308", [1 / 3] * 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.9/0.05/0.05", [0.9, 0.05, 0.05]),
+        (" 2 / 0/6", [0.25, 0, 0.75]),
+        ("1e308/1e308/1e308", [1 / 3] * 3),
+    ],
+)
 def test_weights_by_hand(text, expected):  # S66
     assert blend.parse_weights(text, 3) == pytest.approx(np.array(expected))
 
@@ -137,19 +154,29 @@ def test_a_mean_divides_by_the_sum_of_weights_and_scaling_them_changes_nothing(f
 def test_best_is_by_accuracy_and_among_equals_by_log_loss():
     truth = np.zeros(10, int)
     wrong = np.arange(10)
-    probs = np.array([says(wrong >= 3, truth, 0.99), says(wrong >= 2, truth, 0.999), says(wrong >= 2, truth, 0.9),
-                      says(wrong >= 3, truth, 0.6)])  # fmt: skip
+    probs = np.array(
+        [
+            says(wrong >= 3, truth, 0.99),
+            says(wrong >= 2, truth, 0.999),
+            says(wrong >= 2, truth, 0.9),
+            says(wrong >= 3, truth, 0.6),
+        ]
+    )
     losses = [log_loss(p, truth) for p in probs]
     assert min(losses) == losses[2] < losses[1]
     assert blend.fit("best", probs, truth, 0).weights.tolist() == [0, 0, 1, 0]
-    probs[2] = says(wrong >= 2, truth, 0.9999)  # now the worst log-loss of all, and 1 has a worse one than 0 and 3
+    probs[2] = says(
+        wrong >= 2, truth, 0.9999
+    )  # now the worst log-loss of all, and 1 has a worse one than 0 and 3
     assert blend.fit("best", probs, truth, 0).weights.tolist() == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("kind", ["logistic", "forest"])
 def test_stacking_learns_and_a_class_that_validation_lacks_stays_nothing(kind, few_fits):
     probs, truth = members([2.5, 2.5, 2.5], photos=300)
-    turned = np.roll(probs, 1, axis=2)  # all members call class 0 by the name of class 1 and so on: a mean cannot know
+    turned = np.roll(
+        probs, 1, axis=2
+    )  # all members call class 0 by the name of class 1 and so on: a mean cannot know
     known = truth != 1
     made = blend.fit(kind, turned[:, known], truth[known], 0)
     found = made.apply(turned)
@@ -158,7 +185,9 @@ def test_stacking_learns_and_a_class_that_validation_lacks_stays_nothing(kind, f
     np.testing.assert_allclose(found.sum(1), 1)
     assert accuracy(found[known], truth[known]) > 0.9
     assert accuracy(blend.fit("average", turned, truth, 0).apply(turned), truth) < 0.1
-    with pytest.raises(ConfigError, match="fitted on 12 probabilities a photo, got 2 members × 4 classes"):
+    with pytest.raises(
+        ConfigError, match="fitted on 12 probabilities a photo, got 2 members × 4 classes"
+    ):
         made.apply(probs[:2])
 
 
@@ -179,23 +208,33 @@ PROBS, TRUTH = noise(photos=20)
         (PROBS, TRUTH - 1, "int64 from -1 to 2, expected classes 0 to 3"),
         (PROBS, TRUTH + 1, "from 1 to 4, expected classes 0 to 3"),
         (PROBS, TRUTH.astype(float), "truth has float64"),
-        (np.where(np.arange(20)[:, None] == 7, np.nan, PROBS), TRUTH, "member 0: 1 of 20 photos have no finite"),
+        (
+            np.where(np.arange(20)[:, None] == 7, np.nan, PROBS),
+            TRUTH,
+            "member 0: 1 of 20 photos have no finite",
+        ),
         (np.log(PROBS), TRUTH, "member 0: not probabilities"),
         (PROBS * 1.1, TRUTH, "sum to 1"),
         (PROBS + np.array([0.9, -0.9, 0, 0]), TRUTH, "numbers of 0 or more"),
     ],
 )
 def test_what_is_not_probabilities_and_classes_is_refused(probs, truth, said):
-    calls = [lambda: fit_weights(probs, truth), lambda: blend.fit("average", probs, truth, 0),
-             lambda: blend.crossvalidate("best", probs, truth, None, 0), lambda: blend.members_table(list("abc"), probs, truth),
-             lambda: blend.choose(probs, truth, 0, list("abc"))]  # fmt: skip
+    calls = [
+        lambda: fit_weights(probs, truth),
+        lambda: blend.fit("average", probs, truth, 0),
+        lambda: blend.crossvalidate("best", probs, truth, None, 0),
+        lambda: blend.members_table(list("abc"), probs, truth),
+        lambda: blend.choose(probs, truth, 0, list("abc")),
+    ]
     for call in calls:
         with pytest.raises(ConfigError, match=said):
             call()
 
 
 def test_other_settings_that_cannot_be_used():
-    with pytest.raises(ConfigError, match="'median': expected one of best, average, weights, logistic, forest"):
+    with pytest.raises(
+        ConfigError, match="'median': expected one of best, average, weights, logistic, forest"
+    ):
         blend.fit("median", PROBS, TRUTH, 0)
     with pytest.raises(ConfigError, match="'manual': expected one of best"):
         blend.crossvalidate("manual", PROBS, TRUTH, None, 0)
@@ -220,7 +259,9 @@ def test_every_class_is_in_every_fold_and_the_seed_decides_how():
     truth = np.repeat([0, 1, 2], [5, 10, 20])
     folds = [fold for _, fold in blend._splits(truth, None, 0, 5)]
     assert [np.bincount(truth[fold]).tolist() for fold in folds] == [[1, 2, 4]] * 5
-    again, other = ([fold.tolist() for _, fold in blend._splits(truth, None, seed, 5)] for seed in (0, 1))
+    again, other = (
+        [fold.tolist() for _, fold in blend._splits(truth, None, seed, 5)] for seed in (0, 1)
+    )
     assert again == [fold.tolist() for fold in folds] != other
 
 
@@ -233,7 +274,9 @@ def test_photos_of_a_group_are_in_one_fold(rare):
     folds = [set(groups[fold]) for _, fold in blend._splits(truth, groups, 0, 5)]
     assert len(folds) == 5
     assert sum(map(len, folds)) == len(set(groups))  # none in two
-    assert len(blend._splits(truth, groups // 5, 0, 5)) == 3  # as many folds as groups, where these are few
+    assert (
+        len(blend._splits(truth, groups // 5, 0, 5)) == 3
+    )  # as many folds as groups, where these are few
 
 
 def test_folds_of_groups_have_all_classes_alike():
@@ -267,7 +310,9 @@ def test_neither_does_the_nested_one_with_its_choice(few_fits, blind_folds):
     before, after = (blend.choose(probs, t, 3, list("abc")) for t in (truth, changed))
     assert np.array_equal(before.nested_probs[fold], after.nested_probs[fold])
     assert before.picked[1] == after.picked[1]
-    assert before.blend.kind != after.blend.kind  # so a choice that sees the fold's labels would show
+    assert (
+        before.blend.kind != after.blend.kind
+    )  # so a choice that sees the fold's labels would show
     assert not np.array_equal(before.nested_probs, after.nested_probs)
     assert before.nested_accuracy == accuracy(before.nested_probs, truth)
 
@@ -324,8 +369,14 @@ def test_duplicates_leak_unless_they_are_a_group(few_fits):
 
 def found(**rights) -> dict[str, np.ndarray]:
     """Out-of-fold predictions of ten photos of class 0 by kind, from (how many are right, how sure)."""
-    return {k: says(np.arange(10) < rights.get(k, (6, 0.7))[0], np.zeros(10, int), rights.get(k, (6, 0.7))[1])
-            for k in blend.KINDS}  # fmt: skip
+    return {
+        k: says(
+            np.arange(10) < rights.get(k, (6, 0.7))[0],
+            np.zeros(10, int),
+            rights.get(k, (6, 0.7))[1],
+        )
+        for k in blend.KINDS
+    }
 
 
 @pytest.mark.parametrize(
@@ -335,10 +386,22 @@ def found(**rights) -> dict[str, np.ndarray]:
         ({"weights": (7, 0.7)}, "weights"),
         ({"weights": (6, 0.6)}, "best"),  # a lower log-loss, but the same photos right
         ({"weights": (7, 0.999)}, "best"),  # one more right, but a higher log-loss
-        ({"average": (7, 0.75), "weights": (7, 0.7)}, "average"),  # better than best, but no more right than average
-        ({"average": (8, 0.8), "weights": (9, 0.55)}, "average"),  # more right, a log-loss between those of the two
-        ({"average": (7, 0.7), "logistic": (9, 0.6), "forest": (8, 0.8)}, "logistic"),  # the forest spoils one
-        ({"average": (9, 0.9999), "forest": (8, 0.8)}, "forest"),  # average is too sure of its mistake to be taken
+        (
+            {"average": (7, 0.75), "weights": (7, 0.7)},
+            "average",
+        ),  # better than best, but no more right than average
+        (
+            {"average": (8, 0.8), "weights": (9, 0.55)},
+            "average",
+        ),  # more right, a log-loss between those of the two
+        (
+            {"average": (7, 0.7), "logistic": (9, 0.6), "forest": (8, 0.8)},
+            "logistic",
+        ),  # the forest spoils one
+        (
+            {"average": (9, 0.9999), "forest": (8, 0.8)},
+            "forest",
+        ),  # average is too sure of its mistake to be taken
     ],
 )
 def test_a_more_complicated_kind_needs_evidence(rights, expected):
@@ -348,8 +411,12 @@ def test_a_more_complicated_kind_needs_evidence(rights, expected):
 def test_what_choose_reports(few_fits):
     probs, truth = members([2.5, 2.2, 0])
     choice = blend.choose(probs, truth, 0, ["first", "second", "blind"])
-    assert choice.blend.kind == "logistic"  # the truth about calibrated independent members is linear in their logs
-    assert np.array_equal(choice.blend.apply(probs), blend.fit("logistic", probs, truth, 0).apply(probs))
+    assert (
+        choice.blend.kind == "logistic"
+    )  # the truth about calibrated independent members is linear in their logs
+    assert np.array_equal(
+        choice.blend.apply(probs), blend.fit("logistic", probs, truth, 0).apply(probs)
+    )
     table = choice.table.set_index("kind")
     assert tuple(table.index) == blend.KINDS
     assert list(table.columns) == ["accuracy", "log_loss", "corrected", "spoiled", "weights"]
@@ -381,7 +448,11 @@ def test_choose_keeps_the_one_member_that_nothing_improves(few_fits):
     truth = np.arange(100) % 2
     probs = np.array([says(np.arange(100) >= wrong, truth) for wrong in (20, 5)])
     choice = blend.choose(probs, truth, 0, ["poor", "good"])
-    assert (choice.blend.kind, choice.blend.weights.tolist(), choice.picked) == ("best", [0, 1], ["best"] * 5)
+    assert (choice.blend.kind, choice.blend.weights.tolist(), choice.picked) == (
+        "best",
+        [0, 1],
+        ["best"] * 5,
+    )
     assert choice.nested_accuracy == 0.95
     assert choice.reason.startswith("good alone, as no blend")
 
@@ -399,10 +470,20 @@ def test_one_member_is_itself_however_few_photos_there_are():
 
 def test_each_member_alone():  # S68
     truth = np.zeros(10, int)
-    rights = np.array([np.arange(10) < 8, np.arange(10) >= 5])  # 3 photos right by both, 5 and 2 by one alone
+    rights = np.array(
+        [np.arange(10) < 8, np.arange(10) >= 5]
+    )  # 3 photos right by both, 5 and 2 by one alone
     probs = np.array([says(r, truth) for r in rights])
     table = blend.members_table(["a", "b"], probs, truth)
-    assert list(table.columns) == ["name", "accuracy", "low", "high", "log_loss", "errors", "alone_right"]
+    assert list(table.columns) == [
+        "name",
+        "accuracy",
+        "low",
+        "high",
+        "log_loss",
+        "errors",
+        "alone_right",
+    ]
     assert table[["name", "accuracy", "errors", "alone_right"]].to_numpy().tolist() == [
         ["a", 0.8, 2, 5],
         ["b", 0.5, 5, 2],
@@ -418,7 +499,9 @@ def test_log_loss_of_a_sure_mistake_is_finite():
 
 def test_importing_it_loads_neither_sklearn_nor_scipy():
     tree = ast.parse(Path(blend.__file__).read_text())
-    names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    names = [
+        alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names
+    ]
     names += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert {name.split(".")[0] for name in names} <= {
         "__future__",

@@ -14,18 +14,37 @@ import pytest
 import small
 import tensorflow as tf
 
-from carcls import callbacks, config, figures, members, report, schedule, steps, train, votes
+from carcls import config
+from carcls import network as members
+from carcls import record as steps
 from carcls.config import Config
 from carcls.desk import watch
-from carcls.run import run
+from carcls.nets import schedule
+from carcls.report import charts as figures
+from carcls.report import page as report
+from carcls.spine import run
+from carcls.train import loop as train
+from carcls.train import watchers as callbacks
+from carcls.votes import votes
 
 
 @pytest.fixture
 def cfg(competition, tmp_path, tiny, monkeypatch) -> Config:
     monkeypatch.setattr(figures, "augmentation", lambda *_: None)
     monkeypatch.setattr(report, "write", lambda *_: [])
-    return config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
-                         "stages": "32x48x2,48x64x4", "batch": 8, "lr": 0.02, "tta_views": 4, "val_fraction": 0.25})  # fmt: skip
+    return config.parse(
+        {
+            "data": str(competition),
+            "out": str(tmp_path / "out"),
+            "weights": "none",
+            "backbone": tiny,
+            "stages": "32x48x2,48x64x4",
+            "batch": 8,
+            "lr": 0.02,
+            "tta_views": 4,
+            "val_fraction": 0.25,
+        }
+    )
 
 
 def costs(monkeypatch, **changes) -> None:
@@ -82,21 +101,33 @@ def test_a_short_budget_plans_fewer_epochs_steps_and_views(cfg, monkeypatch, cap
     said = capsys.readouterr().out
     assert "2+0 epochs instead of 2+4 epochs of 3 steps, 1 view instead of 4 views" in said
     folder = target.parent.parent / "out2"
-    assert pd.read_csv(folder / "member1" / "history.csv")[["height", "width"]].to_numpy().tolist() == [[32, 48]] * 2
+    assert (
+        pd.read_csv(folder / "member1" / "history.csv")[["height", "width"]].to_numpy().tolist()
+        == [[32, 48]] * 2
+    )
     assert len(votes.load(folder / "member1" / "votes_test.npz").probs) == 1
     assert config.load(folder / "config.json").tta_views == 1
     assert json.loads((folder / "member1" / "member.json").read_text())["stage"]["height"] == 32
 
     costs(monkeypatch, train=(600.0, 2000.0), steps=30)
     run(cfg.replace(budget_minutes=1.0, out=cfg.out + "3"))
-    assert "plan       1+0 epochs of 2 steps instead of 2+4 epochs of 30 steps, 4 views" in capsys.readouterr().out
+    assert (
+        "plan       1+0 epochs of 2 steps instead of 2+4 epochs of 30 steps, 4 views"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_slow_epoch_shortens_the_plan_and_time_is_kept_for_predictions(cfg, monkeypatch, capsys):
     costs(monkeypatch, train=(6.0, 0.3))
     begin = callbacks.Pace.on_epoch_begin
-    monkeypatch.setattr(callbacks.Pace, "on_epoch_begin", lambda self, epoch, logs=None: (
-        begin(self, epoch, logs), setattr(self, "also", lambda: 10.0 * (self.stage == 1))))  # fmt: skip
+    monkeypatch.setattr(
+        callbacks.Pace,
+        "on_epoch_begin",
+        lambda self, epoch, logs=None: (
+            begin(self, epoch, logs),
+            setattr(self, "also", lambda: 10.0 * (self.stage == 1)),
+        ),
+    )
     target = run(cfg.replace(budget_minutes=1.0))
     said = capsys.readouterr().out
     assert "plan       2+4 epochs, 4 views" in said
@@ -132,9 +163,13 @@ def test_shortened_epochs_are_gone_on_with_as_they_were_planned(cfg, monkeypatch
     assert "resumed    after 4 epochs, 2 of them in stage 2/2" in said
     assert "plan       2+4 epochs of 5 steps instead of 2+4 epochs of 6 steps, 4 views: " in said
     for name in ("votes_validation.npz", "votes_test.npz"):
-        assert (whole.parent / "member1" / name).read_bytes() == (again.parent / "member1" / name).read_bytes()
+        assert (whole.parent / "member1" / name).read_bytes() == (
+            again.parent / "member1" / name
+        ).read_bytes()
     same = ["lr", "loss", "val_loss", "photos"]
-    histories = [pd.read_csv(path.parent / "member1" / "history.csv")[same] for path in (whole, again)]
+    histories = [
+        pd.read_csv(path.parent / "member1" / "history.csv")[same] for path in (whole, again)
+    ]
     pd.testing.assert_frame_equal(*histories)
     assert histories[0]["photos"].tolist() == [20] * 6
     run(cfg.replace(budget_minutes=None))
@@ -179,7 +214,14 @@ def test_memory_that_runs_out_leaves_as_many_photos_in_a_plan(cfg, monkeypatch, 
 def test_a_stage_that_stops_early_gives_its_time_to_the_next():
     measured = schedule.Costs((100.0, 100.0), (0.0, 0.0), (0.5, 1.0), (0.0, 0.0), steps=10)
     for stopped, epochs in ((True, (4, 6)), (False, (4, 3))):
-        pace = callbacks.Pace(schedule.Plan((4, 3), 1), 0, measured, time.monotonic() + 700, lambda: 100.0, most=(4, 6))
+        pace = callbacks.Pace(
+            schedule.Plan((4, 3), 1),
+            0,
+            measured,
+            time.monotonic() + 700,
+            lambda: 100.0,
+            most=(4, 6),
+        )
         pace.set_model(SimpleNamespace(stop_training=stopped))
         pace.on_epoch_begin(0)
         pace.on_epoch_end(0)
@@ -198,7 +240,9 @@ def test_a_plan_made_from_a_slow_moment_gets_longer(cfg, monkeypatch, capsys):
     rates = history["lr"].tolist()
     assert history["photos"].iloc[0] == 16
     assert len(history) == 5
-    assert rates == sorted(rates, reverse=True)  # it goes on from where it is, and falls over more epochs
+    assert rates == sorted(
+        rates, reverse=True
+    )  # it goes on from where it is, and falls over more epochs
     assert rates[-1] < 0.01 * 0.02
 
 
@@ -220,16 +264,23 @@ def test_members_share_the_time_and_those_without_are_left_out(cfg, monkeypatch,
 
 def test_folds_without_time_are_left_out_and_the_others_count(cfg, monkeypatch, capsys):
     costs(monkeypatch)
-    monkeypatch.setattr(schedule.Budget, "share", lambda self, networks: schedule.TimeLeft(
-        time.monotonic() + (200 if networks > 1 else -1)))  # fmt: skip
+    monkeypatch.setattr(
+        schedule.Budget,
+        "share",
+        lambda self, networks: schedule.TimeLeft(time.monotonic() + (200 if networks > 1 else -1)),
+    )
     cfg = cfg.replace(budget_minutes=9.0, folds=3, stages="32x48x1", tta_views=2)
     target = run(cfg)
     said = capsys.readouterr().out
     assert "skipped    folds 3 to 3: no time to train" in said
     result = json.loads((target.parent / "result.json").read_text())
     assert result["validation_photos"] == 24  # of the folds that there are
-    assert json.loads((target.parent / "submission.json").read_text())["made_by"].startswith("one member")
-    run(cfg.replace(budget_minutes=None))  # without a budget what is missing is trained, and what is there is kept
+    assert json.loads((target.parent / "submission.json").read_text())["made_by"].startswith(
+        "one member"
+    )
+    run(
+        cfg.replace(budget_minutes=None)
+    )  # without a budget what is missing is trained, and what is there is kept
     said = capsys.readouterr().out
     assert said.count("\nnetwork  ") == 1
     assert json.loads((target.parent / "result.json").read_text())["validation_photos"] == 36
@@ -288,7 +339,9 @@ def test_a_run_that_goes_on_without_its_budget_has_all_its_views(cfg, monkeypatc
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
 
 
-def test_views_that_are_set_anew_are_cast_by_a_session_that_goes_on_in_a_budget(cfg, monkeypatch, capsys):
+def test_views_that_are_set_anew_are_cast_by_a_session_that_goes_on_in_a_budget(
+    cfg, monkeypatch, capsys
+):
     costs(monkeypatch)
     cfg = cfg.replace(stages="32x48x2", budget_minutes=60.0)
     killed_after_an_epoch(monkeypatch, cfg)
@@ -325,11 +378,13 @@ def test_views_that_were_planned_are_kept_unless_they_are_set_anew(cfg, monkeypa
 
 def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeypatch, capsys):
     """A training of another session is there, and little time."""
-    from carcls import timing
+    from carcls.train import clock as timing
 
     target = run(cfg.replace(stages="32x48x2"))
     note = target.parent / "member1" / "steps.json"
-    note.write_text(json.dumps({"training": json.loads(note.read_text())["training"]}))  # killed before it voted
+    note.write_text(
+        json.dumps({"training": json.loads(note.read_text())["training"]})
+    )  # killed before it voted
     capsys.readouterr()
     monkeypatch.setattr(timing, "predicted", lambda *_: 10.0)  # seconds a photo
     run(cfg.replace(stages="32x48x2", budget_minutes=10.0))
@@ -344,21 +399,27 @@ def test_views_are_as_many_as_the_clock_allows_whatever_was_planned(cfg, monkeyp
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == views
     run(cfg.replace(stages="32x48x2", budget_minutes=99.0))  # time for all of them
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 4
-    run(cfg.replace(stages="32x48x2", tta_views=5, budget_minutes=99.0))  # asked for anew, with time for it
+    run(
+        cfg.replace(stages="32x48x2", tta_views=5, budget_minutes=99.0)
+    )  # asked for anew, with time for it
     assert "number of views is made anew: tta_views 4 → 5" in capsys.readouterr().out
     assert len(votes.load(target.parent / "member1" / "votes_test.npz").probs) == 5
     capsys.readouterr()
-    # Nine validation photos with all views and those of the rule, ten test photos with the latter: 10 s each.
+    # Nine validation photos with all views and those of the rule, ten test photos with the latter:
+    # 10 s each.
     run(cfg.replace(stages="32x48x2", tta_views=2, tta_cap=16, budget_minutes=10.0))
     assert re.search(
-        r"views      2 to 16 views take 2309 s, and there are [45]\d\d s\n", said := capsys.readouterr().out
+        r"views      2 to 16 views take 2309 s, and there are [45]\d\d s\n",
+        said := capsys.readouterr().out,
     )
     assert re.search(r"views      (2 to 3|2) views instead of 2 to 16 views\n", said)
 
 
 def test_measuring_changes_nothing(cfg, tmp_path, capsys):
     weights = str(small.saved(tmp_path / "tiny.weights.h5"))
-    cfg = cfg.replace(stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged", weights=weights, refit_epochs=1)
+    cfg = cfg.replace(
+        stages="32x48x1,48x64x1", ema=0.9, unfreeze="staged", weights=weights, refit_epochs=1
+    )
     plain = run(cfg)
     timed = run(cfg.replace(budget_minutes=60.0, out=cfg.out + "2"))
     said = capsys.readouterr().out
@@ -400,13 +461,20 @@ def test_out_of_memory_halves_the_batch_and_training_goes_on(cfg, monkeypatch, c
     monkeypatch.setattr(keras.Model, "fit", small_memory)
     target = run(cfg.replace(schedule="constant", warmup=0))
     said = capsys.readouterr().out
-    assert [shape[0] for shape in seen] == [8, 8, 4]  # stage 1, stage 2, and again from the state after stage 1
+    assert [shape[0] for shape in seen] == [
+        8,
+        8,
+        4,
+    ]  # stage 1, stage 2, and again from the state after stage 1
     assert "memory     out of it with batches of 8: going on with 4, learning rate 1.00e-02" in said
     history = pd.read_csv(target.parent / "member1" / "history.csv")
     assert history["stage"].tolist() == [1, 1, 2, 2, 2, 2]
-    assert history["lr"].tolist() == pytest.approx([0.02] * 2 + [0.01] * 4)  # the same for each photo
+    assert history["lr"].tolist() == pytest.approx(
+        [0.02] * 2 + [0.01] * 4
+    )  # the same for each photo
 
-    # In the middle of a stage the schedule goes on from where it was: the rest is half the rate, and twice the steps.
+    # In the middle of a stage the schedule goes on from where it was: the rest is half the rate,
+    # and twice the steps.
     epochs = []
 
     def less_and_less(self, dataset, **named):
@@ -425,7 +493,9 @@ def test_out_of_memory_halves_the_batch_and_training_goes_on(cfg, monkeypatch, c
     assert epochs == [0, 2]
     rates = pd.read_csv(target.parent / "member1" / "history.csv")["lr"].tolist()
     course = schedule.Course(0, 0.0, 1 / 6)
-    ends = [course.rate(cfg, epoch + 0.5) for epoch in range(6)]  # of the epochs, were there no steps in them
+    ends = [
+        course.rate(cfg, epoch + 0.5) for epoch in range(6)
+    ]  # of the epochs, were there no steps in them
     assert rates == pytest.approx([*ends[:2], *(rate / 2 for rate in ends[2:])], rel=0.2, abs=1e-3)
     assert rates[-1] < 1e-4
 
@@ -433,6 +503,8 @@ def test_out_of_memory_halves_the_batch_and_training_goes_on(cfg, monkeypatch, c
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     monkeypatch.setattr(keras.Model, "fit", no_memory)
-    with pytest.raises(tf.errors.ResourceExhaustedError):  # at a batch of one there is nothing left to try
+    with pytest.raises(
+        tf.errors.ResourceExhaustedError
+    ):  # at a batch of one there is nothing left to try
         run(cfg.replace(out=cfg.out + "2", batch=2))
     assert "going on with 1" in capsys.readouterr().out

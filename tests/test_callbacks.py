@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 
 from carcls.config import Config
-from carcls.model import restore, state
-from carcls.steps import States
+from carcls.errors import TrainingDiverged
+from carcls.nets.model import restore, state
+from carcls.record import States
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # at import matplotlib, which Keras imports, calls pyparsing by an old name
+    warnings.simplefilter(
+        "ignore"
+    )  # at import matplotlib, which Keras imports, calls pyparsing by an old name
     import keras
 
-    from carcls import callbacks as cb
+    from carcls.train import watchers as cb
 
 CFG = Config(stages="32x64x4,64x64x2", min_epochs=2, patience=1)
 rng = np.random.default_rng(0)
@@ -32,15 +35,25 @@ X, Y = rng.normal(size=(32, 8)).astype("float32"), rng.integers(0, 3, 32)
 
 def model(lr: float = 0.1, ema: float = 0.0) -> keras.Model:
     keras.utils.set_random_seed(0)
-    net = keras.Sequential([keras.Input((8,)), keras.layers.BatchNormalization(), keras.layers.Dense(3)])
+    net = keras.Sequential(
+        [keras.Input((8,)), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    )
     optimizer = keras.optimizers.SGD(lr, use_ema=bool(ema), ema_momentum=ema or 0.99)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     net.compile(optimizer, loss, metrics=["accuracy"], run_eagerly=True)
     return net
 
 
-def fit(net: keras.Model, *callbacks: keras.callbacks.Callback, epochs: int = 2) -> dict[str, list[float]]:
-    options = {"batch_size": 8, "epochs": epochs, "validation_data": (X, Y), "verbose": 0, "shuffle": False}
+def fit(
+    net: keras.Model, *callbacks: keras.callbacks.Callback, epochs: int = 2
+) -> dict[str, list[float]]:
+    options = {
+        "batch_size": 8,
+        "epochs": epochs,
+        "validation_data": (X, Y),
+        "verbose": 0,
+        "shuffle": False,
+    }
     return net.fit(X, Y, callbacks=list(callbacks), **options).history
 
 
@@ -59,7 +72,9 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
 
 
-def play(net: keras.Model, *callbacks: keras.callbacks.Callback, logs: list[tuple[float, float]]) -> int:
+def play(
+    net: keras.Model, *callbacks: keras.callbacks.Callback, logs: list[tuple[float, float]]
+) -> int:
     """Epochs with given validation accuracy and loss, in epoch e all weights are e; how many were run."""
     net.stop_training = False
     for callback in callbacks:
@@ -99,7 +114,9 @@ def server(status: int = 200, hang: bool = False) -> Iterator[tuple[str, list]]:
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{http.server_port}", got
@@ -114,14 +131,25 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-def test_monitor_sends_what_progress_jsonl_has(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_monitor_sends_what_progress_jsonl_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     with server() as (url, got):
         events = cb.Events(tmp_path / "progress.jsonl", cb.SafeRemoteMonitor(url + "/"))
         tensor, variable = keras.ops.convert_to_tensor(0.5), keras.Variable(3.0)
-        events.send("epoch", loss=math.nan, rate=np.float32(math.inf), accuracy=tensor, v=variable, n=np.int64(3))
+        events.send(
+            "epoch",
+            loss=math.nan,
+            rate=np.float32(math.inf),
+            accuracy=tensor,
+            v=variable,
+            n=np.int64(3),
+        )
         events.send("end", sizes=(np.array([1.5, -math.inf]), Path("a")), best=True, nothing=None)
         events.close()
-    assert [(path, kind) for path, kind, _ in got] == [("/publish/epoch/end/", "application/json")] * 2
+    assert [(path, kind) for path, kind, _ in got] == [
+        ("/publish/epoch/end/", "application/json")
+    ] * 2
     written = lines(tmp_path / "progress.jsonl")
     assert [json.loads(body) for *_, body in got] == written
     first, second = written
@@ -133,7 +161,9 @@ def test_monitor_sends_what_progress_jsonl_has(tmp_path: Path, capsys: pytest.Ca
 
 def test_monitor_is_a_keras_callback_and_sends_forms() -> None:
     with server() as (url, got):
-        monitor = cb.SafeRemoteMonitor(url, path="/here", field="form", headers={"X-A": "b"}, send_as_json=False)
+        monitor = cb.SafeRemoteMonitor(
+            url, path="/here", field="form", headers={"X-A": "b"}, send_as_json=False
+        )
         fit(model(), monitor, epochs=1)
         monitor.close()
     [(path, kind, body)] = got
@@ -143,9 +173,13 @@ def test_monitor_is_a_keras_callback_and_sends_forms() -> None:
 
 
 @pytest.mark.parametrize("trouble", [500, 404, 301, "refused", "no url"])
-def test_monitor_gives_up_and_says_so_once(trouble: int | str, capsys: pytest.CaptureFixture) -> None:
+def test_monitor_gives_up_and_says_so_once(
+    trouble: int | str, capsys: pytest.CaptureFixture
+) -> None:
     with server(status=trouble if isinstance(trouble, int) else 200) as (url, got):
-        monitor = cb.SafeRemoteMonitor({"refused": "http://127.0.0.1:1", "no url": "http://["}.get(trouble, url))
+        monitor = cb.SafeRemoteMonitor(
+            {"refused": "http://127.0.0.1:1", "no url": "http://["}.get(trouble, url)
+        )
         for epoch in range(20):
             monitor.post({"epoch": epoch})
             time.sleep(0.01)
@@ -156,7 +190,9 @@ def test_monitor_gives_up_and_says_so_once(trouble: int | str, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "gave up after 3 failures in a row" in out
-    assert (f"HTTP {trouble}" if isinstance(trouble, int) else "Error") in out or trouble == "no url"
+    assert (
+        f"HTTP {trouble}" if isinstance(trouble, int) else "Error"
+    ) in out or trouble == "no url"
 
 
 def test_one_lost_event_is_said_too(capsys: pytest.CaptureFixture) -> None:
@@ -177,7 +213,9 @@ def test_a_success_between_failures_is_forgiven(monkeypatch: pytest.MonkeyPatch)
     assert monitor._trouble == ""
 
 
-def test_a_server_that_never_answers_delays_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_server_that_never_answers_delays_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     with server(hang=True) as (url, got):
         events = cb.Events(tmp_path / "progress.jsonl", cb.SafeRemoteMonitor(url))
         start = time.monotonic()
@@ -195,7 +233,9 @@ def test_a_server_that_never_answers_delays_nothing(tmp_path: Path, capsys: pyte
 def test_a_full_queue_keeps_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
     sent, go = [], threading.Event()
     monitor = cb.SafeRemoteMonitor()
-    monkeypatch.setattr(monitor, "_send", lambda event: (go.wait(5) and sent.append(event["n"])) or "")
+    monkeypatch.setattr(
+        monitor, "_send", lambda event: (go.wait(5) and sent.append(event["n"])) or ""
+    )
     for n in range(100):
         monitor.post({"n": n})
     go.set()
@@ -225,10 +265,14 @@ class Screen:
 def progress(out: Path, stage: int, rows: list) -> cb.Progress:
     events = cb.Events(out / "progress.jsonl")
     rates = {"steps_per_epoch": 4, "learning_rate": lambda step: 0.1 / (step + 1)}
-    return cb.Progress(CFG, stage, batch=8, events=events, rows=rows, history=out / "history.csv", **rates)
+    return cb.Progress(
+        CFG, stage, batch=8, events=events, rows=rows, history=out / "history.csv", **rates
+    )
 
 
-def test_one_line_one_event_and_one_row_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_line_one_event_and_one_row_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     screen, rows = Screen(terminal=False), []
     monkeypatch.setattr("sys.stdout", screen)
     net = model()
@@ -237,13 +281,17 @@ def test_one_line_one_event_and_one_row_an_epoch(tmp_path: Path, monkeypatch: py
     text = screen.text.splitlines()
     assert len(text) == len(rows) == 6
     assert "\r" not in screen.text
-    assert text[1].startswith("stage 1/2 32x64  epoch 2/4  lr 1.25e-02  loss ")  # the rate of the last step, 0.1 / 8
+    assert text[1].startswith(
+        "stage 1/2 32x64  epoch 2/4  lr 1.25e-02  loss "
+    )  # the rate of the last step, 0.1 / 8
     assert text[4].startswith("stage 2/2 64x64  epoch 1/2  lr 2.50e-02  loss ")
     assert text[5].endswith("  0:00 left")
     for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
         assert [row[key] for row in rows[:4]] == history[key]
     best = list(zip(history["val_accuracy"], [-loss for loss in history["val_loss"]], strict=True))
-    assert [row["best"] for row in rows[:4]] == [i == 0 or best[i] > max(best[:i]) for i in range(4)]
+    assert [row["best"] for row in rows[:4]] == [
+        i == 0 or best[i] > max(best[:i]) for i in range(4)
+    ]
     assert [line.count("*") for line in text] == [row["best"] for row in rows]
     assert rows[-1]["left_s"] == 0
     assert all(row["images_per_s"] > 0 for row in rows)
@@ -256,7 +304,9 @@ def test_one_line_one_event_and_one_row_an_epoch(tmp_path: Path, monkeypatch: py
     assert {event["kind"] for event in sent} == {"epoch"}
 
 
-def test_time_left_and_speed_count_pixels_not_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_time_left_and_speed_count_pixels_not_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     now = [0.0]
     monkeypatch.setattr(cb.time, "monotonic", lambda: now[0])
     rows: list[dict] = []
@@ -269,7 +319,8 @@ def test_time_left_and_speed_count_pixels_not_epochs(tmp_path: Path, monkeypatch
     callback.on_epoch_end(0, {"val_loss": math.nan, "val_accuracy": math.nan})
     assert rows[0]["images_per_s"] == 8
     assert rows[0]["seconds"] == 15
-    # an epoch takes 4 + 2 s without tracing; 3 more here, 2 later of twice the pixels, which trace once more
+    # an epoch takes 4 + 2 s without tracing; 3 more here, 2 later of twice the pixels, which trace
+    # once more
     assert rows[0]["left_s"] == 3 * 6 + 2 * 12 + 9
     assert rows[0]["best"]
     assert math.isnan(rows[0]["val_loss"])
@@ -279,7 +330,9 @@ def test_time_left_and_speed_count_pixels_not_epochs(tmp_path: Path, monkeypatch
     assert "val acc" not in capsys.readouterr().out
 
 
-def test_bar_on_a_terminal_is_rare_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_on_a_terminal_is_rare_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     screen, now = Screen(terminal=True), [0.0]
     monkeypatch.setattr("sys.stdout", screen)
     monkeypatch.setattr(cb.time, "monotonic", lambda: now[0])
@@ -301,7 +354,9 @@ def test_bar_on_a_terminal_is_rare_and_cleared(tmp_path: Path, monkeypatch: pyte
     assert len(drawn) == 5
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (-1, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (-1, "0:00"), (59.6, "1:00"), (3725, "1:02:05")]
+)
 def test_clock(seconds: float, text: str) -> None:
     assert cb.clock(seconds) == text
 
@@ -319,7 +374,11 @@ def test_the_best_state_by_accuracy_then_loss_and_the_last_one(tmp_path: Path) -
     logs = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.7, 1.5), (math.nan, 0.1), (0.6, 0.1)]
     play(net, kept, logs=logs)
     assert (kept.best_accuracy, kept.best_loss, kept.best_epoch) == (0.7, 1.5, 3)
-    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == ["13.npz", "16.npz", "note.json"]
+    assert sorted(p.name for p in (tmp_path / "state").iterdir()) == [
+        "13.npz",
+        "16.npz",
+        "note.json",
+    ]
     assert kept.states.load({})["epoch"] == kept.noted["epoch"] == 6
     for which, value in (("last", 5), ("best", 2)):
         restore(net, kept.states.arrays(which))
@@ -341,10 +400,19 @@ def test_a_state_is_all_that_training_goes_on_from(optimizer: str) -> None:
     def network() -> keras.Model:
         keras.utils.set_random_seed(1)
         layers = keras.layers
-        net = keras.Sequential([keras.Input((3,)), layers.Dense(8), layers.BatchNormalization(), layers.Dropout(0.5),
-                                layers.Dense(2)])  # fmt: skip
+        net = keras.Sequential(
+            [
+                keras.Input((3,)),
+                layers.Dense(8),
+                layers.BatchNormalization(),
+                layers.Dropout(0.5),
+                layers.Dense(2),
+            ]
+        )
         net.compile(
-            keras.optimizers.get({"class_name": optimizer, "config": {"use_ema": True}}), "mse", run_eagerly=True
+            keras.optimizers.get({"class_name": optimizer, "config": {"use_ema": True}}),
+            "mse",
+            run_eagerly=True,
         )
         net.optimizer.build(net.trainable_variables)
         return net
@@ -366,7 +434,9 @@ def test_a_state_is_good_for_any_precision() -> None:
     """From a T4, which scales its loss, to a TPU, and back."""
     plain, scaled = model(), model()
     scaled.compile(
-        keras.optimizers.LossScaleOptimizer(scaled.optimizer, initial_scale=4.0), scaled.loss, run_eagerly=True
+        keras.optimizers.LossScaleOptimizer(scaled.optimizer, initial_scale=4.0),
+        scaled.loss,
+        run_eagerly=True,
     )
     for net in (plain, scaled):
         net.optimizer.build(net.trainable_variables)
@@ -395,7 +465,9 @@ class Spy(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_average_is_validated_and_saved_and_training_goes_on_raw(tmp_path: Path, scaled: bool) -> None:
+def test_average_is_validated_and_saved_and_training_goes_on_raw(
+    tmp_path: Path, scaled: bool
+) -> None:
     plain, net = model(), model(ema=0.5)
     if scaled:  # as in mixed_float16
         optimizer = keras.optimizers.LossScaleOptimizer(net.optimizer, initial_scale=1.0)
@@ -419,7 +491,9 @@ def test_average_is_validated_and_saved_and_training_goes_on_raw(tmp_path: Path,
     assert same([np.array(w) for w in net.trainable_variables], spy.tested[-1])
     restore(net, best.states.arrays("best"))
     averaged.settle()
-    scores = net.evaluate(X, Y, verbose=0, return_dict=True)  # outside fit: what is saved is what was measured
+    scores = net.evaluate(
+        X, Y, verbose=0, return_dict=True
+    )  # outside fit: what is saved is what was measured
     assert scores["accuracy"] == pytest.approx(history["val_accuracy"][best.best_epoch - 1])
     assert scores["loss"] == pytest.approx(history["val_loss"][best.best_epoch - 1], rel=1e-5)
 
@@ -443,7 +517,11 @@ def test_average_before_the_first_step_and_without_ema() -> None:
 @pytest.mark.parametrize(
     ("settings", "losses", "ran"),
     [
-        ({"min_epochs": 4, "patience": 1}, [1, 2, 3, 4, 5, 6, 7], 6),  # the fifth sets the mark, the sixth is no better
+        (
+            {"min_epochs": 4, "patience": 1},
+            [1, 2, 3, 4, 5, 6, 7],
+            6,
+        ),  # the fifth sets the mark, the sixth is no better
         ({"min_epochs": 0, "patience": 2}, [1, 2, 3, 4], 3),
         ({"min_epochs": 0, "patience": 2}, [3, 4, 2, 3, 1, 2, 2, 2], 7),
         ({"min_epochs": 0, "patience": 1}, [math.nan, 3, 2, 1], 4),
@@ -451,13 +529,17 @@ def test_average_before_the_first_step_and_without_ema() -> None:
         ({"min_epochs": 9, "patience": 1}, [1, 2, 3, 4], 4),
     ],
 )
-def test_early_stop(settings: dict, losses: list, ran: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_early_stop(
+    settings: dict, losses: list, ran: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     stop = cb.EarlyStop(Config(**settings), cb.Events(tmp_path / "progress.jsonl"))
     assert play(model(), stop, logs=[(0.5, float(loss)) for loss in losses]) == ran
     out = capsys.readouterr().out
     assert out.count("\n") == (ran < len(losses))
     if out:
-        assert f"early stop after epoch {ran}: validation loss {losses[ran - 1]:.4f}, not below" in out
+        assert (
+            f"early stop after epoch {ran}: validation loss {losses[ran - 1]:.4f}, not below" in out
+        )
         assert lines(tmp_path / "progress.jsonl")[0]["kind"] == "early_stop"
 
 
@@ -471,10 +553,13 @@ def test_nan_stops_at_its_step_and_names_it() -> None:
             self.epoch = epoch
 
     stop = cb.StopOnNaN(CFG, 0, steps_per_epoch=4, learning_rate=lambda step: step / 1000)
-    with pytest.raises(cb.TrainingDiverged) as caught:
+    with pytest.raises(TrainingDiverged) as caught:
         fit(model(), Poison(), stop, epochs=3)
     text = str(caught.value)
-    assert "the loss is nan in stage 1/2 (32x64), epoch 2/4, step 3/4, at learning rate 6.00e-03" in text
+    assert (
+        "the loss is nan in stage 1/2 (32x64), epoch 2/4, step 3/4, at learning rate 6.00e-03"
+        in text
+    )
     assert f"try lr={CFG.lr / 3:.1g}, a longer warm-up (warmup=0.2) or precision=float32" in text
 
 
@@ -482,9 +567,14 @@ def test_nothing_that_looks_at_steps_makes_keras_wait_for_each_of_them():
     """On JAX the next step then begins before the last one's loss is a number."""
     import keras
 
-    from carcls import callbacks
+    from carcls.train import watchers as callbacks
 
-    looks = [c for c in vars(callbacks).values() if isinstance(c, type) and issubclass(c, keras.callbacks.Callback)
-             and "on_train_batch_end" in vars(c)]  # fmt: skip
+    looks = [
+        c
+        for c in vars(callbacks).values()
+        if isinstance(c, type)
+        and issubclass(c, keras.callbacks.Callback)
+        and "on_train_batch_end" in vars(c)
+    ]
     assert callbacks.Pace in looks
     assert [c.__name__ for c in looks if not getattr(c, "async_safe", False)] == []

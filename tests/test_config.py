@@ -7,14 +7,20 @@ import sys
 import pytest
 
 from carcls import config
-from carcls.config import Config, ConfigError, Stage
+from carcls.config import Config, Stage
+from carcls.errors import ConfigError
 
 
 def test_words_become_typed_settings():
-    cfg = config.from_words(["preset=good", "lr=0.001", "stages=64x96x2,96x128x3", "freeze_bn=true"])
+    cfg = config.from_words(
+        ["preset=good", "lr=0.001", "stages=64x96x2,96x128x3", "freeze_bn=true"]
+    )
     assert cfg.lr == 0.001
     assert cfg.freeze_bn is True
-    assert cfg.stages == (Stage(height=64, width=96, epochs=2), Stage(height=96, width=128, epochs=3))
+    assert cfg.stages == (
+        Stage(height=64, width=96, epochs=2),
+        Stage(height=96, width=128, epochs=3),
+    )
 
 
 def test_every_preset_is_valid_and_a_setting_overrides_it():
@@ -37,7 +43,10 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["preset=best"], "preset='best'.*sample, quick, good, kaggle"),
         (["stages=96x96"], "stages.*'96x96' is not HEIGHTxWIDTHxEPOCHS"),
         (["strength=0.2"], "strength_end 0.5 is above strength 0.2"),
-        (["tta_strength=1", "strength=0.9"], "tta_strength 1.0 is above strength 0.9.*never stronger"),
+        (
+            ["tta_strength=1", "strength=0.9"],
+            "tta_strength 1.0 is above strength 0.9.*never stronger",
+        ),
         (["tta_strength=0"], "tta_strength 0.0.*tta_views"),
         (["mixup=0.2", "cutmix=1"], "at most one"),
         (["unfreeze=staged", "stages=96x96x1"], "at least two stages"),
@@ -46,7 +55,10 @@ def test_kaggle_preset_ends_in_the_photos_own_shape():
         (["budget_minutes=1e308"], "budget_minutes='1e308'.*less than or equal"),
         (["bn_photos=8"], "bn_photos 8: too few.*at least 32"),
         (["lr=1e-3", "seed=2", "lr=2e-3"], "lr is given twice: 1e-3 and 2e-3"),
-        (["members=seed=1/seed=2"], "'seed=1/seed=2' has one setting twice; members are separated by"),
+        (
+            ["members=seed=1/seed=2"],
+            "'seed=1/seed=2' has one setting twice; members are separated by",
+        ),
         (["optimizer=adamm"], "optimizer='adamm'.*'adam'"),
         (["members=seed=1+seed=2/lr=-1"], "member 2: lr='-1'.*greater than 0"),
     ],
@@ -77,7 +89,9 @@ def test_config_is_frozen_and_replace_validates():
     with pytest.raises(ConfigError, match="lr"):
         cfg.replace(lr=-1)
     assert cfg.replace(seed=9).seed == 9
-    assert cfg.replace(seed=9, preset="good", batch=7) == config.parse({"seed": 9, "preset": "good", "batch": 7})
+    assert cfg.replace(seed=9, preset="good", batch=7) == config.parse(
+        {"seed": 9, "preset": "good", "batch": 7}
+    )
     with pytest.raises(ConfigError, match="preset='best'"):
         cfg.replace(preset="best")
     json.loads(cfg.model_dump_json())
@@ -86,16 +100,20 @@ def test_config_is_frozen_and_replace_validates():
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, carcls; print([m for m in ('tensorflow', 'keras', 'numpy', 'pydantic') if m in sys.modules])"
     assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
     )
 
 
-@pytest.mark.parametrize("before", ["", "from carcls.run import check; ", "import carcls.run; "])
+@pytest.mark.parametrize("before", ["", "from carcls.spine import check; ", "import carcls.run; "])
 def test_a_notebook_imports_the_settings_and_the_run_from_the_package(before):
-    # A module is called run as well, and Python would put it in the function's place once it is imported.
+    # A module is called run as well, and Python would put it in the function's place once it is
+    # imported.
     code = f"{before}from carcls import Config, run; import carcls; print(run.__module__, carcls.run is run, Config().batch)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["carcls.run", "True", str(Config().batch)]
+    assert done.stdout.split() == ["carcls.spine", "True", str(Config().batch)]
 
 
 def test_folds_need_no_refit():

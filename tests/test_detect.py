@@ -9,13 +9,15 @@ import pandas as pd
 import pytest
 from conftest import write_photo
 
-from carcls import boxes, photos
+from carcls.data import boxes, photos
 from carcls.desk import cli, detect, sample
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos640"
 
 
-def scene(rng: np.random.Generator, car: np.ndarray | None = None) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+def scene(
+    rng: np.random.Generator, car: np.ndarray | None = None
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """A drawn background (480, 640, 3) uint8 RGB with the photo of a car somewhere, 0.4 to 0.85 of its width; and where."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "_car", lambda *_: None)
@@ -55,7 +57,9 @@ def test_cars_are_found_in_scenes(detector):
     slow = bool(os.environ.get("CARCLS_SLOW"))
     for long in (512, 640, 768) if slow else (detect.LONG,):
         size = (round(long * 0.75 / detect.STRIDE) * detect.STRIDE, long)
-        images = np.stack([cv2.resize(photo, size[::-1], interpolation=cv2.INTER_AREA) for photo in made])
+        images = np.stack(
+            [cv2.resize(photo, size[::-1], interpolation=cv2.INTER_AREA) for photo in made]
+        )
         for share in (0.15, 0.2, 0.25, 0.3) if slow else (detect.SHARE,):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(detect.box_of, "__defaults__", (share,))
@@ -66,7 +70,9 @@ def test_cars_are_found_in_scenes(detector):
             print(line)
             if (long, share) == (detect.LONG, detect.SHARE):
                 assert min(each[1] for each in found) > detect.LEAST
-                assert union.mean() > 0.7 and inside.mean() > 0.95 and np.percentile(inside, 10) > 0.9, line
+                assert (
+                    union.mean() > 0.7 and inside.mean() > 0.95 and np.percentile(inside, 10) > 0.9
+                ), line
 
 
 def test_the_box_of_a_map():
@@ -95,13 +101,30 @@ def test_rows_keep_their_order_and_px_are_those_of_each_photo(tmp_path, monkeypa
         def __call__(self, images):
             height, width = images.shape[1:3]
             assert height % detect.STRIDE == width % detect.STRIDE == 0
-            return [(np.array([0, 0.5 * height, width, height]), 0.9 if image.mean() > 60 else 0.3) for image in images]
+            return [
+                (np.array([0, 0.5 * height, width, height]), 0.9 if image.mean() > 60 else 0.3)
+                for image in images
+            ]
 
     monkeypatch.setattr(detect, "Detector", Whole)
     shapes = [(90, 160), (160, 90), (90, 160), (300, 400)] + [(90, 160)] * 9
-    rows = [("train", f"{n}.png", str(write_photo(tmp_path / f"{n}.png", np.full((*shape, 3), 0 if n == 2 else 200, np.uint8))), *shape, n != 1)
-            for n, shape in enumerate(shapes)]  # fmt: skip
-    found = detect.detect(pd.DataFrame(rows, columns=["source", "id", "path", "height", "width", "readable"]), "any")
+    rows = [
+        (
+            "train",
+            f"{n}.png",
+            str(
+                write_photo(
+                    tmp_path / f"{n}.png", np.full((*shape, 3), 0 if n == 2 else 200, np.uint8)
+                )
+            ),
+            *shape,
+            n != 1,
+        )
+        for n, shape in enumerate(shapes)
+    ]
+    found = detect.detect(
+        pd.DataFrame(rows, columns=["source", "id", "path", "height", "width", "readable"]), "any"
+    )
     assert found["id"].tolist() == [f"{n}.png" for n in range(13)]
     assert found[boxes.SIDES].isna().all(axis=1).tolist() == [n in (1, 2) for n in range(13)]
     assert found.loc[[0, 3, 12], boxes.SIDES].to_numpy().tolist() == [
@@ -124,21 +147,32 @@ def test_the_command_makes_what_a_run_takes(tmp_path, capsys):  # S12
     assert boxes.read(made).rows["left"].notna().sum() >= 30  # of drawn cars
     assert cv2.imread(str(tmp_path / "out" / "boxes.png")) is not None
 
-    # Sorted and written anew in a spreadsheet, and corrected: it stays, and is what the run then gets.
-    mended = rows.rename(columns={"source": "Source", "id": "Id"}).sort_values("Id", ascending=False)
+    # Sorted and written anew in a spreadsheet, and corrected: it stays, and is what the run then
+    # gets.
+    mended = rows.rename(columns={"source": "Source", "id": "Id"}).sort_values(
+        "Id", ascending=False
+    )
     mended["Source"] = " " + mended["Source"].str.title()
     mended.iloc[0, 2:] = [1, 2, 300, 200, 1.0]
     mended.to_csv(made, index=False)
     assert cli.main(words) == 0
     assert f"{made}: is there already and stays" in capsys.readouterr().out
     assert len(pd.read_csv(made)) == 32 and pd.read_csv(made)["right"].iloc[0] == 300
-    mended.iloc[1:].assign(Id=mended["Id"].replace(mended["Id"].iloc[1], "other.jpg")).to_csv(made, index=False)
+    mended.iloc[1:].assign(Id=mended["Id"].replace(mended["Id"].iloc[1], "other.jpg")).to_csv(
+        made, index=False
+    )
     assert cli.main(words) == 2
-    assert "has 1 photos that are not here, and lacks 2 that are; choose another --out" in capsys.readouterr().err
+    assert (
+        "has 1 photos that are not here, and lacks 2 that are; choose another --out"
+        in capsys.readouterr().err
+    )
 
     mended.assign(source="train").to_csv(made, index=False)
     assert cli.main(words) == 2
-    assert "columns Source, Id, left, top, right, bottom, score, source; expected" in capsys.readouterr().err
+    assert (
+        "columns Source, Id, left, top, right, bottom, score, source; expected"
+        in capsys.readouterr().err
+    )
 
     assert cli.main([*words, "--network", "efficientnet_lite_b7"]) == 2
     assert "weights efficientnet_lite_b7: no package has them" in capsys.readouterr().err
@@ -147,17 +181,29 @@ def test_the_command_makes_what_a_run_takes(tmp_path, capsys):  # S12
 def test_a_network_that_finds_no_car_is_left_out(tmp_path, monkeypatch, capsys):
     frame = pd.DataFrame({"source": "train", "id": ["1", "2"]})
     found = {"one": [[1, 2, 30, 40, 0.9], [None] * 4 + [0.1]], "two": [[None] * 4 + [0.1]] * 2}
-    monkeypatch.setattr(detect, "detect", lambda frame, name: frame.assign(
-        **dict(zip([*boxes.SIDES, "score"], zip(*found[name], strict=True), strict=True))))  # fmt: skip
+    monkeypatch.setattr(
+        detect,
+        "detect",
+        lambda frame, name: frame.assign(
+            **dict(zip([*boxes.SIDES, "score"], zip(*found[name], strict=True), strict=True))
+        ),
+    )
     assert detect.make(frame, ["one", "two"], tmp_path) == [tmp_path / "boxes_one.csv"]
-    assert f"{tmp_path / 'boxes_two.csv'}: no car found in any of 2 photos; left out" in capsys.readouterr().out
+    assert (
+        f"{tmp_path / 'boxes_two.csv'}: no car found in any of 2 photos; left out"
+        in capsys.readouterr().out
+    )
     with pytest.raises(photos.InputError, match="two found no car in any of 2 photos"):
         detect.make(frame, ["two"], tmp_path)
 
 
-def test_a_package_that_is_not_there_is_missed_before_the_photos_are_looked_at(tmp_path, monkeypatch, capsys):
+def test_a_package_that_is_not_there_is_missed_before_the_photos_are_looked_at(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(photos, "load", lambda *_: pytest.fail("too late"))
     networks = ["--network", "efficientnet_lite_b0", "--network", "resnet50_v2"]
-    assert cli.main(["boxes", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *networks]) == 2
+    assert (
+        cli.main(["boxes", "--data", str(tmp_path), "--out", str(tmp_path / "out"), *networks]) == 2
+    )
     assert "resnet50_v2: no package has them" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

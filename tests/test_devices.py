@@ -18,13 +18,15 @@ import pytest
 import small
 from conftest import easy_competition
 
-from carcls import runtime
+from carcls import machine as runtime
 
 TESTS = Path(__file__).parent
 TEST_IDS = [f"{900 + n}.png" for n in range(13)]
 # What XLA optimises takes longer to compile than these networks take to train.
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-NEEDS_JAX = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+NEEDS_JAX = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="jax is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +42,19 @@ def ran(tmp_path_factory):
 
     def start(name, what, **variables):
         env = {k: v for k, v in os.environ.items() if k not in ("KERAS_BACKEND", "XLA_FLAGS")}
-        env |= {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-        command = [sys.executable, "-u", str(TESTS / "on_devices.py"), what, str(data), str(root / what)]
+        env |= {
+            "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **variables,
+        }
+        command = [
+            sys.executable,
+            "-u",
+            str(TESTS / "on_devices.py"),
+            what,
+            str(data),
+            str(root / what),
+        ]
         with (root / f"{name}.log").open("w") as log:
             started[name] = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
 
@@ -50,8 +63,14 @@ def ran(tmp_path_factory):
     if importlib.util.find_spec("jax"):
         start("jax8", "jax8", XLA_FLAGS=f"--xla_force_host_platform_device_count=8 {FAST}")
         for number in "01":
-            start(f"hosts{number}", "hosts", XLA_FLAGS=f"--xla_force_host_platform_device_count=2 {FAST}",
-                  JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=number)  # fmt: skip
+            start(
+                f"hosts{number}",
+                "hosts",
+                XLA_FLAGS=f"--xla_force_host_platform_device_count=2 {FAST}",
+                JAX_COORDINATOR_ADDRESS=address,
+                JAX_NUM_PROCESSES="2",
+                JAX_PROCESS_ID=number,
+            )
     try:
         for name, process in started.items():
             code = process.wait(timeout=300)
@@ -76,9 +95,12 @@ def check_reported(made, tolerance=1e-5):
         (made["val"][0], made["best_loss"], made["best_accuracy"]),
         (made["early"], made["early_loss"], made["early_accuracy"]),  # predicted inside fit
     ):
-        assert -np.log(probs[rows, made["labels"]]).mean() == pytest.approx(float(loss), abs=tolerance)
+        assert -np.log(probs[rows, made["labels"]]).mean() == pytest.approx(
+            float(loss), abs=tolerance
+        )
         assert (probs.argmax(1) == made["labels"]).mean() == pytest.approx(float(accuracy))
-    # Training went on. Which of its two epochs is the better one depends on the processor: roundings grow fast in this network.
+    # Training went on. Which of its two epochs is the better one depends on the processor:
+    # roundings grow fast in this network.
     assert abs(made["val_losses"][1] - made["val_losses"][0]) > 1e-4
 
 
@@ -89,7 +111,10 @@ def test_eight_devices_and_one_train_to_the_same_predictions(ran):
     assert differ(eight, one) < 1e-4
     assert eight["losses"] == pytest.approx(one["losses"], abs=1e-4)
     check_reported(eight)
-    assert "batch      16: 2 a device; batch=12 is no multiple of 8, this is the nearest" in eight["reasons"].tolist()
+    assert (
+        "batch      16: 2 a device; batch=12 is no multiple of 8, this is the nearest"
+        in eight["reasons"].tolist()
+    )
     assert "device     8 × cpu (cpu)" in "\n".join(eight["reasons"])
 
 
@@ -127,8 +152,16 @@ def test_two_processes_train_as_one_and_only_the_first_writes_and_prints(ran):
     assert both["losses"] == pytest.approx(one["losses"], abs=1e-4)
     assert both["first_weights"] == pytest.approx(one["first_weights"], abs=1e-4)
     check_reported(both)
-    assert "processes  2: JAX_NUM_PROCESSES says so; process 0 writes and prints" in both["reasons"].tolist()
-    assert {p.name for p in (root / "hosts").iterdir()} == {"hosts.npz", "hosts", "earlier", ".scratch"}
+    assert (
+        "processes  2: JAX_NUM_PROCESSES says so; process 0 writes and prints"
+        in both["reasons"].tolist()
+    )
+    assert {p.name for p in (root / "hosts").iterdir()} == {
+        "hosts.npz",
+        "hosts",
+        "earlier",
+        ".scratch",
+    }
     assert not list((root / "hosts" / ".scratch").iterdir())
     logs = [(root / f"hosts{number}.log").read_text() for number in "01"]
     assert "hosts trained and predicted" in logs[0]
@@ -142,10 +175,14 @@ def test_two_replicas_of_tensorflow_validate_the_network_that_is_kept(ran):
     result, _ = ran
     two = result("mirrored", "two")
     check_reported(two)
-    alone = result("mirrored", "alone")["val"]  # the saved weights on one device, with the fused kernel too
+    alone = result("mirrored", "alone")[
+        "val"
+    ]  # the saved weights on one device, with the fused kernel too
     assert np.abs(two["val"] - alone).max() < 1e-5
     check_reported(result("mirrored", "half2"), 1e-3)
-    assert runtime.Runtime("tensorflow", ("a", "b"), "float32", False, True).batch_size(15) == 16  # as it trained
+    assert (
+        runtime.Runtime("tensorflow", ("a", "b"), "float32", False, True).batch_size(15) == 16
+    )  # as it trained
 
 
 def test_xla_on_one_gpu_is_what_the_clock_says(ran):
@@ -157,7 +194,10 @@ def test_xla_on_one_gpu_is_what_the_clock_says(ran):
     found = {}
     for part in parts:
         lines = part.splitlines()
-        found[lines[0]] = [line[11:] for line in lines if line.startswith("XLA  ") and "timing" not in line], part
+        found[lines[0]] = (
+            [line[11:] for line in lines if line.startswith("XLA  ") and "timing" not in line],
+            part,
+        )
     line = "o(n|ff): a step at 32x64 takes [0-9.e-]+ s with it and [0-9.e-]+ s without, to get there took [0-9]+ and "
     assert re.match(line, found["real"][0][0])
     assert found["known"][0] == found["real"][0]
@@ -172,7 +212,11 @@ def test_xla_on_one_gpu_is_what_the_clock_says(ran):
     assert "batch norm fused" in found["one that does not make up for its compilation"][1]
     assert found["little time"][0] == ["off: not timed: less than 15 minutes are left"]
     assert found["then more"][0][0].startswith("on: ")
-    assert found["broken"][0] == ["off: a step with it fails: libdevice not found"] == found["known to be broken"][0]
+    assert (
+        found["broken"][0]
+        == ["off: a step with it fails: libdevice not found"]
+        == found["known to be broken"][0]
+    )
     assert found["memory for XLA alone"][0] == ["on: a step without it fails: OOM when allocating"]
     assert found["memory for both again"][0][0].startswith("off: a step at")  # it was not kept
     assert found["broken, and no memory"][0][0].startswith("off: ")

@@ -11,9 +11,11 @@ import pytest
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
-from carcls.fast import fuse_batch_norm, speed_up_depthwise  # noqa: E402  # after the choice of backend
+from carcls.nets.fast import fuse_batch_norm, speed_up_depthwise  # noqa: E402  # after the choice of backend
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the kernels are TensorFlow's")
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the kernels are TensorFlow's"
+)
 
 
 class Block(keras.layers.Layer):
@@ -81,13 +83,19 @@ def test_training_matches_keras_for_several_steps():
         y_fused, g_fused = step(fused, photos(seed=seed))
         np.testing.assert_allclose(y_fused, y_plain, rtol=1e-4, atol=1e-5)
         assert_same(g_fused, g_plain, rtol=1e-3, atol=1e-5)
-    assert_same(fused.weights, plain.weights, rtol=1e-4, atol=1e-5)  # moving mean and variance among them
-    assert all(np.abs(a - b.numpy()).max() > 1e-5 for a, b in zip(before, plain.weights, strict=True))
+    assert_same(
+        fused.weights, plain.weights, rtol=1e-4, atol=1e-5
+    )  # moving mean and variance among them
+    assert all(
+        np.abs(a - b.numpy()).max() > 1e-5 for a, b in zip(before, plain.weights, strict=True)
+    )
     assert_same([fused(photos(seed=9))], [plain(photos(seed=9))], rtol=1e-4, atol=1e-5)
 
 
 def test_the_variance_is_keras_s_biased_one():
-    model = keras.Sequential([keras.Input((1, 3, 1)), keras.layers.BatchNormalization(momentum=0.0)])
+    model = keras.Sequential(
+        [keras.Input((1, 3, 1)), keras.layers.BatchNormalization(momentum=0.0)]
+    )
     fuse_batch_norm(model)
     model(np.float32([[[[1], [2], [6]]]]), training=True)
     np.testing.assert_allclose(model.layers[0].moving_variance, [14 / 3], rtol=1e-6)  # not 14 / 2
@@ -101,7 +109,9 @@ def test_compiled_training_matches_keras():
             fuse_batch_norm(model)
         model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
         target = np.full((8, 4, 3, 4), 0.3, "float32")
-        losses = model.fit(photos(8), target, batch_size=4, epochs=3, shuffle=False, verbose=0).history["loss"]
+        losses = model.fit(
+            photos(8), target, batch_size=4, epochs=3, shuffle=False, verbose=0
+        ).history["loss"]
         results.append([losses, *(w.numpy() for w in model.weights)])
     assert_same(results[1], results[0], rtol=1e-4, atol=1e-5)
 
@@ -136,7 +146,10 @@ def test_mixed_precision_keeps_float32_statistics():
 
 
 def test_a_single_value_has_no_variance():
-    plain, fused = (keras.Sequential([keras.Input((1, 1, 2)), keras.layers.BatchNormalization()]) for _ in range(2))
+    plain, fused = (
+        keras.Sequential([keras.Input((1, 1, 2)), keras.layers.BatchNormalization()])
+        for _ in range(2)
+    )
     fuse_batch_norm(fused)
     x = np.float32([[[[3, -5]]]])
     np.testing.assert_allclose(fused(x, training=True), plain(x, training=True), atol=1e-6)
@@ -163,11 +176,16 @@ def test_weights_and_models_move_between_fused_and_plain(tmp_path):
     assert type(again.layers[0]) is keras.layers.BatchNormalization
 
 
-@pytest.mark.parametrize("settings", [{"center": False}, {"scale": False}, {"axis": 1}, {"epsilon": 1e-6}])
+@pytest.mark.parametrize(
+    "settings", [{"center": False}, {"scale": False}, {"axis": 1}, {"epsilon": 1e-6}]
+)
 def test_layers_the_kernel_does_not_cover_stay_plain(settings):
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.BatchNormalization(**settings)])
     assert fuse_batch_norm(model) == 0
-    assert fuse_batch_norm(keras.Sequential([keras.Input((7,)), keras.layers.BatchNormalization()])) == 0
+    assert (
+        fuse_batch_norm(keras.Sequential([keras.Input((7,)), keras.layers.BatchNormalization()]))
+        == 0
+    )
 
 
 def test_fusing_twice_changes_nothing():
@@ -175,13 +193,19 @@ def test_fusing_twice_changes_nothing():
     assert (fuse_batch_norm(model), fuse_batch_norm(model)) == (2, 0)
 
 
-# --- Depthwise convolutions -----------------------------------------------------------------------------------
+# --- Depthwise convolutions -----------------------------------------------------------------------
 
 
 def depthwise(kernel=5, dtype="float32", **settings):
     keras.utils.set_random_seed(4)
     inputs = keras.Input((None, None, 3))
-    settings = {"padding": "same", "use_bias": False, "dtype": dtype, "activation": "relu6", **settings}
+    settings = {
+        "padding": "same",
+        "use_bias": False,
+        "dtype": dtype,
+        "activation": "relu6",
+        **settings,
+    }
     return keras.Model(inputs, keras.layers.DepthwiseConv2D(kernel, **settings)(inputs))
 
 
@@ -240,8 +264,14 @@ def test_its_filter_gradient_is_one_that_onednn_leaves_alone():
             y = tf.reduce_sum(model(x, training=True))
         return tape.gradient(y, [x, model.layers[-1].kernel.value])
 
-    operations = gradients.get_concrete_function(tf.TensorSpec((None, None, None, 3))).graph.get_operations()
-    paddings = {op.type: op.get_attr("padding") for op in operations if op.type.startswith("DepthwiseConv2d")}
+    operations = gradients.get_concrete_function(
+        tf.TensorSpec((None, None, None, 3))
+    ).graph.get_operations()
+    paddings = {
+        op.type: op.get_attr("padding")
+        for op in operations
+        if op.type.startswith("DepthwiseConv2d")
+    }
     assert paddings == {
         "DepthwiseConv2dNative": b"SAME",
         "DepthwiseConv2dNativeBackpropInput": b"SAME",

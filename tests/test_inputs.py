@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carcls import inputs
+from carcls import disk
 from carcls.config import Config
-from carcls.inputs import InputError
+from carcls.data import files as inputs
+from carcls.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,9 @@ def photo(path: Path, colour="red") -> Path:
     return path
 
 
-def competition(folder: Path, zipped=True, test="test_upload", sample="sample-submission.csv") -> Path:
+def competition(
+    folder: Path, zipped=True, test="test_upload", sample="sample-submission.csv"
+) -> Path:
     """Two train photos in class folders, one test photo, laid out as Kaggle does."""
     folder.mkdir(parents=True)
     (folder / "train.csv").write_text("Id,Category\n1.jpg,0\n2.jpg,1\n")
@@ -44,7 +47,7 @@ def competition(folder: Path, zipped=True, test="test_upload", sample="sample-su
 
 
 def names(folder: Path) -> list[str]:
-    return [f"{at}/{name}".lstrip("/") for at, name in inputs.photo_files(folder)]
+    return [f"{at}/{name}".lstrip("/") for at, name in disk.photo_files(folder)]
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -55,7 +58,11 @@ def test_local_layouts(tmp_path, zipped, test, sample):
     place = inputs.locate(Config(data=str(data), out=str(tmp_path / "out")))
     assert names(place.train_photos) == ["0/1.jpg", "1/2.jpg"]
     assert names(place.test_photos) == ["3.jpg"]
-    assert (place.root, place.sample_csv, place.train_csv) == (data, data / sample, data / "train.csv")
+    assert (place.root, place.sample_csv, place.train_csv) == (
+        data,
+        data / sample,
+        data / "train.csv",
+    )
     assert place.out == tmp_path / "out" and place.scratch.is_relative_to(place.out)
     assert place.answers is None and not place.on_kaggle
     assert not list(data.rglob(".*"))  # the data folder is only read
@@ -65,7 +72,9 @@ def test_data_one_level_down_answers_and_default_out(tmp_path):
     data = competition(tmp_path / "download" / "cars")
     (data / "answers").mkdir()
     (data / "answers" / "answers.csv").write_text("Id,Category\n3.jpg,1\n")
-    assert inputs.locate(Config(data=str(data))).answers is None  # somebody's own file, of whatever form
+    assert (
+        inputs.locate(Config(data=str(data))).answers is None
+    )  # somebody's own file, of whatever form
     (data / "sample.json").write_text("{}")
     place = inputs.locate(Config(data=str(tmp_path / "download")))
     assert place.root == data and place.answers == data / "answers" / "answers.csv"
@@ -75,7 +84,9 @@ def test_data_one_level_down_answers_and_default_out(tmp_path):
         inputs.locate(Config(data=str(tmp_path / "download")))
 
 
-@pytest.mark.parametrize("layout", ["input/competitions/{}", "input/{}", "input/some/new/place/{}", "input/copy"])
+@pytest.mark.parametrize(
+    "layout", ["input/competitions/{}", "input/{}", "input/some/new/place/{}", "input/copy"]
+)
 def test_kaggle_layouts(tmp_path, monkeypatch, layout):
     kaggle = tmp_path / "kaggle"
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(kaggle))
@@ -83,7 +94,9 @@ def test_kaggle_layouts(tmp_path, monkeypatch, layout):
     place = inputs.locate(Config())
     assert place.root == root and place.on_kaggle
     assert place.out == kaggle / "working"
-    assert place.scratch.is_relative_to(kaggle / "temp")  # working is kept as output, scratch must not be in it
+    assert place.scratch.is_relative_to(
+        kaggle / "temp"
+    )  # working is kept as output, scratch must not be in it
     assert names(place.test_photos) == ["3.jpg"]
 
 
@@ -100,11 +113,15 @@ def test_kaggle_scratch_falls_back_to_the_temporary_folder(tmp_path, monkeypatch
 def test_kaggle_without_the_competition(tmp_path, monkeypatch):
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
     (tmp_path / "kaggle" / "input" / "models" / "keras").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"(?s)sf-dl-car-classification is not there; attach it.*keras/"):
+    with pytest.raises(
+        InputError, match=r"(?s)sf-dl-car-classification is not there; attach it.*keras/"
+    ):
         inputs.locate(Config())
     for slug in ("first", "second"):
         competition(tmp_path / "kaggle" / "input" / slug)
-    with pytest.raises(InputError, match=r"(?s)no sf-dl-car-classification, but several others.*first.*second"):
+    with pytest.raises(
+        InputError, match=r"(?s)no sf-dl-car-classification, but several others.*first.*second"
+    ):
         inputs.locate(Config())
     assert inputs.locate(Config(competition="second")).root.name == "second"
 
@@ -121,7 +138,11 @@ def test_no_data(tmp_path):
 
 @pytest.mark.parametrize(
     ("lost", "named"),
-    [("train.zip", "train photos"), ("test.zip", "test photos"), ("sample-submission.csv", "sample-submission.csv")],
+    [
+        ("train.zip", "train photos"),
+        ("test.zip", "test photos"),
+        ("sample-submission.csv", "sample-submission.csv"),
+    ],
 )
 def test_what_is_missing_is_named_with_a_tree(tmp_path, lost, named):
     data = competition(tmp_path / "data")
@@ -192,14 +213,22 @@ def test_member_names_as_other_zip_tools_write_them(tmp_path, top):
     place = inputs.locate(Config(data=str(data), out=str(tmp_path / "out")))
     assert names(place.train_photos) == ["0/1.jpg", "1/2.jpg"]
     before = place.train_photos.stat().st_ino  # and it is not unpacked again
-    assert inputs.locate(Config(data=str(data), out=str(tmp_path / "out"))).train_photos.stat().st_ino == before
+    assert (
+        inputs.locate(Config(data=str(data), out=str(tmp_path / "out"))).train_photos.stat().st_ino
+        == before
+    )
 
 
 def test_folders_that_are_links(tmp_path):
     data = competition(tmp_path / "data", zipped=False)
     (data / "train" / "1").rename(tmp_path / "elsewhere")
     (data / "train" / "1").symlink_to(tmp_path / "elsewhere")
-    for link, target in {"round": "train", "above": ".", "sibling": "train/0", "twice": "../elsewhere"}.items():
+    for link, target in {
+        "round": "train",
+        "above": ".",
+        "sibling": "train/0",
+        "twice": "../elsewhere",
+    }.items():
         (data / "train" / "0" / link).symlink_to((data / target).resolve())
     (tmp_path / "elsewhere" / "back").symlink_to(data / "train")
     place = inputs.locate(Config(data=str(data), out=str(tmp_path / "out")))
@@ -218,7 +247,9 @@ def test_truncated_and_corrupt_zips(tmp_path):
     (data / "train.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"train.zip: not a whole zip file"):
         inputs.locate(Config(data=str(data), out="out"))
-    (data / "train.zip").write_bytes(whole[:200] + bytes(50) + whole[250:])  # inside the first photo
+    (data / "train.zip").write_bytes(
+        whole[:200] + bytes(50) + whole[250:]
+    )  # inside the first photo
     with pytest.raises(InputError, match=r"train.zip: not a whole zip file .*1.jpg"):
         inputs.locate(Config(data=str(data), out="out"))
     assert not (tmp_path / "out" / ".scratch" / "train").exists()
@@ -230,13 +261,18 @@ def test_truncated_and_corrupt_zips(tmp_path):
         inputs.locate(Config(data=str(data), out="out"))
     for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         with zipfile.ZipFile(data / "train.zip", "w", method) as archive:
-            archive.writestr("train/0/1.jpg", np.random.default_rng(0).integers(0, 99, 9000, np.uint8).tobytes())
+            archive.writestr(
+                "train/0/1.jpg", np.random.default_rng(0).integers(0, 99, 9000, np.uint8).tobytes()
+            )
         packed = (data / "train.zip").read_bytes()
         (data / "train.zip").write_bytes(packed[:3000] + bytes(3000) + packed[6000:])
         with pytest.raises(InputError, match=r"train.zip: not a whole zip file"):
             inputs.locate(Config(data=str(data), out="out"))
     (data / "train.zip").write_bytes(whole)
-    assert names(inputs.locate(Config(data=str(data), out="out")).train_photos) == ["0/1.jpg", "1/2.jpg"]
+    assert names(inputs.locate(Config(data=str(data), out="out")).train_photos) == [
+        "0/1.jpg",
+        "1/2.jpg",
+    ]
 
 
 def test_zip_without_photos_and_mac_leftovers(tmp_path):
@@ -269,13 +305,17 @@ def test_unpacks_once_and_again_when_needed(tmp_path):
     (tmp_path / "out" / ".scratch" / "train.999999999.part").mkdir()  # of a run that was killed
     with zipfile.ZipFile(data / "train.zip", "a") as archive:
         archive.write(photo(tmp_path / "new.jpg"), "train/1/new.jpg")
-    assert names(inputs.locate(cfg).train_photos) == ["0/1.jpg", "1/2.jpg", "1/new.jpg"]  # so is another zip
+    assert names(inputs.locate(cfg).train_photos) == [
+        "0/1.jpg",
+        "1/2.jpg",
+        "1/new.jpg",
+    ]  # so is another zip
     assert not (tmp_path / "out" / ".scratch" / "train.999999999.part").exists()
 
 
 def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "new folder" / "a.csv"
-    inputs.write_atomic(path, "ü\n")
+    disk.write_atomic(path, "ü\n")
     assert path.read_bytes() == b"\xc3\xbc\n"
 
     def fails(self, target):
@@ -283,8 +323,10 @@ def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(OSError, match=r"disk full"):
-        inputs.write_atomic(path, b"new")
-    assert path.read_bytes() == b"\xc3\xbc\n" and [x.name for x in path.parent.iterdir()] == ["a.csv"]
+        disk.write_atomic(path, b"new")
+    assert path.read_bytes() == b"\xc3\xbc\n" and [x.name for x in path.parent.iterdir()] == [
+        "a.csv"
+    ]
 
 
 def test_tree_is_short_and_shows_csv_first(tmp_path):
@@ -292,20 +334,28 @@ def test_tree_is_short_and_shows_csv_first(tmp_path):
         (tmp_path / f"{number:03}.jpg").touch()
     (tmp_path / "train.csv").touch()
     (tmp_path / "a" / "b" / "c" / "d").mkdir(parents=True)
-    shown = inputs.tree(tmp_path).splitlines()
-    assert shown[1:] == ["  a/", "    b/", "      c/", "  train.csv", "  000.jpg", "  001.jpg", "  002.jpg",
-                         "  … 97 more files"]  # fmt: skip
-    assert len(inputs.tree(tmp_path, most=4).splitlines()) == 5
-    assert "(empty)" in inputs.tree(tmp_path / "a" / "b" / "c" / "d")
-    assert "No such file" in inputs.tree(tmp_path / "gone")
+    shown = disk.tree(tmp_path).splitlines()
+    assert shown[1:] == [
+        "  a/",
+        "    b/",
+        "      c/",
+        "  train.csv",
+        "  000.jpg",
+        "  001.jpg",
+        "  002.jpg",
+        "  … 97 more files",
+    ]
+    assert len(disk.tree(tmp_path, most=4).splitlines()) == 5
+    assert "(empty)" in disk.tree(tmp_path / "a" / "b" / "c" / "d")
+    assert "No such file" in disk.tree(tmp_path / "gone")
 
 
 def test_search_roots(tmp_path, monkeypatch):
     monkeypatch.setenv("CARCLS_HOME", str(tmp_path / "home"))
-    assert inputs.search_roots() == [tmp_path / "home" / "weights", Path()]
+    assert disk.search_roots() == [tmp_path / "home" / "weights", Path()]
     (tmp_path / "kaggle" / "input").mkdir(parents=True)
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
-    assert inputs.search_roots()[0] == tmp_path / "kaggle" / "input"
+    assert disk.search_roots()[0] == tmp_path / "kaggle" / "input"
 
 
 def test_processes_that_unpack_at_the_same_time_get_whole_folders(tmp_path):
@@ -315,7 +365,7 @@ def test_processes_that_unpack_at_the_same_time_get_whole_folders(tmp_path):
             archive.writestr(f"train/{n}.jpg", bytes(2000))
     code = (
         "import sys; from pathlib import Path; from carcls import inputs; "
-        "print(sum(1 for _ in inputs.photo_files(inputs._unpacked(Path(sys.argv[1]), Path(sys.argv[2])))))"
+        "print(sum(1 for _ in disk.photo_files(inputs._unpacked(Path(sys.argv[1]), Path(sys.argv[2])))))"
     )
     (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / "train.999999999.part").mkdir()  # of a process that is no more

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from carcls.run import source_hash
+from carcls.spine import source_hash
 
 KERNEL = Path(__file__).parents[1] / "kernel.py"
 SLUG = "sf-dl-car-classification"
@@ -37,10 +37,19 @@ def start(tmp_path: Path, settings: str, site: str = "") -> subprocess.Completed
     working = tmp_path / "kaggle" / "working"
     working.mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("KERAS", "PYTHON"))}
-    env |= {"CARCLS_KAGGLE_ROOT": str(tmp_path / "kaggle"), "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
+    env |= {
+        "CARCLS_KAGGLE_ROOT": str(tmp_path / "kaggle"),
+        "PYTHONPATH": str(tmp_path / "site"),
+        "HOME": str(tmp_path),
+    }
     env |= {"CARCLS_HOME": str(tmp_path / "home"), "KAGGLE_KERNEL_RUN_TYPE": "Batch"}
     return subprocess.run(
-        [sys.executable, str(script)], cwd=working, env=env, capture_output=True, text=True, check=False
+        [sys.executable, str(script)],
+        cwd=working,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -49,7 +58,9 @@ def start(tmp_path: Path, settings: str, site: str = "") -> subprocess.Completed
     # Once with training, once without, which takes less time.
     [("input/competitions", "input/datasets/me", ""), ("input", "input", ', "budget_minutes": 0')],
 )
-def test_a_submission_without_network_in_both_layouts(tmp_path, competition, layout, datasets, time):
+def test_a_submission_without_network_in_both_layouts(
+    tmp_path, competition, layout, datasets, time
+):
     root = tmp_path / "kaggle" / layout / SLUG
     root.mkdir(parents=True)
     for name in ("train", "test_upload"):  # zipped, as the competition has them
@@ -57,17 +68,24 @@ def test_a_submission_without_network_in_both_layouts(tmp_path, competition, lay
         shutil.make_archive(str(root / zipped), "zip", competition, name)
     for name in ("train.csv", "sample-submission.csv"):
         shutil.copy(competition / name, root)
-    settings = ('"backbone": "mobilenet_v3_small", "weights": "none", "stages": "32x32x1", "batch": 16, "tta_views": 2, '
-                '"lr": 1e-3, "boxes": "b.csv"')  # fmt: skip
+    settings = (
+        '"backbone": "mobilenet_v3_small", "weights": "none", "stages": "32x32x1", "batch": 16, "tta_views": 2, '
+        '"lr": 1e-3, "boxes": "b.csv"'
+    )
     boxes = tmp_path / "kaggle" / datasets / "carcls-boxes" / "b.csv"
     boxes.parent.mkdir(parents=True)
-    boxes.write_text("id,left,top,right,bottom\n" + "".join(f"{100 + n}.png,8,4,60,44\n" for n in range(36)))
+    boxes.write_text(
+        "id,left,top,right,bottom\n" + "".join(f"{100 + n}.png,8,4,60,44\n" for n in range(36))
+    )
     done = start(tmp_path, settings + time)
     assert done.returncode == 0, done.stdout + done.stderr
     made = pd.read_csv(tmp_path / "kaggle" / "working" / "submission.csv")
     assert made["Id"].tolist() == pd.read_csv(competition / "sample-submission.csv")["Id"].tolist()
     assert "validation" in done.stdout
-    assert f"boxes: dataset {boxes}" in done.stdout and "boxes: 36 of 36 train and 0 of 10 test photos" in done.stdout
+    assert (
+        f"boxes: dataset {boxes}" in done.stdout
+        and "boxes: 36 of 36 train and 0 of 10 test photos" in done.stdout
+    )
     result = json.loads((tmp_path / "kaggle" / "working" / "result.json").read_text())
     assert result["source"] == source_hash()  # S75: the same on a desk
     assert (tmp_path / "kaggle" / "working" / "report.html").is_file() == (not time)
@@ -75,9 +93,13 @@ def test_a_submission_without_network_in_both_layouts(tmp_path, competition, lay
 
 def test_a_traceback_shows_the_line_of_the_module(tmp_path, competition):
     shutil.copytree(competition, tmp_path / "kaggle" / "input" / SLUG)
-    done = start(tmp_path, '"weights": "none"', "import pandas\npandas.read_csv = lambda *a, **k: 1 / 0\n")
+    done = start(
+        tmp_path, '"weights": "none"', "import pandas\npandas.read_csv = lambda *a, **k: 1 / 0\n"
+    )
     assert done.returncode == 1
-    assert re.search(r'File ".*carcls/tables.py", line \d+, in read_csv\n +header = pd.read_csv', done.stderr)
+    assert re.search(
+        r'File ".*carcls/tables.py", line \d+, in read_csv\n +header = pd.read_csv', done.stderr
+    )
 
 
 # Imports that take seconds are errors: what is missing must be named before them.
@@ -97,9 +119,12 @@ def test_with_nothing_attached_it_says_at_once_all_that_is_missing(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr, done.stderr
     assert "2 problems" in done.stderr
-    for how in (f"Add Input → Competitions → {SLUG}", f'"competition_sources": ["{SLUG}"]',
-                "Add Input → Models → keras/efficientnetv2",
-                '"model_sources": ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]'):  # fmt: skip
+    for how in (
+        f"Add Input → Competitions → {SLUG}",
+        f'"competition_sources": ["{SLUG}"]',
+        "Add Input → Models → keras/efficientnetv2",
+        '"model_sources": ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]',
+    ):
         assert how in done.stderr
     assert done.stderr.rstrip().endswith("datasets/")  # the tree of what is there
 

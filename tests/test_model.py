@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from carcls import backbones, model, runtime, schedule
+from carcls import machine as runtime
 from carcls.config import Config
+from carcls.nets import model, schedule
+from carcls.nets import registry as backbones
 
 CFG = Config(weights="none", backbone="tiny", schedule="constant", warmup=0, lr=0.01, batch=4)
 CPU = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fast_layers=True)
@@ -16,7 +18,9 @@ CPU = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fast_layers=
 
 def data(n=8):
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (n, 24, 32, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[np.arange(n) % 3]
+    return rng.integers(0, 256, (n, 24, 32, 3)).astype(np.float32), np.eye(3, dtype=np.float32)[
+        np.arange(n) % 3
+    ]
 
 
 def peak(rate):
@@ -99,7 +103,9 @@ def test_every_optimiser_follows_the_schedule(tiny, name):  # S42
     follows.follow(course)
     for step in range(6):
         rate = course.rate(cfg, step)
-        assert rate == pytest.approx(cfg.lr * schedule.factor("cosine", min(1.0, (step + 0.5) / 4)), abs=1e-6 * cfg.lr)
+        assert rate == pytest.approx(
+            cfg.lr * schedule.factor("cosine", min(1.0, (step + 0.5) / 4)), abs=1e-6 * cfg.lr
+        )
         assert float(net.optimizer.learning_rate) == pytest.approx(rate, abs=1e-6 * cfg.lr)
         if step == 1:  # a plan may change between two steps
             course = schedule.Course(2, 0.5, 0.25)
@@ -112,7 +118,10 @@ def test_every_optimiser_follows_the_schedule(tiny, name):  # S42
 
 def test_weight_decay_is_the_settings_own(tiny):
     net, _ = model.build(CFG, CPU, 3)
-    decay = [model.optimizer(CFG.replace(optimizer="adamw", weight_decay=w), net)[0].weight_decay for w in (0.3, 0.0)]
+    decay = [
+        model.optimizer(CFG.replace(optimizer="adamw", weight_decay=w), net)[0].weight_decay
+        for w in (0.3, 0.0)
+    ]
     assert decay == [0.3, 0.0]
 
 
@@ -159,14 +168,21 @@ def test_rebased_bn_computes_in_training_what_the_pretrained_network_computes(ti
     # Batches of different sizes count by their photos.
     assert model.rebase_batch_norms(net, [images[:5], images[5:]]) == 2
     assert np.abs(np.array(net(images, training=False)) - before).max() < 1e-4
-    assert np.abs(np.array(net(images, training=True)) - before).max() < 1e-3  # the batch is all of the photos
+    assert (
+        np.abs(np.array(net(images, training=True)) - before).max() < 1e-3
+    )  # the batch is all of the photos
     assert np.abs(untouched - before).max() > 0.1
 
 
 def test_rebasing_leaves_bn_without_scale_or_shift_the_head_and_the_layers_call_alone():
     keras.utils.set_random_seed(1)
-    layers = [keras.layers.BatchNormalization(scale=False), keras.layers.BatchNormalization(center=False)]
-    backbone = keras.Sequential([keras.Input((4, 5, 3)), *layers, keras.layers.BatchNormalization(name="changed")])
+    layers = [
+        keras.layers.BatchNormalization(scale=False),
+        keras.layers.BatchNormalization(center=False),
+    ]
+    backbone = keras.Sequential(
+        [keras.Input((4, 5, 3)), *layers, keras.layers.BatchNormalization(name="changed")]
+    )
     layers.append(keras.layers.BatchNormalization())
     net = keras.Sequential([keras.Input((4, 5, 3)), backbone, layers[-1]])
     kept = [w.numpy() for layer in layers for w in layer.weights]
@@ -177,7 +193,9 @@ def test_rebasing_leaves_bn_without_scale_or_shift_the_head_and_the_layers_call_
         assert np.array_equal(was, weight.numpy())
     assert np.abs(np.array(net(images)) - before).max() < 1e-4
     changed = backbone.get_layer("changed")
-    assert changed.moving_mean.numpy() == pytest.approx(np.array(backbone(images)).mean((0, 1, 2)), rel=1e-3)
+    assert changed.moving_mean.numpy() == pytest.approx(
+        np.array(backbone(images)).mean((0, 1, 2)), rel=1e-3
+    )
     assert "call" not in vars(changed)
     with pytest.raises(ValueError, match="no batches"):
         model.rebase_batch_norms(net, [])
@@ -186,7 +204,11 @@ def test_rebasing_leaves_bn_without_scale_or_shift_the_head_and_the_layers_call_
 
 def test_heads(tiny):  # S29, S30
     net, _ = model.build(CFG, CPU, 3)
-    assert [type(layer).__name__ for layer in net.layers[-3:]] == ["GlobalAveragePooling2D", "Dropout", "Dense"]
+    assert [type(layer).__name__ for layer in net.layers[-3:]] == [
+        "GlobalAveragePooling2D",
+        "Dropout",
+        "Dense",
+    ]
     assert net.get_layer("dropout").rate == 0.5
     assert net.get_layer("head").activation is keras.activations.linear
     net, _ = model.build(CFG.replace(pooling="max", hidden=7), CPU, 3)
@@ -227,7 +249,10 @@ FAST = (
     [
         name
         if name in FAST
-        else pytest.param(name, marks=pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1"))
+        else pytest.param(
+            name,
+            marks=pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1"),
+        )
         for name in sorted(backbones.REGISTRY)
     ],
 )

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from carcls import inputs, photos
 from carcls.config import Config
-from carcls.inputs import InputError
+from carcls.data import files as inputs
+from carcls.data import photos
+from carcls.errors import InputError
 
 CARS10 = Path(__file__).parents[2] / "shared/data/cars10"
 
@@ -56,24 +57,34 @@ class Case:
         test = test if test is not None else {"900.jpg": jpeg(900), "901.jpg": jpeg(901)}
         self.csv("train.csv", [(ident, label) for ident, (label, _) in train.items()])
         self.csv("sample-submission.csv", [(ident, 0) for ident in test])
-        for name, data in {"train": {k: v[1] for k, v in train.items()}, "test_upload": test}.items():
+        for name, data in {
+            "train": {k: v[1] for k, v in train.items()},
+            "test_upload": test,
+        }.items():
             for ident, content in data.items():
                 if content is not None:
                     write(folder / name / ident, content)
-        self.cfg = Config(data=str(folder), out=str(folder / "out"), **{"val_fraction": 0.25, **settings})
+        self.cfg = Config(
+            data=str(folder), out=str(folder / "out"), **{"val_fraction": 0.25, **settings}
+        )
 
     def csv(self, name: str, rows, header="Id,Category") -> None:
-        write(self.folder / name, "\n".join([header, *(",".join(map(str, row)) for row in rows), ""]).encode())
+        write(
+            self.folder / name,
+            "\n".join([header, *(",".join(map(str, row)) for row in rows), ""]).encode(),
+        )
 
     def load(self) -> photos.Table:
         return photos.load(self.cfg, inputs.locate(self.cfg))
 
 
 def found(table: photos.Table) -> list[tuple[str, str, str, str]]:
-    return list(table.audit[["source", "id", "finding", "action"]].itertuples(index=False, name=None))
+    return list(
+        table.audit[["source", "id", "finding", "action"]].itertuples(index=False, name=None)
+    )
 
 
-# --- CSV files, ids, labels ---------------------------------------------------------------------------------
+# --- CSV files, ids, labels -----------------------------------------------------------------------
 
 
 def test_plain_table(tmp_path):
@@ -115,7 +126,9 @@ def test_label_types(tmp_path, labels, classes):
     rows = [(f"{100 * k + i}.jpg", label) for k, label in enumerate(labels, 1) for i in range(4)]
     case.csv("train.csv", rows)
     table = case.load()
-    assert table.classes == classes and [type(x) for x in table.classes] == [type(x) for x in classes]
+    assert table.classes == classes and [type(x) for x in table.classes] == [
+        type(x) for x in classes
+    ]
     first = table.frame.iloc[0]
     assert str(table.classes[first["label"]]) == labels[0].removesuffix(".0")
 
@@ -132,7 +145,9 @@ def test_commas_at_the_end_of_lines_do_no_harm(tmp_path):
 def test_many_classes_and_other_columns(tmp_path):
     train = {f"{k}_{i}.jpg": (f"class {k}", jpeg(10 * k + i)) for k in range(30) for i in range(2)}
     case = Case(tmp_path, train)
-    case.csv("train.csv", [("x", ident, label) for ident, (label, _) in train.items()], "fold,file,make")
+    case.csv(
+        "train.csv", [("x", ident, label) for ident, (label, _) in train.items()], "fold,file,make"
+    )
     case.csv("sample-submission.csv", [("900.jpg", "class 0")], "file,make")
     table = case.load()
     assert (table.id_column, table.label_column, len(table.classes)) == ("file", "make", 30)
@@ -146,7 +161,9 @@ def test_ids_without_extension_and_class_folders(tmp_path):
             name = f"{first + number}.jpg"
             (tmp_path / "train" / str(label)).mkdir(exist_ok=True)
             (tmp_path / "train" / name).rename(tmp_path / "train" / str(label) / name)
-    write(tmp_path / "train" / "1" / "100.jpg", jpeg(1))  # another photo of the same name, in another class's folder
+    write(
+        tmp_path / "train" / "1" / "100.jpg", jpeg(1)
+    )  # another photo of the same name, in another class's folder
     case.csv("train.csv", [(100 * k + i, k - 1) for k in (1, 2) for i in range(4)])
     case.csv("sample-submission.csv", [("900", 0), ("901", 0)])
     table = case.load()
@@ -162,14 +179,20 @@ def test_ids_with_folders(tmp_path, form):
         for number in range(3):  # the same names in each class's folder
             write(tmp_path / f"train/{label}/{number}.jpg", jpeg(10 * label + number))
     write(tmp_path / "test_upload/9.jpg", jpeg(99))
-    ids = {form.replace("0/1", f"{label}/{number}"): label for label in range(2) for number in range(3)}
+    ids = {
+        form.replace("0/1", f"{label}/{number}"): label for label in range(2) for number in range(3)
+    }
     case = Case(tmp_path / "unused")
     case.folder = tmp_path
     case.csv("train.csv", ids.items())
     case.csv("sample-submission.csv", [("test_upload/9.jpg", 0)])
     cfg = case.cfg.replace(data=str(tmp_path))
     table = photos.load(cfg, inputs.locate(cfg))
-    assert table.audit.empty and table.sample_ids == ["test_upload/9.jpg"] and table.test["readable"].all()
+    assert (
+        table.audit.empty
+        and table.sample_ids == ["test_upload/9.jpg"]
+        and table.test["readable"].all()
+    )
     paths = [path.removeprefix(f"{tmp_path}/") for path in table.frame["path"][:6]]
     assert paths == [f"train/{label}/{number}.jpg" for label in range(2) for number in range(3)]
 
@@ -179,11 +202,23 @@ def test_folders_that_only_wrap_may_be_in_ids_and_others_may_not(tmp_path):
     (tmp_path / "train").rename(tmp_path / "images")
     (tmp_path / "train").mkdir()
     (tmp_path / "images").rename(tmp_path / "train" / "images")
-    case.csv("train.csv", [("train/images/100.jpg", 0), ("images/101.jpg", 0), ("102.jpg", 0),
-                           *((f"{k}.jpg", 1) for k in range(200, 203)), ("test_upload/200.jpg", 1), ("other/201.jpg", 1)])  # fmt: skip
+    case.csv(
+        "train.csv",
+        [
+            ("train/images/100.jpg", 0),
+            ("images/101.jpg", 0),
+            ("102.jpg", 0),
+            *((f"{k}.jpg", 1) for k in range(200, 203)),
+            ("test_upload/200.jpg", 1),
+            ("other/201.jpg", 1),
+        ],
+    )
     table = case.load()
     assert len(table.train) + len(table.val) == 6
-    missing = [("train", ident, "missing file", "dropped") for ident in ("test_upload/200.jpg", "other/201.jpg")]
+    missing = [
+        ("train", ident, "missing file", "dropped")
+        for ident in ("test_upload/200.jpg", "other/201.jpg")
+    ]
     assert found(table) == missing
 
 
@@ -205,7 +240,9 @@ def test_folders_alone_give_the_labels(tmp_path):
     odd.unlink()
     for path in list((tmp_path / "train").rglob("*.jpg")):
         path.rename(tmp_path / "train" / f"{path.parent.name}{path.name}")
-    with pytest.raises(InputError, match=r"(?s)missing train.csv, and .* no folder per class.*a0\.jpg"):
+    with pytest.raises(
+        InputError, match=r"(?s)missing train.csv, and .* no folder per class.*a0\.jpg"
+    ):
         photos.load(cfg, inputs.locate(cfg))
 
 
@@ -219,7 +256,9 @@ def test_file_found_by_stem_or_not_sure_which(tmp_path):
     assert "5.jpg" in table.frame["id"].tolist()
     write(tmp_path / "test_upload" / "900.png", jpeg(6))
     case.csv("sample-submission.csv", [("900", 0)])
-    with pytest.raises(InputError, match=r"sample-submission.csv: id '900' may mean 900.jpg or 900.png"):
+    with pytest.raises(
+        InputError, match=r"sample-submission.csv: id '900' may mean 900.jpg or 900.png"
+    ):
         case.load()
 
 
@@ -241,7 +280,14 @@ def test_label_against_folder(tmp_path):
 def test_ids_twice_no_label_missing_file(tmp_path):
     case = Case(tmp_path, good(300, 3, 1))
     rows = [(f"{100 * (k + 1) + i}.jpg", k) for k in (0, 1) for i in range(4)]
-    rows += [("300.jpg", 1), ("300.jpg", 1), ("301.jpg", 1), ("301.jpg", 0), ("302.jpg", ""), ("gone.jpg", 0)]
+    rows += [
+        ("300.jpg", 1),
+        ("300.jpg", 1),
+        ("301.jpg", 1),
+        ("301.jpg", 0),
+        ("302.jpg", ""),
+        ("gone.jpg", 0),
+    ]
     case.csv("train.csv", rows)
     case.csv("sample-submission.csv", [("901.jpg", 0), ("lost.jpg", 0), ("900.jpg", 0)])
     table = case.load()
@@ -253,9 +299,17 @@ def test_ids_twice_no_label_missing_file(tmp_path):
         ("train", "302.jpg", "no label", "dropped"),
         ("train", "gone.jpg", "missing file", "dropped"),
     ]
-    assert table.frame["id"].tolist() == [row[0] for row in rows[:9]] + ["901.jpg", "lost.jpg", "900.jpg"]
+    assert table.frame["id"].tolist() == [row[0] for row in rows[:9]] + [
+        "901.jpg",
+        "lost.jpg",
+        "900.jpg",
+    ]
     seen = table.looked.set_index("id")["path"]
-    assert set(seen.index) == {row[0] for row in rows} - {"gone.jpg"} | {"900.jpg", "901.jpg", "lost.jpg"}
+    assert set(seen.index) == {row[0] for row in rows} - {"gone.jpg"} | {
+        "900.jpg",
+        "901.jpg",
+        "lost.jpg",
+    }
     assert [Path(seen[name]).name for name in ("301.jpg", "302.jpg", "300.jpg")] == [
         "301.jpg",
         "302.jpg",
@@ -277,22 +331,46 @@ def test_ids_twice_no_label_missing_file(tmp_path):
         ("sample-submission.csv", "Id,Category\n900.jpg,0\n,0\n", r"row 3 has no id"),
         ("sample-submission.csv", "Id,Category\n", r"no rows below the header Id,Category"),
         ("sample-submission.csv", "Id\n900.jpg\n", r"columns Id; expected two"),
-        ("sample-submission.csv", "Id,Category\nno,0\n", r"(?s)no test photo can be used: 1 missing file .*900.jpg"),
+        (
+            "sample-submission.csv",
+            "Id,Category\nno,0\n",
+            r"(?s)no test photo can be used: 1 missing file .*900.jpg",
+        ),
         ("train.csv", "", r"train.csv: not a readable CSV file"),
         ("train.csv", "Id,Category\n", r"no rows below the header"),
         ("sample-submission.csv", "Id,Id\n900.jpg,0\n", r"two columns are called Id"),
-        ("train.csv", "Id,Category\n1,2,3,4\n1,2\n1,2,3,4,5,6\n", r"train.csv: not a readable CSV file"),
+        (
+            "train.csv",
+            "Id,Category\n1,2,3,4\n1,2\n1,2,3,4,5,6\n",
+            r"train.csv: not a readable CSV file",
+        ),
         ("train.csv", b"Id,Category\n\xff\xfe,0\n", r"train.csv: not a readable CSV file"),
         (
             "train.csv",
             "Id,Category\n100.jpg,0,9\n101.jpg,1,9\n",
             r"train.csv: not a readable CSV file \(its rows have more fields",
         ),
-        ("train.csv", "Id,Label\n100.jpg,0\n", r"columns Id, Label; expected Id and Category, as in sample-sub"),
-        ("train.csv", "Id,Category\n100.jpg,0\n101.jpg,0\n", r"every usable photo is of class 0; expected two"),
+        (
+            "train.csv",
+            "Id,Label\n100.jpg,0\n",
+            r"columns Id, Label; expected Id and Category, as in sample-sub",
+        ),
+        (
+            "train.csv",
+            "Id,Category\n100.jpg,0\n101.jpg,0\n",
+            r"every usable photo is of class 0; expected two",
+        ),
         ("train.csv", "Id,Category\n100.jpg,0\n200.jpg,1\n", r"no class has two different photos"),
-        ("train.csv", "Id,Category\n1.jpg,0\n2.jpg,1\n", r"(?s)no train photo can be used: 2 missing file .*100.jpg"),
-        ("train.csv", "Id,Category\n100.jpg,\n101.jpg,\n", r"no train photo can be used: 2 no label"),
+        (
+            "train.csv",
+            "Id,Category\n1.jpg,0\n2.jpg,1\n",
+            r"(?s)no train photo can be used: 2 missing file .*100.jpg",
+        ),
+        (
+            "train.csv",
+            "Id,Category\n100.jpg,\n101.jpg,\n",
+            r"no train photo can be used: 2 no label",
+        ),
     ],
 )
 def test_bad_csv(tmp_path, name, content, message):
@@ -302,7 +380,7 @@ def test_bad_csv(tmp_path, name, content, message):
         case.load()
 
 
-# --- What the files hold ------------------------------------------------------------------------------------
+# --- What the files hold --------------------------------------------------------------------------
 
 
 def turned(orientation: int) -> Image.Exif:
@@ -324,7 +402,9 @@ def animation() -> bytes:
 
 def deep_png(channels: int) -> bytes:
     pixels = picture(1).astype(np.uint16) * 257
-    return cv2.imencode(".png", pixels[:, :, 1] if channels == 1 else pixels[:, :, ::-1])[1].tobytes()
+    return cv2.imencode(".png", pixels[:, :, 1] if channels == 1 else pixels[:, :, ::-1])[
+        1
+    ].tobytes()
 
 
 def damaged_tables() -> bytes:
@@ -346,7 +426,11 @@ ODD = {  # name → file, findings, what read_photo should give (None: do not co
     "deep grey.png": (deep_png(1), ["16-bit"], GREY),
     "turned.jpg": (jpeg(1, exif=turned(6)), ["EXIF-rotated"], np.rot90(picture(1), -1)),
     "mirrored.jpg": (jpeg(1, exif=turned(2)), ["EXIF-rotated"], picture(1)[:, ::-1]),
-    "turned.png": (encoded(picture(1), "PNG", exif=turned(8)), ["EXIF-rotated"], np.rot90(picture(1))),
+    "turned.png": (
+        encoded(picture(1), "PNG", exif=turned(8)),
+        ["EXIF-rotated"],
+        np.rot90(picture(1)),
+    ),
     "upright.jpg": (jpeg(1, exif=turned(1)), [], picture(1)),
     "progressive.jpg": (jpeg(1, progressive=True), [], picture(1)),
     "moving.gif": (animation(), ["animated"], None),
@@ -354,7 +438,11 @@ ODD = {  # name → file, findings, what read_photo should give (None: do not co
     "wrong.png": (jpeg(1), ["wrongly named"], picture(1)),
     "photo": (jpeg(2), [], None),  # no extension: nothing to be wrong about
     "tiny.jpg": (encoded(picture(1, 20, 64)), ["tiny"], None),
-    "trailer.jpg": (jpeg(3) + bytes(500), [], picture(3)),  # cameras append such; the photo is whole
+    "trailer.jpg": (
+        jpeg(3) + bytes(500),
+        [],
+        picture(3),
+    ),  # cameras append such; the photo is whole
     "cut.jpg": (jpeg(4)[:-300], ["truncated"], None),
     "cut header.jpg": (jpeg(4)[:100], ["unreadable"], None),
     "tables.jpg": (damaged_tables(), ["unreadable"], None),
@@ -377,10 +465,18 @@ def test_odd_files_are_found_and_said_what_is_done(tmp_path):
         assert (f"train {name}" in set(table.frame["id"])) != lost, name
         assert table.test.set_index("id")["readable"][name] == ("unreadable" not in findings), name
     assert sorted(set(audit["action"])) == [
-        "converted to RGB", "decoded as far as it goes", "dropped", "first frame taken", "kept", "laid on white",
-        "predicted from a grey photo", "read as what it is", "repeated to 3 channels", "scaled to 8 bits",
+        "converted to RGB",
+        "decoded as far as it goes",
+        "dropped",
+        "first frame taken",
+        "kept",
+        "laid on white",
+        "predicted from a grey photo",
+        "read as what it is",
+        "repeated to 3 channels",
+        "scaled to 8 bits",
         "turned upright",
-    ]  # fmt: skip
+    ]
     size = table.test.set_index("id").loc["turned.jpg"]
     assert (size["height"], size["width"]) == (64, 48)
     assert len(table.test) == len(ODD)
@@ -406,7 +502,13 @@ def test_audit_is_written_whole(tmp_path):
     table = Case(tmp_path, {"bad.jpg": (0, b"")}).load()
     photos.write_audit(table, tmp_path / "out" / "audit.csv")
     assert pd.read_csv(tmp_path / "out" / "audit.csv").to_dict("records") == [
-        {"source": "train", "id": "bad.jpg", "finding": "unreadable", "action": "dropped", "detail": "empty file"}
+        {
+            "source": "train",
+            "id": "bad.jpg",
+            "finding": "unreadable",
+            "action": "dropped",
+            "detail": "empty file",
+        }
     ]
 
 
@@ -443,10 +545,12 @@ def test_duplicates(tmp_path):
     ]
     assert not {"101.jpg", "clash.jpg"} & set(table.frame["id"])
     detail = table.audit.set_index("id")["detail"]
-    assert detail["900.jpg"] == "same as 102.jpg, label 0" and detail["same.jpg"] == "same as 100.jpg"
+    assert (
+        detail["900.jpg"] == "same as 102.jpg, label 0" and detail["same.jpg"] == "same as 100.jpg"
+    )
 
 
-# --- The split ----------------------------------------------------------------------------------------------
+# --- The split ------------------------------------------------------------------------------------
 
 
 def rows(sizes: dict[int, int], copies: int = 1) -> pd.DataFrame:
@@ -459,7 +563,9 @@ def rows(sizes: dict[int, int], copies: int = 1) -> pd.DataFrame:
 
 
 def split(frame: pd.DataFrame, seed=1, fraction=0.2) -> pd.Series:
-    return pd.Series(photos._split(frame, seed, fraction, [0, 1, 2, 3], photos._Audit()), index=frame["id"])
+    return pd.Series(
+        photos._split(frame, seed, fraction, [0, 1, 2, 3], photos._Audit()), index=frame["id"]
+    )
 
 
 def test_split_is_stratified_seeded_and_blind_to_row_order():
@@ -494,7 +600,7 @@ def test_class_of_one_photo_stays_in_train(tmp_path):
     assert set(table.train["label"]) == {0, 1, 2, 3}  # at least one of each, whatever the fraction
 
 
-# --- Pixels -------------------------------------------------------------------------------------------------
+# --- Pixels ---------------------------------------------------------------------------------------
 
 
 def near(a: np.ndarray, b: np.ndarray) -> bool:
@@ -510,7 +616,12 @@ def test_read_photo(tmp_path, name):
             photos.read_photo(tmp_path / name)
         return
     pixels = photos.read_photo(str(tmp_path / name))
-    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.flags.writeable
+    assert (
+        pixels.dtype == np.uint8
+        and pixels.ndim == 3
+        and pixels.shape[2] == 3
+        and pixels.flags.writeable
+    )
     assert pixels.flags.c_contiguous
     assert expected is None or near(pixels, expected)
 
@@ -522,7 +633,9 @@ def test_read_photo_details(tmp_path):
         assert (pixels[10:30, 20:40] == 255).all()  # white behind what is transparent
         assert near(pixels[30:], picture(1)[30:]) or kind == "P"
     write(tmp_path / "a.gif", animation())
-    assert np.abs(photos.read_photo(tmp_path / "a.gif").astype(int) - picture(1)).mean() < 20  # the first frame
+    assert (
+        np.abs(photos.read_photo(tmp_path / "a.gif").astype(int) - picture(1)).mean() < 20
+    )  # the first frame
     write(tmp_path / "cut.jpg", encoded(picture(4, 200, 300), quality=95)[:-1500])
     pixels = photos.read_photo(tmp_path / "cut.jpg")
     assert near(pixels[:50], picture(4, 200, 300)[:50]) and pixels[-1].std() == 0
@@ -553,20 +666,36 @@ def test_reduced_decoding_keeps_the_minimum(tmp_path, least, shape):
 
 
 def test_reduced_decoding_of_a_turned_photo(tmp_path):
-    write(tmp_path / "a.jpg", encoded(picture(1, 96, 200), quality=95, exif=turned(6)))  # 200 high when upright
+    write(
+        tmp_path / "a.jpg", encoded(picture(1, 96, 200), quality=95, exif=turned(6))
+    )  # 200 high when upright
     assert photos.read_photo(tmp_path / "a.jpg", 100, 48).shape == (100, 48, 3)
-    assert photos.read_photo(tmp_path / "a.jpg", 48, 100).shape == (200, 96, 3)  # 48 wide would be too little
+    assert photos.read_photo(tmp_path / "a.jpg", 48, 100).shape == (
+        200,
+        96,
+        3,
+    )  # 48 wide would be too little
     pixels = photos.read_photo(tmp_path / "a.jpg", 50, 24)
-    assert near(pixels, np.rot90(cv2.resize(picture(1, 96, 200), (50, 24), interpolation=cv2.INTER_AREA), -1))
+    assert near(
+        pixels,
+        np.rot90(cv2.resize(picture(1, 96, 200), (50, 24), interpolation=cv2.INTER_AREA), -1),
+    )
 
 
 def test_the_first_of_two_orientations_counts(tmp_path):
     data = encoded(picture(1, 96, 200), quality=95)
     none = Image.Exif()
     none[271] = "a camera"
-    for kinds, upright in (((1, 6), (96, 200)), ((6, 1), (200, 96)), ((0, 6), (200, 96)), ((9, 6), (96, 200))):
+    for kinds, upright in (
+        ((1, 6), (96, 200)),
+        ((6, 1), (200, 96)),
+        ((0, 6), (200, 96)),
+        ((9, 6), (96, 200)),
+    ):
         blocks = [(turned(kind) if kind else none).tobytes() for kind in kinds]
-        segments = b"".join(b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block for block in blocks)
+        segments = b"".join(
+            b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block for block in blocks
+        )
         write(tmp_path / "a.jpg", data[:2] + segments + data[2:])
         assert photos.read_photo(tmp_path / "a.jpg").shape[:2] == upright
         assert photos._jpeg_header((tmp_path / "a.jpg").read_bytes()).upright == upright
@@ -589,7 +718,7 @@ def test_damaged_files_never_end_in_a_traceback(tmp_path):
                 photos.read_photo(path)
 
 
-# --- Real photos --------------------------------------------------------------------------------------------
+# --- Real photos ----------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not CARS10.is_dir(), reason="the photos of cars10 are not here")
@@ -603,7 +732,8 @@ def test_cars10(tmp_path):
     share = val["label"].value_counts() / table.frame.query("fold >= 0")["label"].value_counts()
     assert share.between(0.14, 0.16).all()
     assert found(table) == [
-        ("train", ident, "duplicate", "on the same side of the split") for ident in ("163047.jpg", "166188.jpg")
+        ("train", ident, "duplicate", "on the same side of the split")
+        for ident in ("163047.jpg", "166188.jpg")
     ]
     assert photos.load(cfg, place).frame.equals(table.frame)
     other = photos.load(cfg.replace(seed=2), place)
@@ -615,15 +745,30 @@ def test_cars10(tmp_path):
 def test_folds_hold_each_train_photo_once_stratified_and_twins_together():
     rng = np.random.default_rng(0)
     n = 90
-    frame = pd.DataFrame({"id": [f"{i}.jpg" for i in range(n)], "path": "", "label": rng.permutation(np.arange(n) % 3),
-                          "fold": photos.TRAIN, "source": "train", "height": 1, "width": 1, "readable": True,
-                          "group": np.arange(n)})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "id": [f"{i}.jpg" for i in range(n)],
+            "path": "",
+            "label": rng.permutation(np.arange(n) % 3),
+            "fold": photos.TRAIN,
+            "source": "train",
+            "height": 1,
+            "width": 1,
+            "readable": True,
+            "group": np.arange(n),
+        }
+    )
     twins = frame.index[frame["label"] == 1][:2]
     frame.loc[twins, "group"] = frame.loc[twins[0], "group"]
     frame.loc[5, "fold"] = photos.VALIDATION  # where a photo was before does not matter
     test = frame.iloc[:4].assign(fold=photos.TEST, label=-1, id=list("abcd"), group=range(100, 104))
     table = photos.Table(
-        pd.concat([frame, test], ignore_index=True), [0, 1, 2], "Id", "Category", list("abcd"), pd.DataFrame()
+        pd.concat([frame, test], ignore_index=True),
+        [0, 1, 2],
+        "Id",
+        "Category",
+        list("abcd"),
+        pd.DataFrame(),
     )
     parts = photos.folds(table, 5, seed=1)
     held = [part.val["id"].tolist() for part in parts]
@@ -634,5 +779,7 @@ def test_folds_hold_each_train_photo_once_stratified_and_twins_together():
         assert part.val["label"].value_counts().between(4, 8).all()
         assert part.val["id"].isin(frame.loc[twins, "id"]).sum() in (0, 2)
     assert [part.val["id"].tolist() for part in photos.folds(table, 5, seed=1)] == held
-    with pytest.raises(InputError, match="folds=50: 89 different train photos; expected at least 100"):
+    with pytest.raises(
+        InputError, match="folds=50: 89 different train photos; expected at least 100"
+    ):
         photos.folds(table, 50, seed=1)

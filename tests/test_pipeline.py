@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from conftest import write_photo
 
-from carcls import augment, photos, pipeline
 from carcls.config import Config
-from carcls.runtime import Runtime
+from carcls.data import augment, photos
+from carcls.data import batches as pipeline
+from carcls.machine import Runtime
 
 SIZE = (24, 32)
 
@@ -42,7 +43,9 @@ def cache(frame, tmp_path, fit="pad", share=0.5, size=SIZE):
 def batches(cfg, frame, tmp_path, rows=None, **options):
     rows = np.arange(len(frame)) if rows is None else rows
     labels = frame["label"].to_numpy()[rows]
-    made = pipeline.make_batches(cfg, cache(frame, tmp_path, cfg.fit), rows, labels, SIZE, 3, **options)
+    made = pipeline.make_batches(
+        cfg, cache(frame, tmp_path, cfg.fit), rows, labels, SIZE, 3, **options
+    )
     return made, [tuple(t.numpy() for t in batch) for batch in made.dataset]
 
 
@@ -62,7 +65,9 @@ def test_validation_sees_every_row_exactly_once_padded_and_masked(frame, tmp_pat
 
 def test_keras_reports_the_mean_loss_over_photos_whatever_the_padding(frame, tmp_path):
     images = keras.Input((None, None, 3))
-    model = keras.Model(images, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(images / 255.0)))
+    model = keras.Model(
+        images, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(images / 255.0))
+    )
     model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=False)
     made, _ = batches(CFG, frame, tmp_path)
     logits = model.predict(made.dataset, verbose=0)[:21]
@@ -83,16 +88,22 @@ def test_photos_are_freed_with_their_batches(frame, tmp_path):
 
 def test_two_passes_over_validation_are_identical(frame, tmp_path):  # S6
     (_, one), (_, two) = batches(CFG, frame, tmp_path), batches(CFG, frame, tmp_path)
-    assert all((a == b).all() for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True))
+    assert all(
+        (a == b).all() for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True)
+    )
 
 
-def test_training_is_the_same_whatever_the_threads_and_differs_by_epoch_and_seed(frame, tmp_path, monkeypatch):
+def test_training_is_the_same_whatever_the_threads_and_differs_by_epoch_and_seed(
+    frame, tmp_path, monkeypatch
+):
     def run(cfg=CFG, threads=1):
         monkeypatch.setattr(pipeline, "threads", lambda: threads)
         made, seen = batches(cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=range(2))
         assert made.steps == 2  # whole batches only
         assert len(seen) == 4
-        return [images.tobytes() for images, _, _ in seen], np.concatenate([labels for _, labels, _ in seen])
+        return [images.tobytes() for images, _, _ in seen], np.concatenate(
+            [labels for _, labels, _ in seen]
+        )
 
     one, labels = run()
     assert one == run(threads=8)[0]
@@ -107,7 +118,9 @@ def test_shortened_epochs_begin_like_whole_ones_and_can_be_gone_on_with(frame, t
 
     def seen(epochs, steps):
         keras.utils.set_random_seed(cfg.seed)  # as every training begins; keras-cv draws from it
-        made, found = batches(cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=epochs, steps=steps)
+        made, found = batches(
+            cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=epochs, steps=steps
+        )
         assert made.steps == (steps or 4)
         return [images.tobytes() for images, _, _ in found]
 
@@ -119,15 +132,21 @@ def test_shortened_epochs_begin_like_whole_ones_and_can_be_gone_on_with(frame, t
         assert short == [batch for epoch in range(3) for batch in whole[4 * epoch : 4 * epoch + 3]]
 
 
-def test_oversampling_balances_the_classes_of_an_epoch_and_augments_what_comes_again_anew(frame, tmp_path):  # S1
+def test_oversampling_balances_the_classes_of_an_epoch_and_augments_what_comes_again_anew(
+    frame, tmp_path
+):  # S1
     frame = frame.assign(label=[0] * 15 + [1] * 4 + [2] * 2)
     cfg = CFG.replace(batch=7)
 
     def seen(cfg, epoch):
-        _, found = batches(cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=range(epoch, epoch + 1))
+        _, found = batches(
+            cfg, frame, tmp_path, train=lambda epoch: 1.0, epochs=range(epoch, epoch + 1)
+        )
         labels = np.concatenate([labels.argmax(1) for _, labels, _ in found])
         images = np.concatenate([images for images, _, _ in found])
-        return labels, [{image.tobytes() for image in images[labels == label]} for label in range(3)]
+        return labels, [
+            {image.tobytes() for image in images[labels == label]} for label in range(3)
+        ]
 
     assert np.bincount(seen(cfg, 0)[0]).tolist() == [15, 4, 2]
     labels, first = seen(cfg.replace(oversample=True), 0)
@@ -156,8 +175,16 @@ def test_labels_follow_their_photos(tmp_path):
         path = write_photo(tmp_path / f"{n}.png", np.full((24, 32, 3), 20 * n, np.uint8))
         rows.append((str(n), str(path), n, 24, 32, True))
     frame = pd.DataFrame(rows, columns=["id", "path", "label", "height", "width", "readable"])
-    made = pipeline.make_batches(CFG.replace(batch=5), cache(frame, tmp_path), np.arange(10), np.arange(10), SIZE, 10,
-                                 train=lambda e: 1.0, epochs=range(2))  # fmt: skip
+    made = pipeline.make_batches(
+        CFG.replace(batch=5),
+        cache(frame, tmp_path),
+        np.arange(10),
+        np.arange(10),
+        SIZE,
+        10,
+        train=lambda e: 1.0,
+        epochs=range(2),
+    )
     for images, labels, _ in made.dataset:
         centre = images.numpy()[:, 12, 16, 0]
         assert (centre == 20 * labels.numpy().argmax(1)).all()
@@ -188,7 +215,9 @@ def test_a_view_does_not_depend_on_the_batch_or_its_neighbours(frame, tmp_path):
     assert (made.collect(images.reshape(len(images), -1)) == views(CFG, every)[:, ::-1]).all()
 
 
-def test_strength_follows_the_epoch_in_training_and_views_have_their_own(frame, tmp_path, monkeypatch):  # S20, S54
+def test_strength_follows_the_epoch_in_training_and_views_have_their_own(
+    frame, tmp_path, monkeypatch
+):  # S20, S54
     asked, real = set(), augment.policy
 
     def policy(name, height, width, fit, strength):
@@ -259,7 +288,9 @@ def test_mixing_by_keras_cv_mixes_labels_alike(frame, tmp_path, mix):
 
 
 def devices(count: int, processes: int = 1, process: int = 0, xla: bool = True) -> Runtime:
-    return Runtime("jax", ("d",) * count, "float32", xla, False, process=process, processes=processes)
+    return Runtime(
+        "jax", ("d",) * count, "float32", xla, False, process=process, processes=processes
+    )
 
 
 def test_batches_are_shared_evenly_by_devices_and_every_row_comes_once(frame, tmp_path):
@@ -273,7 +304,9 @@ def test_batches_are_shared_evenly_by_devices_and_every_row_comes_once(frame, tm
 
 def test_fewer_photos_than_devices_fill_one_masked_batch_of_training(frame, tmp_path):
     rows = np.arange(5)
-    made, seen = batches(CFG, frame, tmp_path, rows=rows, train=lambda epoch: 1.0, epochs=range(2), rt=devices(8))
+    made, seen = batches(
+        CFG, frame, tmp_path, rows=rows, train=lambda epoch: 1.0, epochs=range(2), rt=devices(8)
+    )
     assert (made.steps, len(seen)) == (1, 2)
     for images, _, weights in seen:
         assert len(images) == 8
@@ -303,7 +336,10 @@ def test_what_neither_memory_nor_disk_can_hold_is_decoded_each_time(frame, tmp_p
     assert part.where == pipeline.PART
     assert 0 < part.kept < 21
     assert part.store.nbytes <= whole.bytes / 2
-    assert f"not enough, nor has the disk; {part.kept} are kept, the others are decoded again each time" in str(part)
+    assert (
+        f"not enough, nor has the disk; {part.kept} are kept, the others are decoded again each time"
+        in str(part)
+    )
     assert all((part[row] == whole[row]).all() for row in range(21))
     calls.clear()
     assert all((part[row] == whole[row]).all() for row in range(21))
@@ -326,13 +362,18 @@ def test_a_disk_that_fills_up_meanwhile_is_no_error(frame, tmp_path, monkeypatch
     ("names", "prefix"),
     [
         (("memory.max", "memory.current", "memory.stat"), ""),
-        (("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"), "total_"),
+        (
+            ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+            "total_",
+        ),
     ],
 )
 def test_the_limit_of_a_container_counts_without_its_pages_of_files(tmp_path, names, prefix):
     assert pipeline._group_memory(tmp_path) == []
     for name, text in zip(
-        names, ("29000\n", "20000\n", f"{prefix}active_file 3000\n{prefix}inactive_file 4000\n"), strict=True
+        names,
+        ("29000\n", "20000\n", f"{prefix}active_file 3000\n{prefix}inactive_file 4000\n"),
+        strict=True,
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -366,10 +407,13 @@ def test_the_plan_for_the_competition_at_its_largest_size(tmp_path):
         assert plan.memory < 0.45 * free
     full = pipeline.plan(cfg, competition_frame(), tmp_path, free, 10**9)[1]
     assert full.training == pipeline.Kept(size, pipeline.PART, int(0.4 * free))
-    assert "12.15 GB, 10.80 of them in memory and the others, for which the disk has no room, decoded each time" in str(
-        full
+    assert (
+        "12.15 GB, 10.80 of them in memory and the others, for which the disk has no room, decoded each time"
+        in str(full)
     )
-    roomy = pipeline.plan(cfg.replace(cache_share=0.5), competition_frame(), tmp_path, free, 10**9)[1]
+    roomy = pipeline.plan(cfg.replace(cache_share=0.5), competition_frame(), tmp_path, free, 10**9)[
+        1
+    ]
     assert roomy.training.where == pipeline.MEMORY
 
 
@@ -379,15 +423,32 @@ def resident() -> dict[str, int]:
     return {name: int(rows[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")}
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="memory is measured by Linux's /proc"
+)
 @pytest.mark.parametrize("where", [pipeline.MEMORY, pipeline.DISK])
 def test_memory_grows_as_planned(tmp_path, where):
     """200 photos at 384×512, 156 MB: measured against the plan, batches and all; given back at the end."""
-    path = write_photo(tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8))
-    frame = pd.DataFrame({"id": map(str, range(200)), "path": str(path), "label": 0, "height": 480, "width": 640,
-                          "readable": True, "fold": photos.TRAIN})  # fmt: skip
+    path = write_photo(
+        tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    )
+    frame = pd.DataFrame(
+        {
+            "id": map(str, range(200)),
+            "path": str(path),
+            "label": 0,
+            "height": 480,
+            "width": 640,
+            "readable": True,
+            "fold": photos.TRAIN,
+        }
+    )
     cfg = Config(
-        stages="384x512x1", batch=8, cache_share=0.5 if where == pipeline.MEMORY else 0.0, augment="none", tta_views=1
+        stages="384x512x1",
+        batch=8,
+        cache_share=0.5 if where == pipeline.MEMORY else 0.0,
+        augment="none",
+        tta_views=1,
     )
     (plan,) = pipeline.plan(cfg, frame, tmp_path)
     size = 200 * 442 * 589 * 3
@@ -408,11 +469,14 @@ def test_memory_grows_as_planned(tmp_path, where):
     grown = {name: size - before[name] for name, size in resident().items()}
     kept = "RssAnon" if where == pipeline.MEMORY else "RssFile"
     assert grown[kept] > 0.95 * size
-    # Photos 156 MB (none of them where they are on disk) and batches 33 MB; a fifth of the photos is the tolerance.
+    # Photos 156 MB (none of them where they are on disk) and batches 33 MB; a fifth of the photos
+    # is the tolerance.
     assert grown["RssAnon"] < plan.memory + 0.2 * size
     del held
     gc.collect()
-    assert resident()[kept] < before[kept] + plan.in_flight + 0.2 * size  # malloc keeps the batches' memory
+    assert (
+        resident()[kept] < before[kept] + plan.in_flight + 0.2 * size
+    )  # malloc keeps the batches' memory
 
 
 def test_no_tuner_makes_the_end_of_an_iterator_wait(frame, tmp_path):

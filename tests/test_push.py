@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from recorder import Raw, Recorder, blob, refusal, stream
 
-from carcls import attached, config, inputs
-from carcls.desk import bundle, cli, offline, push, remote, watch
+from carcls.data import attached
+from carcls.desk import bundle, cli, offline, push, watch
+from carcls.desk import kaggle as remote
+from carcls.errors import ConfigError, InputError
 
 REPOSITORY = Path(__file__).parents[1]
 ID = "alice/carcls-car-classification"
@@ -53,10 +55,15 @@ def with_models(*models: str) -> dict:
 
 
 def test_a_push_without_its_model_fails_although_the_command_says_nothing_of_it(kaggle, capsys):
-    kaggle.answers = {"SaveKernel": PUSHED | {"invalidModelSources": [MODEL]}, "GetKernel": with_models()}
+    kaggle.answers = {
+        "SaveKernel": PUSHED | {"invalidModelSources": [MODEL]},
+        "GetKernel": with_models(),
+    }
     assert cli.main(["push", "--owner", "alice"]) == 2
     said = capsys.readouterr()
-    assert f"without all of its models, so it will fail. Attached: none; expected {MODEL}" in said.err
+    assert (
+        f"without all of its models, so it will fail. Attached: none; expected {MODEL}" in said.err
+    )
     assert "next" not in said.out
     kaggle.answers["GetKernel"] = refusal(500, "later")
     assert cli.main(["push", "--owner", "alice"]) == 0
@@ -65,14 +72,26 @@ def test_a_push_without_its_model_fails_although_the_command_says_nothing_of_it(
 
 def settings_of(text: str) -> dict:
     """SETTINGS of a kernel.py, as Python reads it."""
-    (found,) = (node.value for node in ast.parse(text).body
-                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "SETTINGS")  # fmt: skip
+    (found,) = (
+        node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "SETTINGS"
+    )
     return ast.literal_eval(found)
 
 
 def test_a_push_sends_the_kernel_with_its_settings_and_inputs(kaggle, capsys):
-    kaggle.answers = {"SaveKernel": PUSHED, "GetDatasetStatus": {"status": "READY"}, "GetKernel": with_models(MODEL)}
-    words = ["tta_views=4", "members=seed=1+seed=2/backbone=keras_xception", "pseudo=true", "stages=64x96x1"]
+    kaggle.answers = {
+        "SaveKernel": PUSHED,
+        "GetDatasetStatus": {"status": "READY"},
+        "GetKernel": with_models(MODEL),
+    }
+    words = [
+        "tta_views=4",
+        "members=seed=1+seed=2/backbone=keras_xception",
+        "pseudo=true",
+        "stages=64x96x1",
+    ]
     left = (REPOSITORY / push.METADATA).read_text()
     assert cli.main(["push", *words, "--kernel", "bob/an-earlier-run"]) == 0
     said = capsys.readouterr().out
@@ -81,9 +100,18 @@ def test_a_push_sends_the_kernel_with_its_settings_and_inputs(kaggle, capsys):
     (sent,) = kaggle.sent("SaveKernel")
     assert sent["slug"] == ID
     assert sent["newTitle"] == "carcls car classification"
-    assert sent["text"] == bundle.text(bundle.settings(words)) == (push.FOLDER / "kernel.py").read_text()
-    assert settings_of(sent["text"]) == {"preset": "kaggle", "stages": "64x96x1", "tta_views": 4, "pseudo": True,
-                                         "members": "seed=1+seed=2/backbone=keras_xception"}  # fmt: skip
+    assert (
+        sent["text"]
+        == bundle.text(bundle.settings(words))
+        == (push.FOLDER / "kernel.py").read_text()
+    )
+    assert settings_of(sent["text"]) == {
+        "preset": "kaggle",
+        "stages": "64x96x1",
+        "tta_views": 4,
+        "pseudo": True,
+        "members": "seed=1+seed=2/backbone=keras_xception",
+    }
     assert (sent["language"], sent["kernelType"]) == ("python", "script")
     assert (sent["isPrivate"], sent["enableGpu"], sent["enableTpu"], sent["enableInternet"]) == (
         True,
@@ -94,7 +122,9 @@ def test_a_push_sends_the_kernel_with_its_settings_and_inputs(kaggle, capsys):
     assert sent["machineShape"] == "NvidiaTeslaT4"
     assert sent["competitionDataSources"] == ["sf-dl-car-classification"]
     assert sent["modelDataSources"] == ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]
-    assert sent["datasetDataSources"] == ["alice/carcls-keras-xception"]  # no Kaggle model has those weights
+    assert sent["datasetDataSources"] == [
+        "alice/carcls-keras-xception"
+    ]  # no Kaggle model has those weights
     assert sent["kernelDataSources"] == ["bob/an-earlier-run"]
     assert "warning" not in said
 
@@ -105,10 +135,17 @@ def test_a_tpu_another_network_and_a_title(kaggle):
     (push.FOLDER / "left").mkdir(parents=True)
     made = push.build(push.Request(["backbone=resnet50_v2"], "tpu", "My TPU: Cars!", owner="bob"))
     assert (made["id"], made["title"]) == ("bob/my-tpu-cars", "My TPU: Cars!")
-    assert (made["machine_shape"], made["enable_gpu"], made["enable_tpu"]) == ("TpuV5E8", False, True)
+    assert (made["machine_shape"], made["enable_gpu"], made["enable_tpu"]) == (
+        "TpuV5E8",
+        False,
+        True,
+    )
     assert "docker_image" not in made
     assert made["model_sources"] == ["keras/resnetv2/keras/resnet50_v2_imagenet/2"]
-    assert sorted(path.name for path in push.FOLDER.iterdir()) == ["kernel-metadata.json", "kernel.py"]
+    assert sorted(path.name for path in push.FOLDER.iterdir()) == [
+        "kernel-metadata.json",
+        "kernel.py",
+    ]
     assert "keras/resnetv2" in (push.FOLDER / "kernel.py").read_text().split("SETTINGS = ")[0]
     assert kaggle.seen == []
 
@@ -116,9 +153,15 @@ def test_a_tpu_another_network_and_a_title(kaggle):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"error": 'The requested title "x" is already in use by a notebook.'}, ["already in use", 'TITLE="my cars"']),
+        (
+            {"error": 'The requested title "x" is already in use by a notebook.'},
+            ["already in use", 'TITLE="my cars"'],
+        ),
         (refusal(409, "Conflict"), ["Conflict", 'TITLE="my cars"']),
-        (PUSHED | {"invalidCompetitionSources": ["sf-dl-car-classification"]}, ["not valid competition sources"]),
+        (
+            PUSHED | {"invalidCompetitionSources": ["sf-dl-car-classification"]},
+            ["not valid competition sources"],
+        ),
         (Raw(b"Unauthorized", 401, "text/plain"), ["expired", "auth login"]),
     ],
 )
@@ -133,7 +176,7 @@ def test_a_refused_push_fails_with_kaggles_words(kaggle, answer, words, capsys):
 def test_a_server_that_never_answers(kaggle):
     kaggle.answers = {"SaveKernel": Raw(b"{}", seconds=30)}
     data = push.build(push.Request(owner="alice"))
-    with pytest.raises(inputs.InputError, match="kernels push: no answer in 1 s; whether it was done"):
+    with pytest.raises(InputError, match="kernels push: no answer in 1 s; whether it was done"):
         push.push(data, seconds=1)
 
 
@@ -169,34 +212,47 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(kaggle, words, messag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"title": "another title"}, "title='another title' has the slug 'another-title', id has 'carcls-car-"),
+        (
+            {"title": "another title"},
+            "title='another title' has the slug 'another-title', id has 'carcls-car-",
+        ),
         ({"enable_internet": None}, "enable_internet=None: expected true or false"),
         ({"enable_tpu": True}, "'enable_gpu': True, 'enable_tpu': True}: expected"),
         ({"machine_shape": "T4"}, "'machine_shape': 'T4'"),
         ({"datasets": []}, "datasets: unknown"),
-        ({"model_sources": ["keras/efficientnetv2"]}, "expected owner/model/framework/variation/version"),
+        (
+            {"model_sources": ["keras/efficientnetv2"]},
+            "expected owner/model/framework/variation/version",
+        ),
         ({"kernel_sources": "bob/x"}, "kernel_sources: 'bob/x'; its slug has fewer than 5"),
         ({"kernel_type": "notebook"}, "kernel_type='notebook': expected 'script'"),
     ],
 )
 def test_each_rule_of_the_metadata(kaggle, change, message):
     Path(push.METADATA).write_text(json.dumps(json.loads(Path(push.METADATA).read_text()) | change))
-    with pytest.raises(inputs.InputError, match=message):
+    with pytest.raises(InputError, match=message):
         push.build(push.Request(owner="alice"))
 
 
 def test_a_kernel_over_the_limit_and_a_repository_without_metadata(kaggle, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(inputs.InputError, match=r"has \d+ bytes|would have \d+ bytes"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match=r"has \d+ bytes|would have \d+ bytes"),
+    ):
         patch.setattr(bundle, "LIMIT", 1000)
         push.build(push.Request(owner="alice"))
     Path(push.METADATA).unlink()
-    with pytest.raises(inputs.InputError, match="kernel-metadata.json: not a JSON file.*run this in the repository"):
+    with pytest.raises(
+        InputError, match="kernel-metadata.json: not a JSON file.*run this in the repository"
+    ):
         push.build(push.Request(owner="alice"))
 
 
 def test_a_dataset_that_is_not_there_is_missed_before_the_push(kaggle):
     data = push.build(push.Request(["backbone=keras_xception"], owner="alice"))
-    with pytest.raises(inputs.InputError, match="dataset alice/carcls-keras-xception is not there.*nothing was sent"):
+    with pytest.raises(
+        InputError, match="dataset alice/carcls-keras-xception is not there.*nothing was sent"
+    ):
         push.push(data)
     assert not kaggle.sent("SaveKernel")
 
@@ -208,7 +264,7 @@ def test_the_user_is_whom_the_command_acts_as(kaggle, tmp_path, monkeypatch):
         assert remote.username() == "carol"
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
-    with pytest.raises(inputs.InputError, match="no login here.*auth login"):
+    with pytest.raises(InputError, match="no login here.*auth login"):
         remote.username()
     login = tmp_path / "user" / ".kaggle" / "kaggle.json"
     login.write_text(json.dumps({"username": "dora", "key": "a-secret"}))
@@ -218,16 +274,25 @@ def test_the_user_is_whom_the_command_acts_as(kaggle, tmp_path, monkeypatch):
 
 def test_without_the_command(kaggle, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(inputs.InputError, match=r"kaggle: no such command; pip install -e '.\[push\]'"):
+    with pytest.raises(InputError, match=r"kaggle: no such command; pip install -e '.\[push\]'"):
         remote.username()
 
 
 def finished(rows: int = 2, warnings: tuple = ()) -> dict[str, bytes]:
     """What a kernel leaves."""
     table = b"Id,Category\n" + b"1.jpg,0\n" * rows
-    made = {"made_by": "two networks", "validation_accuracy": 0.9, "rows": rows, "warnings": warnings,
-            "sha256": hashlib.sha256(table).hexdigest()}  # fmt: skip
-    result = {"validation_accuracy": 0.9, "validation_interval_95": [0.85, 0.95], "validation_photos": 100}
+    made = {
+        "made_by": "two networks",
+        "validation_accuracy": 0.9,
+        "rows": rows,
+        "warnings": warnings,
+        "sha256": hashlib.sha256(table).hexdigest(),
+    }
+    result = {
+        "validation_accuracy": 0.9,
+        "validation_interval_95": [0.85, 0.95],
+        "validation_photos": 100,
+    }
     settings = {"competition": "sf-dl-car-classification"}
     return {
         "submission.csv": table,
@@ -242,7 +307,9 @@ def leave(kaggle, files: dict[str, bytes]) -> None:
     """Have the stand-in give these files as the kernel's output."""
     listed = [{"fileName": name, "url": f"http://localhost/files/{name}"} for name in files]
     kaggle.answers["ListKernelSessionOutput"] = {"files": listed, "log": "[]"}
-    kaggle.answers |= {f"/files/{name}": Raw(content, kind="text/plain") for name, content in files.items()}
+    kaggle.answers |= {
+        f"/files/{name}": Raw(content, kind="text/plain") for name, content in files.items()
+    }
 
 
 def test_watch_prints_the_log_once_downloads_and_submits(kaggle, capfd):
@@ -289,15 +356,23 @@ def test_a_kernel_that_failed_shows_the_end_of_its_log(kaggle, capfd):
 
 
 def test_what_a_kernel_had_before_it_failed_is_fetched_and_not_submitted(kaggle, capfd):
-    kaggle.answers = {"GetKernelSessionStatus": {"status": "CANCEL_ACKNOWLEDGED"}, LOG: blob("epoch 1\n")}
+    kaggle.answers = {
+        "GetKernelSessionStatus": {"status": "CANCEL_ACKNOWLEDGED"},
+        LOG: blob("epoch 1\n"),
+    }
     early = finished() | {"member1/state/note.json": b"{}"}
     del early["result.json"], early["report.html"]
     leave(kaggle, early)
     assert cli.main(["watch", ID, "--every", "0.01", "--submit"]) == 2
     said = capfd.readouterr()
     assert "validation 0.9000 accuracy of an early submission: the run has no result" in said.out
-    assert f"was not submitted; make push EARLIER={ID}, with the same SET and ACCELERATOR, goes on from it" in said.err
-    assert (watch.OUTPUT / "carcls-car-classification" / "submission.csv").read_bytes() == early["submission.csv"]
+    assert (
+        f"was not submitted; make push EARLIER={ID}, with the same SET and ACCELERATOR, goes on from it"
+        in said.err
+    )
+    assert (watch.OUTPUT / "carcls-car-classification" / "submission.csv").read_bytes() == early[
+        "submission.csv"
+    ]
     assert not kaggle.sent("CreateSubmission")
 
 
@@ -311,7 +386,7 @@ def test_watch_survives_a_bad_minute_and_ends_on_a_lasting_one(monkeypatch):
     monkeypatch.setattr(remote, "follow", lambda *_, **__: remote.Reply("", 0))
     watch.wait(ID, every=0)
     replies[:] = [down] * 5
-    with pytest.raises(inputs.InputError, match=f"state of kernel {ID}: Kaggle refused. It said: 503"):
+    with pytest.raises(InputError, match=f"state of kernel {ID}: Kaggle refused. It said: 503"):
         watch.wait(ID, every=0)
 
 
@@ -328,21 +403,27 @@ def test_a_silent_log_is_left_and_a_long_one_followed(monkeypatch, tmp_path):
 def test_a_submission_that_is_not_whole_is_not_sent(kaggle, tmp_path):
     out = tmp_path / "output"
     out.mkdir()
-    with pytest.raises(inputs.InputError, match="no submission.csv"):
+    with pytest.raises(InputError, match="no submission.csv"):
         watch.summary(out)
     for name, content in finished().items():
         (out / name).write_bytes(content)
     (out / "submission.csv").write_bytes(b"<html>the download has expired</html>")
-    with pytest.raises(inputs.InputError, match="submission.csv: sha256 .*, expected"):
+    with pytest.raises(InputError, match="submission.csv: sha256 .*, expected"):
         watch.summary(out)
-    made = {"warnings": ["class 1 takes all: do not submit this"], "made_by": "x", "validation_accuracy": 0.1}
-    with pytest.raises(inputs.InputError, match="not sent: class 1"):
+    made = {
+        "warnings": ["class 1 takes all: do not submit this"],
+        "made_by": "x",
+        "validation_accuracy": 0.1,
+    }
+    with pytest.raises(InputError, match="not sent: class 1"):
         watch.submit(out, made, "cars")
-    with pytest.raises(inputs.InputError, match="submission to cars: Kaggle refused.*404|Not found"):
+    with pytest.raises(InputError, match="submission to cars: Kaggle refused.*404|Not found"):
         watch.submit(out, made | {"warnings": []}, "cars")
-    kaggle.answers = {"StartSubmissionUpload": {"token": "t", "createUrl": "http://localhost/upload"},
-                      "upload": Raw(b"", 400)}  # fmt: skip
-    with pytest.raises(inputs.InputError, match="Could not submit to competition"):  # and exit code 0
+    kaggle.answers = {
+        "StartSubmissionUpload": {"token": "t", "createUrl": "http://localhost/upload"},
+        "upload": Raw(b"", 400),
+    }
+    with pytest.raises(InputError, match="Could not submit to competition"):  # and exit code 0
         watch.submit(out, made | {"warnings": []}, "cars")
 
 
@@ -361,7 +442,8 @@ LITE = "alice/carcls-efficientnet-lite-b0"
 
 def test_a_dataset_is_created_private_with_its_folder_zipped(kaggle, preset, capsys):
     kaggle.answers = {
-        "GetDatasetStatus": [refusal(403, "Permission 'datasets.get' was denied")] * 2 + [{"status": "READY"}],
+        "GetDatasetStatus": [refusal(403, "Permission 'datasets.get' was denied")] * 2
+        + [{"status": "READY"}],
         "StartBlobUpload": {"token": "t", "createUrl": "http://localhost/upload"},
         "upload": {},
         "CreateDataset": {"status": "ok", "url": f"https://www.kaggle.com/datasets/{LITE}"},
@@ -371,7 +453,11 @@ def test_a_dataset_is_created_private_with_its_folder_zipped(kaggle, preset, cap
     assert "wheels     none" in said
     assert f"{LITE}: created, ready to attach" in said
     (sent,) = kaggle.sent("CreateDataset")
-    assert (sent["ownerSlug"], sent["slug"], sent["isPrivate"]) == ("alice", "carcls-efficientnet-lite-b0", True)
+    assert (sent["ownerSlug"], sent["slug"], sent["isPrivate"]) == (
+        "alice",
+        "carcls-efficientnet-lite-b0",
+        True,
+    )
     assert len(sent["files"]) == 2
     archive = next(content for content in kaggle.sent("upload") if content.startswith(b"PK"))
     with zipfile.ZipFile(io.BytesIO(archive)) as unpacked:
@@ -388,34 +474,50 @@ def test_a_new_version_that_kaggle_refuses_or_cannot_unpack(kaggle, preset, monk
         "upload": {},
         "CreateDatasetVersion": {"status": "ok", "url": "https://www.kaggle.com"},
     }
-    with pytest.raises(inputs.InputError, match=f"dataset {LITE}: uploaded, but Kaggle says 'failed'"):
+    with pytest.raises(InputError, match=f"dataset {LITE}: uploaded, but Kaggle says 'failed'"):
         offline.push(made)
     (sent,) = kaggle.sent("CreateDatasetVersion")
-    assert (sent["ownerSlug"], sent["datasetSlug"], len(sent["body"]["files"])) == (*LITE.split("/"), 2)
-    replies = [remote.Reply("ready", 0), remote.Reply("Dataset version creation error: Your quota is exceeded", 0)]
+    assert (sent["ownerSlug"], sent["datasetSlug"], len(sent["body"]["files"])) == (
+        *LITE.split("/"),
+        2,
+    )
+    replies = [
+        remote.Reply("ready", 0),
+        remote.Reply("Dataset version creation error: Your quota is exceeded", 0),
+    ]
     monkeypatch.setattr(remote, "call", lambda *_, **__: replies.pop(0))
-    with pytest.raises(inputs.InputError, match="Your quota is exceeded"):
+    with pytest.raises(InputError, match="Your quota is exceeded"):
         offline.push(made)
     replies = [remote.Reply("500 Server Error", 1)]  # not to be taken for: there is no such dataset
-    with pytest.raises(inputs.InputError, match="state of dataset .*500"):
+    with pytest.raises(InputError, match="state of dataset .*500"):
         offline.push(made)
 
 
 def test_a_dataset_built_here_is_found_and_verified_there(kaggle, preset, tmp_path, capsys):
-    assert cli.main(["dataset", "backbone=efficientnet_lite_b0", "--no-push", "--owner", "alice"]) == 0
+    assert (
+        cli.main(["dataset", "backbone=efficientnet_lite_b0", "--no-push", "--owner", "alice"]) == 0
+    )
     assert kaggle.seen == []
     folder = offline.FOLDER / "carcls-efficientnet-lite-b0"
     manifest = attached.read_manifest(folder)
-    assert manifest["weights"] == {"efficientnet_lite_b0": "efficientnet_lite_b0_imagenet/model.weights.h5"}
+    assert manifest["weights"] == {
+        "efficientnet_lite_b0": "efficientnet_lite_b0_imagenet/model.weights.h5"
+    }
     assert manifest["files"]["efficientnet_lite_b0_imagenet/model.weights.h5"] == {
-        "sha256": hashlib.sha256(b"numbers").hexdigest(), "bytes": 7}  # fmt: skip
+        "sha256": hashlib.sha256(b"numbers").hexdigest(),
+        "bytes": 7,
+    }
     assert "preset" not in json.loads((folder / offline.METADATA).read_text())
     assert offline.check(folder) == []
-    (again,) = offline.build(["backbone=efficientnet_lite_b0", f"weights={folder}"], "alice")  # replaces its own source
-    assert (again.folder / "efficientnet_lite_b0_imagenet" / "model.weights.h5").read_bytes() == b"numbers"
+    (again,) = offline.build(
+        ["backbone=efficientnet_lite_b0", f"weights={folder}"], "alice"
+    )  # replaces its own source
+    assert (
+        again.folder / "efficientnet_lite_b0_imagenet" / "model.weights.h5"
+    ).read_bytes() == b"numbers"
     assert offline.build([], "alice") == []
     assert "attaches Kaggle's model keras/efficientnetv2" in capsys.readouterr().out
-    with pytest.raises(inputs.InputError, match="efficientnetv2_s_imagenet"):
+    with pytest.raises(InputError, match="efficientnetv2_s_imagenet"):
         offline.build([], "alice", every=True)
 
 
@@ -426,13 +528,19 @@ def test_a_pushed_kernel_may_start_from_another_preset():
 
 
 def test_settings_replace_their_lines():
-    given = {"preset": "quick", "tta_views": 1, "augment": '/kaggle/a\\b"', "batch": 16, "weight_decay": None}
+    given = {
+        "preset": "quick",
+        "tta_views": 1,
+        "augment": '/kaggle/a\\b"',
+        "batch": 16,
+        "weight_decay": None,
+    }
     plain, changed = bundle.text(), bundle.text(given)
     assert settings_of(plain) == {"preset": "kaggle"}
     assert settings_of(changed) == given
     head, other = (text.split("SETTINGS = ")[1].split("MODULES = ")[0] for text in (plain, changed))
     assert len(other.splitlines()) == len(head.splitlines()) + 2
-    with pytest.raises(config.ConfigError, match="unknown setting"):
+    with pytest.raises(ConfigError, match="unknown setting"):
         bundle.text({"pre-set": 1})
 
 
@@ -453,30 +561,43 @@ def test_boxes_are_uploaded_and_attached(kaggle, tmp_path, capsys):
     assert cli.main(["dataset", f"boxes={file}", "--no-push", "--owner", "alice"]) == 0
     assert f"boxes      {file}" in capsys.readouterr().out
     (folder,) = offline.FOLDER.glob("carcls-boxes-????????")
-    assert sorted(p.name for p in folder.iterdir()) == ["a.csv", offline.METADATA] and offline.check(folder) == []
+    assert (
+        sorted(p.name for p in folder.iterdir()) == ["a.csv", offline.METADATA]
+        and offline.check(folder) == []
+    )
     assert (folder / "a.csv").read_bytes() == file.read_bytes()
     made = push.build(push.Request([f"boxes={file}"], owner="alice"))
     assert made["dataset_sources"] == [f"alice/{folder.name}"]
     kernel = (push.FOLDER / "kernel.py").read_text()
     assert 'a dataset with a.csv: make dataset SET="boxes=…"' in kernel.split("SETTINGS = ")[0]
     assert '"boxes": "a.csv"' in kernel and str(tmp_path) not in kernel  # no folder of a desk
-    with pytest.raises(inputs.InputError, match="boxes=gone.csv: no such file"):
+    with pytest.raises(InputError, match="boxes=gone.csv: no such file"):
         push.build(push.Request(["boxes=gone.csv"], owner="alice"))
     theirs = ["boxes=/kaggle/input/x/a.csv"]
     assert push.build(push.Request(theirs, owner="alice"))["dataset_sources"] == []
     assert offline.build(theirs, "alice") == []
-    lite = push.Request([f"boxes={file}", "backbone=efficientnet_lite_b0"], owner="alice", datasets=["bob/weights"])
+    lite = push.Request(
+        [f"boxes={file}", "backbone=efficientnet_lite_b0"], owner="alice", datasets=["bob/weights"]
+    )
     assert push.build(lite)["dataset_sources"] == [f"alice/{folder.name}", "bob/weights"]
     assert "weights of efficientnet_lite_b0 are expected in bob/weights" in capsys.readouterr().out
     (tmp_path / "b.csv").write_bytes(file.read_bytes())
     both = push.Request([f"boxes={file}, {tmp_path / 'b.csv'}"], owner="alice")
     (made,) = offline.build(both.words, "alice")
-    assert push.build(both)["dataset_sources"] == [made.id] and made.files == ("a.csv", "b.csv", offline.METADATA)
+    assert push.build(both)["dataset_sources"] == [made.id] and made.files == (
+        "a.csv",
+        "b.csv",
+        offline.METADATA,
+    )
     assert '"boxes": "a.csv,b.csv"' in (push.FOLDER / "kernel.py").read_text()
     # Corrected boxes are another dataset, so that no kernel takes the old ones for them.
     file.write_text("id,left,top,right,bottom\n1.jpg,1,2,30,41\n")
     other = push.build(push.Request([f"boxes={file}"], owner="alice"))["dataset_sources"]
-    assert len(other) == 1 and other != [f"alice/{folder.name}"] and other[0].startswith("alice/carcls-boxes-")
+    assert (
+        len(other) == 1
+        and other != [f"alice/{folder.name}"]
+        and other[0].startswith("alice/carcls-boxes-")
+    )
     (tmp_path / "a.csv").write_bytes(file.read_bytes())
     (tmp_path / "empty.csv").write_text("id,left\n")
     for words, message in (
@@ -484,7 +605,7 @@ def test_boxes_are_uploaded_and_attached(kaggle, tmp_path, capsys):
         (f"boxes={file},{tmp_path / 'a.csv'}", "two files of one name"),
         (f"boxes={file},/kaggle/input/x/a.csv", "two files of one name"),
     ):
-        with pytest.raises(inputs.InputError, match=message):
+        with pytest.raises(InputError, match=message):
             offline.build([words], "alice")
-        with pytest.raises(inputs.InputError, match=message):
+        with pytest.raises(InputError, match=message):
             push.build(push.Request([words], owner="alice"))

@@ -13,9 +13,13 @@ import small
 from conftest import easy_competition
 
 SETTINGS = {
-    "backbone": "tiny", "stages": "32x48x2,48x64x2", "batch": 8, "lr": 0.02, "tta_views": 4,
+    "backbone": "tiny",
+    "stages": "32x48x2,48x64x2",
+    "batch": 8,
+    "lr": 0.02,
+    "tta_views": 4,
     "val_fraction": 0.25,
-}  # fmt: skip
+}
 
 
 class Killer:
@@ -25,16 +29,23 @@ class Killer:
         self.folder = folder
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", str(Path(__file__).parent / "killed.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )  # fmt: skip
+        )
 
     def __call__(self, out: str, settings: dict, **order) -> dict:
         assert self.process.stdin
         assert self.process.stdout
         log = self.folder / f"{out}.log"
-        whole = {**SETTINGS, "data": str(self.folder / "competition"), "out": str(self.folder / out),
-                 "weights": str(self.folder / "tiny.weights.h5"), **settings}  # fmt: skip
+        whole = {
+            **SETTINGS,
+            "data": str(self.folder / "competition"),
+            "out": str(self.folder / out),
+            "weights": str(self.folder / "tiny.weights.h5"),
+            **settings,
+        }
         self.process.stdin.write(json.dumps({"settings": whole, "log": str(log), **order}) + "\n")
         self.process.stdin.flush()
         ended = json.loads(self.process.stdout.readline())
@@ -67,7 +78,9 @@ def left(folder: Path) -> dict:
             with h5py.File(path) as file:
                 items = []
                 file.visititems(lambda key, item, items=items: items.append((key, item)))
-                found[name] = [(key, np.array(item).tobytes()) for key, item in items if hasattr(item, "shape")]
+                found[name] = [
+                    (key, np.array(item).tobytes()) for key, item in items if hasattr(item, "shape")
+                ]
         elif path.suffix == ".npz":
             with np.load(path) as file:
                 found[name] = [(key, file[key].tobytes()) for key in file.files]
@@ -79,11 +92,20 @@ def left(folder: Path) -> dict:
 
 
 PLAIN: dict = {}
-# Averaged weights, a plateau that lowers the rate, stages that open, mixing, early stopping: everything that has a memory.
+# Averaged weights, a plateau that lowers the rate, stages that open, mixing, early stopping:
+# everything that has a memory.
 EVERYTHING = {
-    "ema": 0.9, "cutmix": 1.0, "schedule": "plateau", "unfreeze": "staged", "optimizer": "sgd", "patience": 2, "min_epochs": 1,
-    "augment": "medium", "stages": "32x48x3,48x64x3", "refit_epochs": 2,
-}  # fmt: skip
+    "ema": 0.9,
+    "cutmix": 1.0,
+    "schedule": "plateau",
+    "unfreeze": "staged",
+    "optimizer": "sgd",
+    "patience": 2,
+    "min_epochs": 1,
+    "augment": "medium",
+    "stages": "32x48x3,48x64x3",
+    "refit_epochs": 2,
+}
 
 
 @pytest.mark.parametrize("settings", [PLAIN, EVERYTHING], ids=["plain", "everything"])
@@ -118,7 +140,9 @@ def test_killed_at_random_and_by_sigterm_with_folds_and_votes(killer):
         ends.add(ended["exit"])
         if ended["exit"] == 143:  # cleanly: it says how to go on, and leaves nothing half-written
             assert "SIGTERM; the same run again goes on from the last whole epoch" in ended["said"]
-            assert "left over" not in left(killer.folder / "folds-killed").values() or ended["said"].count("epoch 1")
+            assert "left over" not in left(killer.folder / "folds-killed").values() or ended[
+                "said"
+            ].count("epoch 1")
             last = (killer.folder / "folds-killed" / "progress.jsonl").read_text().splitlines()[-1]
             assert json.loads(last)["kind"] == "failed"
         if ended["exit"] == 0:
@@ -128,13 +152,22 @@ def test_killed_at_random_and_by_sigterm_with_folds_and_votes(killer):
     assert left(killer.folder / "folds-killed") == expected
 
 
-def test_a_finished_run_repeats_without_training_and_a_changed_setting_redoes_only_what_it_changes(killer):
-    base = {"stages": "32x48x2", "members": "seed=1+seed=2", "val_fraction": 0.4, "blend": "0.5/0.5"}
+def test_a_finished_run_repeats_without_training_and_a_changed_setting_redoes_only_what_it_changes(
+    killer,
+):
+    base = {
+        "stages": "32x48x2",
+        "members": "seed=1+seed=2",
+        "val_fraction": 0.4,
+        "blend": "0.5/0.5",
+    }
     out = killer.folder / "again"
 
     def session(**changes) -> list[str]:
         before = (
-            len((killer.folder / "again.log").read_text().splitlines()) if (killer.folder / "again.log").exists() else 0
+            len((killer.folder / "again.log").read_text().splitlines())
+            if (killer.folder / "again.log").exists()
+            else 0
         )
         ended = killer("again", {**base, **changes})
         assert ended["exit"] == 0
@@ -161,7 +194,9 @@ def test_a_finished_run_repeats_without_training_and_a_changed_setting_redoes_on
     assert trained(said) == 1  # the second member only
     assert "member2: training is made anew: lr 0.02 → 0.01" in said
 
-    (out / "member1" / "history.csv").write_text((out / "member1" / "history.csv").read_text() + "\n")  # harms nothing
+    (out / "member1" / "history.csv").write_text(
+        (out / "member1" / "history.csv").read_text() + "\n"
+    )  # harms nothing
     said = session(members="seed=1+seed=2/lr=0.01")
     assert trained(said) == 0
 
@@ -186,7 +221,9 @@ def test_an_earlier_kernels_output_is_copied_and_gone_on_from(killer):  # S47
     assert f"{earlier}: copied config.json, member1" in ended["said"]
     assert "resumed    after" in ended["said"]
     assert before == {path: path.read_bytes() for path in earlier.rglob("*") if path.is_file()}
-    whole = left(killer.folder / "plain-whole") if (killer.folder / "plain-whole").exists() else None
+    whole = (
+        left(killer.folder / "plain-whole") if (killer.folder / "plain-whole").exists() else None
+    )
     if whole is None:
         assert killer("plain-whole", {})["exit"] == 0
         whole = left(killer.folder / "plain-whole")

@@ -14,37 +14,46 @@ import pytest
 import small
 from conftest import easy_competition, write_photo
 
-from carcls import (
-    augment,
-    callbacks,
-    config,
-    inputs,
-    members,
-    model,
-    photos,
-    pseudo,
-    runtime,
-    schedule,
-    steps,
-    train,
-    votes,
-)
-from carcls.config import Config, ConfigError, TrainingDiverged
+from carcls import config
+from carcls import machine as runtime
+from carcls import network as members
+from carcls import record as steps
+from carcls.config import Config
+from carcls.data import augment, photos
+from carcls.data import files as inputs
 from carcls.desk import cli
-from carcls.run import _identity, _stoppable, run, source_hash
+from carcls.errors import ConfigError, InputError, Stopped, TrainingDiverged
+from carcls.nets import model, schedule
+from carcls.spine import _identity, _stoppable, run, source_hash
+from carcls.train import loop as train
+from carcls.train import watchers as callbacks
+from carcls.votes import pseudo, votes
 
 
 @pytest.fixture
 def cfg(competition, tmp_path, tiny) -> Config:
-    return config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
-                         "stages": "32x48x2,48x64x2", "batch": 8, "lr": 0.02, "tta_views": 4, "val_fraction": 0.25})  # fmt: skip
+    return config.parse(
+        {
+            "data": str(competition),
+            "out": str(tmp_path / "out"),
+            "weights": "none",
+            "backbone": tiny,
+            "stages": "32x48x2,48x64x2",
+            "batch": 8,
+            "lr": 0.02,
+            "tta_views": 4,
+            "val_fraction": 0.25,
+        }
+    )
 
 
 @pytest.fixture
 def pretrained(cfg, tmp_path) -> Config:
     """With weights of its own, 60 photos, 45 of them to train, and an hour."""
     data = easy_competition(tmp_path / "more", 60, 10)
-    return cfg.replace(data=str(data), weights=str(small.saved(tmp_path / "tiny.weights.h5")), budget_minutes=60.0)
+    return cfg.replace(
+        data=str(data), weights=str(small.saved(tmp_path / "tiny.weights.h5")), budget_minutes=60.0
+    )
 
 
 @pytest.fixture
@@ -53,20 +62,30 @@ def rebased(monkeypatch) -> list:
     seen: list = []
 
     def measured(_):
-        raise config.Stopped("enough")
+        raise Stopped("enough")
 
-    monkeypatch.setattr(model, "rebase_batch_norms", lambda net, batches: seen.append(list(batches)) or 2)
+    monkeypatch.setattr(
+        model, "rebase_batch_norms", lambda net, batches: seen.append(list(batches)) or 2
+    )
     monkeypatch.setattr(train._Training, "_measure", measured)
     return seen
 
 
 @pytest.mark.parametrize(
     ("settings", "times"),
-    [({}, 1), ({"bn_photos": 0}, 0), ({"freeze_bn": True}, 0), ({"unfreeze": "head"}, 0), ({"weights": "none"}, 0)],
+    [
+        ({}, 1),
+        ({"bn_photos": 0}, 0),
+        ({"freeze_bn": True}, 0),
+        ({"unfreeze": "head"}, 0),
+        ({"weights": "none"}, 0),
+    ],
     ids=lambda value: "-".join(value) or "default" if isinstance(value, dict) else "",
 )
-def test_bn_is_rebased_where_there_is_something_to_keep_and_it_trains(pretrained, rebased, settings, times):
-    with pytest.raises(config.Stopped):
+def test_bn_is_rebased_where_there_is_something_to_keep_and_it_trains(
+    pretrained, rebased, settings, times
+):
+    with pytest.raises(Stopped):
         run(pretrained.replace(**{"batch": 5, "bn_photos": 32, **settings}))
     assert len(rebased) == times
     for batches in rebased:
@@ -75,20 +94,24 @@ def test_bn_is_rebased_where_there_is_something_to_keep_and_it_trains(pretrained
 
 def test_bn_is_rebased_on_fewer_photos_where_time_is_short(pretrained, rebased, monkeypatch):
     monkeypatch.setattr(train, "_REBASE_SHARE", 0.0)
-    with pytest.raises(config.Stopped):
+    with pytest.raises(Stopped):
         run(pretrained.replace(batch=32))
     ((batch,),) = rebased
     assert batch.shape == (8, 32, 48, 3)
 
 
 def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_path, capsys):
-    target = run(cfg.replace(monitor_url="http://127.0.0.1:1"))  # S46: nobody is there, and nothing else changes
+    target = run(
+        cfg.replace(monitor_url="http://127.0.0.1:1")
+    )  # S46: nobody is there, and nothing else changes
     said = capsys.readouterr().out
     assert said.count("monitor http://127.0.0.1:1: ") == 1
     out = tmp_path / "out"
     assert target == out / "submission.csv"
     submission = pd.read_csv(target)
-    assert submission["Id"].tolist() == pd.read_csv(f"{cfg.data}/sample-submission.csv")["Id"].tolist()
+    assert (
+        submission["Id"].tolist() == pd.read_csv(f"{cfg.data}/sample-submission.csv")["Id"].tolist()
+    )
     assert set(submission["Category"]) <= {0, 1, 2}
 
     cast = votes.load(out / "member1" / "votes_test.npz")
@@ -111,7 +134,9 @@ def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_
     assert config.load(out / "config.json").replace(monitor_url="") == cfg
     assert result["source"] == source_hash()  # S75
     assert gate["reason"] in said  # S50
-    events = [json.loads(line)["kind"] for line in (out / "progress.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line)["kind"] for line in (out / "progress.jsonl").read_text().splitlines()
+    ]
     assert events == ["start", *["epoch"] * 4, "end"]
     pictures = [p.relative_to(out) for p in out.rglob("*.png")]
     for name in (
@@ -126,13 +151,16 @@ def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"{name}.png" in said
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png") == page.count("<figcaption>") == len(pictures)  # S9: each says what it shows
+    assert (
+        page.count("data:image/png") == page.count("<figcaption>") == len(pictures)
+    )  # S9: each says what it shows
     assert {"best.weights.h5", "last.weights.h5"} <= {p.name for p in (out / "member1").iterdir()}
     assert {"audit.csv", "photos.csv", "labels.csv"} <= {p.name for p in out.iterdir()}
     about = json.loads((out / "submission.json").read_text())
     assert about["validation_accuracy"] == result["validation_accuracy"]
     assert about["rows"] == 10
-    # A valid submission from the first epoch on, replaced as better-founded ones come (each is announced).
+    # A valid submission from the first epoch on, replaced as better-founded ones come (each is
+    # announced).
     found = re.findall(r"submission submission.csv: (.*); validation", said)
     assert [line.split(", ")[0] for line in found] == [
         "member 1: first epoch",
@@ -152,7 +180,9 @@ def test_a_run_leaves_everything_and_the_same_seed_the_same_submission(cfg, tmp_
     assert "view 3 alone" in table
 
 
-def test_the_best_epoch_counts_and_the_last_one_is_kept_beside_it(cfg, tmp_path, monkeypatch):  # S37
+def test_the_best_epoch_counts_and_the_last_one_is_kept_beside_it(
+    cfg, tmp_path, monkeypatch
+):  # S37
     # As if the loss should be high: then the first epoch is the best.
     monkeypatch.setattr(callbacks, "rank", lambda logs: (float(logs["val_loss"]), 0.0))
     strengths, policy = [], augment.policy
@@ -162,12 +192,23 @@ def test_the_best_epoch_counts_and_the_last_one_is_kept_beside_it(cfg, tmp_path,
         return policy(name, height, width, fit, strength)
 
     monkeypatch.setattr(augment, "policy", asked)
-    run(cfg.replace(stages="48x64x3", label_smoothing=0, tta="never", strength=0.9, strength_end=0.3, tta_strength=0.3))
+    run(
+        cfg.replace(
+            stages="48x64x3",
+            label_smoothing=0,
+            tta="never",
+            strength=0.9,
+            strength_end=0.3,
+            tta_strength=0.3,
+        )
+    )
     folder = tmp_path / "out" / "member1"
     history = pd.read_csv(folder / "history.csv")
     assert history["best"].tolist() == [True, False, False]
     cast = votes.load(folder / "votes_validation.npz")
-    assert votes.log_loss(cast.probs[0], cast.labels) == pytest.approx(history["val_loss"][0], rel=1e-3)
+    assert votes.log_loss(cast.probs[0], cast.labels) == pytest.approx(
+        history["val_loss"][0], rel=1e-3
+    )
     assert weights_in(folder / "best.weights.h5") != weights_in(folder / "last.weights.h5")
     assert {round(s, 3) for s in strengths} == {0.9, 0.6, 0.3}  # S20
 
@@ -223,7 +264,9 @@ def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cf
     out = tmp_path / "out"
     result = json.loads((out / "result.json").read_text())
     assert result["validation_photos"] == 36
-    seen = [votes.load(out / "member1" / f"fold{k}" / "votes_validation.npz").ids for k in (1, 2, 3)]
+    seen = [
+        votes.load(out / "member1" / f"fold{k}" / "votes_validation.npz").ids for k in (1, 2, 3)
+    ]
     said = pd.read_csv(out / "photos.csv").groupby("fold")["id"].apply(set)
     assert [said[k] for k in (1, 2, 3)] == [set(ids) for ids in seen]
     assert sum(map(len, seen)) == 36
@@ -231,8 +274,11 @@ def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cf
     assert cli.main(["votes", str(out), "tta=never"]) == 0
 
 
-def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(cfg, tmp_path, monkeypatch, capsys):
-    # 36 photos are too few to know the precision of pseudo-labels, and the real rule then refuses; these are given.
+def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(
+    cfg, tmp_path, monkeypatch, capsys
+):
+    # 36 photos are too few to know the precision of pseudo-labels, and the real rule then refuses;
+    # these are given.
     def three(members, *rest):
         rows = np.array([0, 3, 5])
         ids = tuple(members[0].ids[i] for i in rows)
@@ -255,14 +301,29 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
         return share(self, networks)
 
     monkeypatch.setattr(schedule.Budget, "share", shared)
-    run(cfg.replace(pseudo=True, pseudo_epochs=1, stages="32x48x2", members=two, val_fraction=0.4, weights=weights,
-                    refit_epochs=1, blend="average", budget_minutes=60.0, pseudo_lr=0.2, refit_lr=0.4))  # fmt: skip
+    run(
+        cfg.replace(
+            pseudo=True,
+            pseudo_epochs=1,
+            stages="32x48x2",
+            members=two,
+            val_fraction=0.4,
+            weights=weights,
+            refit_epochs=1,
+            blend="average",
+            budget_minutes=60.0,
+            pseudo_lr=0.2,
+            refit_lr=0.4,
+        )
+    )
     out = tmp_path / "out"
     # Of 4 epochs of training, 2 with pseudo-labels, and 2 of refit with 36 photos instead of 21.
     each = 1 / 0.6
     trained, pseudo_labels = [2 + 1 + each, 1 + 1 + each], [2 + 2 * each, 1 + 2 * each]
     assert shares == pytest.approx([*trained, *pseudo_labels, 2, 1])
-    assert capsys.readouterr().out.count("batch norm 2 layers") == 2  # what goes on has learned from these photos
+    assert (
+        capsys.readouterr().out.count("batch norm 2 layers") == 2
+    )  # what goes on has learned from these photos
     assert len(pd.read_csv(out / "pseudo.csv")) == 3
     assert (seen[0][0].probs != seen[0][1].probs).any()  # it has trained
     for number, inside in ((1, [""]), (2, ["pseudo"])):
@@ -274,12 +335,21 @@ def test_pseudo_labels_go_on_training_and_count_only_if_validation_is_no_worse(c
         "after pseudo-labels, then 2 of 2 refitted on all 36 labelled photos (measured before)"
     )
     facts = [
-        [json.loads((out / f"member{n}" / inside / "steps.json").read_text())["training"]["facts"] for n in (1, 2)]
+        [
+            json.loads((out / f"member{n}" / inside / "steps.json").read_text())["training"][
+                "facts"
+            ]
+            for n in (1, 2)
+        ]
         for inside in ("pseudo", "refit")
     ]
-    assert [about["lr"] for both in facts for about in both] == [cfg.lr * 0.2] * 2 + [cfg.lr * 0.4] * 2
+    assert [about["lr"] for both in facts for about in both] == [cfg.lr * 0.2] * 2 + [
+        cfg.lr * 0.4
+    ] * 2
     facts = facts[1]
-    assert facts[0]["the photos"] != facts[1]["the photos"]  # with pseudo-labels again where they were kept
+    assert (
+        facts[0]["the photos"] != facts[1]["the photos"]
+    )  # with pseudo-labels again where they were kept
     for n, inside in enumerate(("", "pseudo")):
         start = out / f"member{n + 1}" / inside / "best.weights.h5"
         assert facts[n]["the starting weights"] == steps.digest_of(start)
@@ -292,7 +362,9 @@ def test_refused_pseudo_labels_change_nothing(cfg, tmp_path, capsys):
     run(cfg.replace(pseudo=True, stages="32x48x1"))
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["pseudo"]["photos"] == 0
-    assert result["pseudo"]["chosen"].startswith("pseudo-labels refused: ")  # nine validation photos say too little
+    assert result["pseudo"]["chosen"].startswith(
+        "pseudo-labels refused: "
+    )  # nine validation photos say too little
     assert "pseudo" not in result["made_by"]
     assert result["pseudo"]["chosen"] in capsys.readouterr().out
     assert len(pd.read_csv(tmp_path / "out" / "pseudo.csv")) == 0
@@ -301,13 +373,23 @@ def test_refused_pseudo_labels_change_nothing(cfg, tmp_path, capsys):
 def weights_in(path) -> dict:
     found = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()].tobytes()} if hasattr(item, "shape") else {}))
+        file.visititems(
+            lambda name, item: found.update(
+                {name: item[()].tobytes()} if hasattr(item, "shape") else {}
+            )
+        )
     return found
 
 
-def test_refit_trains_on_the_validation_photos_too_after_they_have_measured(cfg, tmp_path, monkeypatch, capsys):
-    plain = cfg.replace(stages="32x48x2", val_fraction=0.4, blend="average",
-                        members="seed=1+seed=2/schedule=plateau/patience=1/min_epochs=0")  # fmt: skip
+def test_refit_trains_on_the_validation_photos_too_after_they_have_measured(
+    cfg, tmp_path, monkeypatch, capsys
+):
+    plain = cfg.replace(
+        stages="32x48x2",
+        val_fraction=0.4,
+        blend="average",
+        members="seed=1+seed=2/schedule=plateau/patience=1/min_epochs=0",
+    )
     before = run(plain).read_bytes()
     out = tmp_path / "out"
     measured = json.loads((out / "result.json").read_text())
@@ -334,25 +416,39 @@ def test_refit_trains_on_the_validation_photos_too_after_they_have_measured(cfg,
     learned = steps.rows(*(labelled[name] for name in ("id", "label", "digest")), *[[]] * 3)
     for n in (1, 2):
         inside = out / f"member{n}" / "refit"
-        assert json.loads((inside / "steps.json").read_text())["training"]["facts"]["the photos"] == learned
+        assert (
+            json.loads((inside / "steps.json").read_text())["training"]["facts"]["the photos"]
+            == learned
+        )
         history = pd.read_csv(inside / "history.csv")
         assert history["val_accuracy"].isna().tolist() == [True] * 3  # whatever patience says
-        assert weights_in(inside / "best.weights.h5") == weights_in(inside / "last.weights.h5")  # its last epoch counts
+        assert weights_in(inside / "best.weights.h5") == weights_in(
+            inside / "last.weights.h5"
+        )  # its last epoch counts
     after = [votes.load(out / f"member{n}" / "refit" / "votes_test.npz") for n in (1, 2)]
     now = [members.load(refit, n, out) for n in (0, 1)]
     for n, expected in enumerate((after[0], loaded[1].test[0])):
         np.testing.assert_array_equal(now[n].test[0].probs, expected.probs)
         np.testing.assert_array_equal(now[n].val.probs, loaded[n].val.probs)
         # What is submitted is judged: with a closed gate the photo alone.
-        used = [v.probs.mean(0) if measured["gates"][n]["open"] else v.probs[0] for v in (loaded[n].test[0], after[n])]
+        used = [
+            v.probs.mean(0) if measured["gates"][n]["open"] else v.probs[0]
+            for v in (loaded[n].test[0], after[n])
+        ]
         for found, probs in zip(judged[n][2:], used, strict=True):
             np.testing.assert_allclose(found, probs, rtol=1e-6)
         assert (used[0] != used[1]).any()
     assert set(now[0].histories) == {"", "refit"}
     result = json.loads((out / "result.json").read_text())
-    assert result["refit"] == {"photos": 36, "kept": [True, False], "reasons": [reasons[0], "not kept: judged"]}
+    assert result["refit"] == {
+        "photos": 36,
+        "kept": [True, False],
+        "reasons": [reasons[0], "not kept: judged"],
+    }
     assert result["validation_accuracy"] == measured["validation_accuracy"]
-    refitted = f"{measured['made_by']}, then 1 of 2 refitted on all 36 labelled photos (measured before)"
+    refitted = (
+        f"{measured['made_by']}, then 1 of 2 refitted on all 36 labelled photos (measured before)"
+    )
     assert result["made_by"] == refitted
     assert reasons[0] in (out / "report.html").read_text()
     assert cli.main(["votes", str(out)]) == 0
@@ -369,7 +465,11 @@ def test_refit_trains_on_the_validation_photos_too_after_they_have_measured(cfg,
 
 
 def test_a_member_that_the_blend_does_not_use_is_not_refitted(cfg, tmp_path):
-    run(cfg.replace(stages="32x48x1", val_fraction=0.4, members="seed=1+seed=2", blend="0/1", refit_epochs=1))
+    run(
+        cfg.replace(
+            stages="32x48x1", val_fraction=0.4, members="seed=1+seed=2", blend="0/1", refit_epochs=1
+        )
+    )
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["refit"]["reasons"][0] == "not refitted: the blend does not use it"
     assert result["refit"]["kept"] == [False, True]
@@ -384,16 +484,27 @@ def test_a_refit_that_differs_more_than_its_error_allows_is_not_kept():
 
     # Right on 90 of 100, so wrong on 0.174 at most: 17.4 of 50 may change.
     changed = "{} of 50 test photos change their class"
-    assert members.judge(90, 100, said(50, 0, 0), said(33, 17, 0)) == (True, f"kept: {changed.format(17)}")
+    assert members.judge(90, 100, said(50, 0, 0), said(33, 17, 0)) == (
+        True,
+        f"kept: {changed.format(17)}",
+    )
     kept, why = members.judge(90, 100, said(50, 0, 0), said(32, 18, 0))
-    assert (kept, why) == (False, f"not kept: {changed.format(18)}; with an error like the one measured 17 could")
+    assert (kept, why) == (
+        False,
+        f"not kept: {changed.format(18)}; with an error like the one measured 17 could",
+    )
     # A network that is wrong on half of them may differ on all, but not say one class of all.
     assert members.judge(50, 100, said(20, 20, 10), said(4, 46, 0)[::-1]) == (
-        False, f"not kept: {changed.format(30)}, nearly all of them to one")  # fmt: skip
+        False,
+        f"not kept: {changed.format(30)}, nearly all of them to one",
+    )
     assert members.judge(50, 100, said(48, 2, 0), said(50, 0, 0))[0]  # as before
     broken = said(50, 0, 0)
     broken[3, 1] = np.nan
-    assert members.judge(90, 100, said(50, 0, 0), broken) == (False, "not kept: some probabilities are not finite")
+    assert members.judge(90, 100, said(50, 0, 0), broken) == (
+        False,
+        "not kept: some probabilities are not finite",
+    )
 
 
 def test_a_refit_that_diverges_changes_nothing(cfg, tmp_path, monkeypatch):
@@ -414,8 +525,22 @@ def test_a_refit_that_diverges_changes_nothing(cfg, tmp_path, monkeypatch):
 
 
 def test_settings_that_change_training_run_too(cfg, tmp_path):
-    out = run(cfg.replace(ema=0.9, mixup=0.2, label_smoothing=0.1, schedule="plateau", optimizer="sgd", fit="crop",
-                          unfreeze="staged", augment="medium", tensorboard=True, patience=1, min_epochs=1, refit_epochs=2)).parent  # fmt: skip
+    out = run(
+        cfg.replace(
+            ema=0.9,
+            mixup=0.2,
+            label_smoothing=0.1,
+            schedule="plateau",
+            optimizer="sgd",
+            fit="crop",
+            unfreeze="staged",
+            augment="medium",
+            tensorboard=True,
+            patience=1,
+            min_epochs=1,
+            refit_epochs=2,
+        )
+    ).parent
     assert json.loads((out / "result.json").read_text())["refit"]["kept"] == [True]
     assert list((out / "member1" / "tensorboard").rglob("events.out.tfevents.*"))  # S45
     assert (out / "submission.csv").is_file()
@@ -437,12 +562,17 @@ def test_string_labels_and_two_classes_go_through(cfg, tmp_path):
     rows = []
     for n in range(24):
         kind = ("van", "suv")[n % 2]
-        write_photo(root / "train" / f"{n}.png", rng.integers(0, 120, (40, 50, 3), np.uint8) + np.uint8(100 * (n % 2)))
+        write_photo(
+            root / "train" / f"{n}.png",
+            rng.integers(0, 120, (40, 50, 3), np.uint8) + np.uint8(100 * (n % 2)),
+        )
         rows.append((n, kind))
     for n in range(50, 53):
         write_photo(root / "test" / f"{n}.png", rng.integers(0, 120, (40, 50, 3), np.uint8))
     pd.DataFrame(rows, columns=["key", "kind"]).to_csv(root / "train.csv", index=False)
-    pd.DataFrame({"key": [52, 50, 51], "kind": "van"}).to_csv(root / "sample_submission.csv", index=False)
+    pd.DataFrame({"key": [52, 50, 51], "kind": "van"}).to_csv(
+        root / "sample_submission.csv", index=False
+    )
     target = run(cfg.replace(data=str(root), stages="32x48x1", tta_views=1))
     assert votes.load(target.parent / "member1" / "votes_test.npz").probs.shape == (1, 3, 2)
     made = pd.read_csv(target)
@@ -455,14 +585,18 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
     out = tmp_path / "out"
     out.mkdir()
     (out / "submission.csv").write_text("earlier")
-    with runtime.alone(out), pytest.raises(inputs.InputError, match=f"out={out}: another run is at work"):
+    with runtime.alone(out), pytest.raises(InputError, match=f"out={out}: another run is at work"):
         run(cfg)
     assert not (out / ".scratch").exists()  # what that run has unpacked is its own
     for change, error, said in (
         ({"backbone": "resnet9000"}, ConfigError, "backbone='resnet9000'.*expected one of"),
         ({"augment": "wild", "tta_views": 1}, ConfigError, "augment='wild'"),
-        ({"data": str(tmp_path / "none")}, inputs.InputError, "none"),
-        ({"backbone": "efficientnet_lite_b1", "weights": str(tmp_path / "w.h5")}, inputs.InputError, "w.h5"),
+        ({"data": str(tmp_path / "none")}, InputError, "none"),
+        (
+            {"backbone": "efficientnet_lite_b1", "weights": str(tmp_path / "w.h5")},
+            InputError,
+            "w.h5",
+        ),
     ):
         with pytest.raises(error, match=said):
             run(cfg.replace(**change))
@@ -471,7 +605,8 @@ def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_
 
 
 def test_what_timing_says_of_xla_is_what_every_member_computes_with(cfg, monkeypatch):
-    from carcls import members, timing
+    from carcls import network as members
+    from carcls.train import clock as timing
 
     class SeenError(Exception):
         pass
@@ -489,12 +624,23 @@ def test_a_diverged_run_names_where_and_keeps_an_earlier_submission(cfg, tmp_pat
     out = tmp_path / "out"
     out.mkdir()
     (out / "submission.csv").write_text("earlier")
-    words = [f"{k}={v}" for k, v in cfg.model_dump().items() if k in ("weights", "backbone", "data", "out")]
-    # Next to the largest float32: with 1e30 the loss of this network stays finite on some processors.
-    assert cli.main(["run", *words, "stages=32x48x3", "batch=8", "lr=3e38", "optimizer=sgd", "warmup=0"]) == 3
+    words = [
+        f"{k}={v}"
+        for k, v in cfg.model_dump().items()
+        if k in ("weights", "backbone", "data", "out")
+    ]
+    # Next to the largest float32: with 1e30 the loss of this network stays finite on some
+    # processors.
+    assert (
+        cli.main(
+            ["run", *words, "stages=32x48x3", "batch=8", "lr=3e38", "optimizer=sgd", "warmup=0"]
+        )
+        == 3
+    )
     assert "learning rate" in capsys.readouterr().err
     assert json.loads((out / "progress.jsonl").read_text().splitlines()[-1])["kind"] == "failed"
-    # Had the first epoch's network predicted numbers, the earlier one would be beside its submission.
+    # Had the first epoch's network predicted numbers, the earlier one would be beside its
+    # submission.
     kept = out / "submission.earlier1.csv"
     assert (kept if kept.exists() else out / "submission.csv").read_text() == "earlier"
 
@@ -530,16 +676,30 @@ def test_a_training_outlives_another_that_diverges_at_once(cfg, monkeypatch, cap
 def test_what_may_differ_between_sessions_makes_no_other_run(cfg):
     table = photos.load(cfg, inputs.locate(cfg))
     first = _identity(cfg, table)
-    assert _identity(cfg.replace(out="elsewhere", earlier="out", budget_minutes=5, tensorboard=True), table) == first
+    assert (
+        _identity(
+            cfg.replace(out="elsewhere", earlier="out", budget_minutes=5, tensorboard=True), table
+        )
+        == first
+    )
     assert _identity(cfg.replace(lr=1e-4), table) != first
     anew = cfg.replace(resume=False)
-    assert len({first, _identity(anew, table), _identity(anew.replace(budget_minutes=5), table)}) == 3
-    assert _identity(cfg, photos.load(cfg.replace(seed=2), inputs.locate(cfg))) != first  # another split
+    assert (
+        len({first, _identity(anew, table), _identity(anew.replace(budget_minutes=5), table)}) == 3
+    )
+    assert (
+        _identity(cfg, photos.load(cfg.replace(seed=2), inputs.locate(cfg))) != first
+    )  # another split
 
 
 def test_a_folder_in_the_place_of_a_file_is_named(cfg, tmp_path, capsys):
     (tmp_path / "out" / "photos.csv").mkdir(parents=True)
-    assert cli.main(["run", f"data={cfg.data}", f"out={tmp_path / 'out'}", "backbone=tiny", "weights=none"]) == 2
+    assert (
+        cli.main(
+            ["run", f"data={cfg.data}", f"out={tmp_path / 'out'}", "backbone=tiny", "weights=none"]
+        )
+        == 2
+    )
     assert re.fullmatch(r"carcls: .*photos\.csv.*: Is a directory\n", capsys.readouterr().err)
 
 
@@ -560,7 +720,10 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys):
         (["votes", "nowhere", "lr=1", "tta"], "lr, tta: expected tta=, tta_combine= or blend="),
         (["bench", "--data", "nowhere"], "data=nowhere: does not exist"),
         (["push", "--no-push", "preset=nope"], "preset='nope': no such preset"),
-        (["run", "--data", "{data}", "weights="], "weights is empty; expected imagenet, none or a path"),
+        (
+            ["run", "--data", "{data}", "weights="],
+            "weights is empty; expected imagenet, none or a path",
+        ),
         (
             ["run", "--data", "{data}", "augment=heavy"],
             "tta_views 8 with augment heavy: the views are drawn from light",
@@ -571,7 +734,9 @@ def test_the_command_line_says_what_is_wrong_in_one_line(capsys):
         ),
     ],
 )
-def test_a_wrong_word_is_named_before_anything_starts(words, said, cfg, tmp_path, monkeypatch, capsys):
+def test_a_wrong_word_is_named_before_anything_starts(
+    words, said, cfg, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.iterdir())
     assert cli.main([word.format(data=cfg.data) for word in words]) == 2
@@ -590,17 +755,20 @@ def test_help_lists_every_setting_with_its_default(capsys):
 
 
 def test_preview_writes_the_grid(cfg, tmp_path, capsys):
-    assert cli.main(["preview", "--data", cfg.data, "--out", str(tmp_path / "look"), "stages=48x64x1"]) == 0
+    assert (
+        cli.main(["preview", "--data", cfg.data, "--out", str(tmp_path / "look"), "stages=48x64x1"])
+        == 0
+    )
     path = tmp_path / "look" / "augmentation.png"
     assert str(path) in capsys.readouterr().out
     assert path.stat().st_size > 5000
 
 
 def test_a_stop_that_became_another_error_on_its_way_is_a_stop():
-    with pytest.raises(config.Stopped, match="SIGTERM"), _stoppable():
+    with pytest.raises(Stopped, match="SIGTERM"), _stoppable():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
-        except config.Stopped:
+        except Stopped:
             raise SystemError("bad argument to internal function") from None
     with pytest.raises(SystemError), _stoppable():
         raise SystemError("its own")

@@ -7,11 +7,19 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
-from carcls import inputs, runtime
-from carcls.config import Config, ConfigError
+from carcls import machine as runtime
+from carcls.config import Config
+from carcls.data import files as inputs
+from carcls.errors import ConfigError, InputError
 
 RT = runtime.Runtime("tensorflow", ("cpu",), "float32", xla=False, fast_layers=True)
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "TPU_NAME", "TPU_ACCELERATOR_TYPE")
+VARIABLES = (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+    "TPU_NAME",
+    "TPU_ACCELERATOR_TYPE",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +67,7 @@ def test_processes_are_counted_from_the_variables_of_jax(monkeypatch):
 def test_a_run_folder_belongs_to_one_run_at_a_time(monkeypatch, tmp_path):
     (tmp_path / "b").mkdir()
     with runtime.alone(tmp_path):
-        with pytest.raises(inputs.InputError, match=f"out={tmp_path}: another run is at work in it"):
+        with pytest.raises(InputError, match=f"out={tmp_path}: another run is at work in it"):
             runtime.alone(tmp_path).__enter__()
         with pytest.raises(ZeroDivisionError), runtime.alone(tmp_path / "b"):
             _ = 1 / 0
@@ -74,7 +82,15 @@ def test_a_run_folder_belongs_to_one_run_at_a_time(monkeypatch, tmp_path):
 
 def test_the_only_process_keeps_its_place_and_another_gets_its_own(monkeypatch, tmp_path):
     place = inputs.Place(
-        tmp_path, tmp_path / "out", tmp_path / "scratch", None, tmp_path, tmp_path, tmp_path, False, None
+        tmp_path,
+        tmp_path / "out",
+        tmp_path / "scratch",
+        None,
+        tmp_path,
+        tmp_path,
+        tmp_path,
+        False,
+        None,
     )
     assert runtime.apart(place) is place
     assert runtime.agree(RT, 0.1) == 0.1
@@ -108,9 +124,13 @@ def test_errors_of_memory_are_told_from_others():
     for error in (
         MemoryError(),
         errors.ResourceExhaustedError(None, None, "failed to allocate memory"),
-        errors.InternalError(None, None, "Failed to launch: CUDA_ERROR_OUT_OF_MEMORY: out of memory"),
+        errors.InternalError(
+            None, None, "Failed to launch: CUDA_ERROR_OUT_OF_MEMORY: out of memory"
+        ),
         errors.UnknownError(None, None, "CUDNN_STATUS_ALLOC_FAILED"),
-        errors.UnknownError(None, None, "_ArrayMemoryError: Unable to allocate 9.0 GiB for an array"),
+        errors.UnknownError(
+            None, None, "_ArrayMemoryError: Unable to allocate 9.0 GiB for an array"
+        ),
     ):
         assert isinstance(error, runtime.memory_errors())
         assert runtime.is_out_of_memory(error)
@@ -127,9 +147,13 @@ def test_a_gpu_that_a_notebook_has_used_already_keeps_its_memory():
         raise RuntimeError("Physical devices cannot be modified after being initialized")
 
     gpu = SimpleNamespace(name="GPU:0")
-    details = SimpleNamespace(get_device_details=lambda _: {"device_name": "T4", "compute_capability": (7, 5)},
-                              set_memory_growth=started)  # fmt: skip
-    used = SimpleNamespace(config=SimpleNamespace(list_physical_devices=lambda kind: [gpu], experimental=details))
+    details = SimpleNamespace(
+        get_device_details=lambda _: {"device_name": "T4", "compute_capability": (7, 5)},
+        set_memory_growth=started,
+    )
+    used = SimpleNamespace(
+        config=SimpleNamespace(list_physical_devices=lambda kind: [gpu], experimental=details)
+    )
     assert runtime._tf_devices(used) == (["T4"], "gpu", False)
 
 
@@ -154,10 +178,15 @@ def test_memory_errors_of_jax():
         ("tpu", "jax", 8, True, "mixed_bfloat16", True),
     ],
 )
-def test_each_machine_gets_its_precision_and_its_compiler(kind, backend, count, bfloat16, precision, xla):
+def test_each_machine_gets_its_precision_and_its_compiler(
+    kind, backend, count, bfloat16, precision, xla
+):
     cfg = Config()
     assert runtime._precision(cfg, kind, bfloat16)[0] == precision
     assert runtime._xla(cfg, kind, backend, count)[0] is xla
-    assert runtime._precision(cfg.replace(precision="float32"), kind, bfloat16) == ("float32", "as set")
+    assert runtime._precision(cfg.replace(precision="float32"), kind, bfloat16) == (
+        "float32",
+        "as set",
+    )
     if kind == "gpu" and backend == "tensorflow":
         assert runtime._xla(cfg.replace(xla="on"), kind, backend, count) == (True, "as set")

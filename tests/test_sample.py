@@ -9,10 +9,19 @@ import cv2
 import numpy as np
 import pytest
 
-from carcls import inputs
+from carcls import disk
+from carcls.data import files as inputs
 from carcls.desk import sample
+from carcls.errors import InputError
 
-FILES = ["answers/answers.csv", "sample-submission.csv", "sample.json", "test.zip", "train.csv", "train.zip"]
+FILES = [
+    "answers/answers.csv",
+    "sample-submission.csv",
+    "sample.json",
+    "test.zip",
+    "train.csv",
+    "train.zip",
+]
 
 
 def rows(path: Path) -> list[tuple[str, str]]:
@@ -23,7 +32,11 @@ def rows(path: Path) -> list[tuple[str, str]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +108,7 @@ def test_a_sample_that_was_killed_while_it_was_drawn_is_redrawn(tmp_path, monkey
             raise KeyboardInterrupt
         write(path, content)
 
-    write = inputs.write_atomic
+    write = disk.write_atomic
     monkeypatch.setattr(inputs, "write_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
         sample.draw(tmp_path, train=20, test=2)
@@ -107,11 +120,11 @@ def test_a_sample_that_was_killed_while_it_was_drawn_is_redrawn(tmp_path, monkey
 
 def test_files_that_are_no_sample_are_not_replaced(tmp_path):
     (tmp_path / "train.csv").write_text("Id,Category\nmine.jpg,1\n")
-    with pytest.raises(inputs.InputError, match=r"has train\.csv, not of a drawn sample"):
+    with pytest.raises(InputError, match=r"has train\.csv, not of a drawn sample"):
         sample.draw(tmp_path, train=20, test=2)
     assert contents(tmp_path) == {"train.csv": b"Id,Category\nmine.jpg,1\n"}
     (tmp_path / "sample.json").write_text('{"mine": true}')
-    with pytest.raises(inputs.InputError, match=r"has train\.csv"):
+    with pytest.raises(InputError, match=r"has train\.csv"):
         sample.draw(tmp_path, train=20, test=2)
 
 
@@ -124,6 +137,6 @@ def test_every_model_differs_from_every_other_in_several_details():
 
 def test_too_few_photos_are_refused(tmp_path):
     for train, test in ((19, 5), (20, 0)):
-        with pytest.raises(inputs.InputError, match=f"not {train} and {test}"):
+        with pytest.raises(InputError, match=f"not {train} and {test}"):
             sample.draw(tmp_path / "none", train=train, test=test)
     assert not (tmp_path / "none").exists()

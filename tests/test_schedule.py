@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from carcls import schedule
 from carcls.config import Config
+from carcls.nets import schedule
 
 SHARE = st.floats(0, 1)
 WARMUP = st.floats(0, 0.99)
@@ -58,11 +58,14 @@ def test_rises_in_the_warmup_and_never_after(name: str, warmup: float, a: float,
 def test_curve_spans_the_whole_run(name: str) -> None:
     """However many steps a run has, the rate falls by 100× at its end and not before (S38)."""
     cfg = Config(schedule=name, lr=2e-3, warmup=0.1)
-    assert schedule.curve(cfg) == pytest.approx([schedule.factor(name, i / schedule.GRID, 0.1) for i in range(1025)])
+    assert schedule.curve(cfg) == pytest.approx(
+        [schedule.factor(name, i / schedule.GRID, 0.1) for i in range(1025)]
+    )
     for steps in (50, 5000):
         course = schedule.Course(0, 0.0, 1 / steps)
         rates = np.array(
-            [course.rate(cfg, step) for step in range(0, steps, steps // 50)] + [course.rate(cfg, steps - 1)]
+            [course.rate(cfg, step) for step in range(0, steps, steps // 50)]
+            + [course.rate(cfg, steps - 1)]
         )
         assert rates.max() == pytest.approx(2e-3, rel=0.06)
         assert 0 < rates[-1] <= 2.2e-5
@@ -74,15 +77,19 @@ def test_a_rate_is_that_of_the_middle_of_its_step() -> None:
     cfg = Config(schedule="cosine", lr=1.0, warmup=0.5)
     rates = [schedule.Course(10, 0.0, 0.25).rate(cfg, 10 + step) for step in range(5)]
     assert rates == pytest.approx([0.25, 0.75, 0.853553, 0.146447, 0.0], abs=1e-5)
-    assert schedule.Course(0, 0.0, 1.0).rate(Config(schedule="constant", lr=0.5, warmup=0), 0) == 0.5
+    assert (
+        schedule.Course(0, 0.0, 1.0).rate(Config(schedule="constant", lr=0.5, warmup=0), 0) == 0.5
+    )
 
 
 # Plans
 
 
-# 20 steps of 0.5 s and 1.5 s and a second to validate make epochs of 11 s and 31 s. Early predictions: 1.5 s after the
-# first epoch, 1.5 s between the stages, at the first one's size.
-COSTS = schedule.Costs(train=(10.0, 30.0), check=(1.0, 1.0), view=(2.0, 5.0), early=(1.5, 4.0), steps=20, end=6.0)
+# 20 steps of 0.5 s and 1.5 s and a second to validate make epochs of 11 s and 31 s. Early
+# predictions: 1.5 s after the first epoch, 1.5 s between the stages, at the first one's size.
+COSTS = schedule.Costs(
+    train=(10.0, 30.0), check=(1.0, 1.0), view=(2.0, 5.0), early=(1.5, 4.0), steps=20, end=6.0
+)
 WITH_RESERVE = 1 / (1 - schedule.RESERVE)
 
 
@@ -101,7 +108,12 @@ WITH_RESERVE = 1 / (1 - schedule.RESERVE)
         (40, (1, 1), 2, 9),
         (29, (1, 1), 1, 6),
         (25, (2, 0), 2, 11),
-        (23, (1, 0), 2, None),  # 1.5 + 11 + 4 + 6: predicted at the first stage's size, where views cost less
+        (
+            23,
+            (1, 0),
+            2,
+            None,
+        ),  # 1.5 + 11 + 4 + 6: predicted at the first stage's size, where views cost less
         (22.5, (1, 0), 2, None),
         (22, (1, 0), 2, 19),
         (19, (1, 0), 2, 13),  # half a second a step, a second to validate
@@ -115,16 +127,22 @@ def test_plan_by_arithmetic(left: float, epochs: tuple, views: int, steps: int |
 
 
 @given(
-    st.floats(-10, 2000), st.lists(st.integers(1, 9), min_size=2, max_size=2), st.sampled_from([1, 2, 8, 32]),
+    st.floats(-10, 2000),
+    st.lists(st.integers(1, 9), min_size=2, max_size=2),
+    st.sampled_from([1, 2, 8, 32]),
     st.integers(1, 40),
-)  # fmt: skip
+)
 @example(163.0, [1, 1], 32, 1)  # all epochs, and more than half of the views
-def test_a_plan_fills_the_time_and_never_takes_longer(left: float, configured: list, views: int, steps: int) -> None:
+def test_a_plan_fills_the_time_and_never_takes_longer(
+    left: float, configured: list, views: int, steps: int
+) -> None:
     costs = dataclasses.replace(COSTS, steps=steps)
     plan = schedule.make_plan(tuple(configured), views, costs, left * WITH_RESERVE)
     assert all(0 <= n <= most for n, most in zip(plan.epochs, configured, strict=True))
     assert 1 <= plan.views <= views
-    kept = schedule.make_plan(tuple(configured), views, costs, left * WITH_RESERVE, fewer_views=False)
+    kept = schedule.make_plan(
+        tuple(configured), views, costs, left * WITH_RESERVE, fewer_views=False
+    )
     assert kept.views == views
     if plan.steps == 0:  # not even a step and one view
         assert left < 1.5 + 10 / steps + 1 + 2 + 6 + 1e-6
@@ -132,7 +150,9 @@ def test_a_plan_fills_the_time_and_never_takes_longer(left: float, configured: l
     spent = schedule.seconds(plan, costs)
     assert spent <= left + 1e-6
     if plan.steps:  # another step of each epoch would not fit
-        assert schedule.seconds(dataclasses.replace(plan, steps=plan.steps + 1), costs) > left - 1e-3
+        assert (
+            schedule.seconds(dataclasses.replace(plan, steps=plan.steps + 1), costs) > left - 1e-3
+        )
     if plan.epochs[1] and plan != schedule.Plan(tuple(configured), views):
         assert left - spent < 31.001  # less is left over than one epoch takes
 
@@ -149,7 +169,9 @@ def test_views_take_what_the_adaptive_rule_takes() -> None:
     plain = schedule.make_plan((5, 6), 8, COSTS, 275 * WITH_RESERVE)
     assert (plain.steps, plain.views) == (18, 8)  # 15 s too little for eight views of 5 s
     cheap = dataclasses.replace(COSTS, effort=(1, 2, 2.5, 3, 3.5, 4, 4.5, 5))
-    assert schedule.make_plan((5, 6), 8, cheap, 275 * WITH_RESERVE) == schedule.Plan((5, 6), 8)  # they take 25 s
+    assert schedule.make_plan((5, 6), 8, cheap, 275 * WITH_RESERVE) == schedule.Plan(
+        (5, 6), 8
+    )  # they take 25 s
     dear = dataclasses.replace(cheap, effort=(1, 2, 2.5, 3, 20, 21, 22, 23))
     assert schedule.make_plan((5, 6), 8, dear, 330 * WITH_RESERVE) == schedule.Plan((5, 6), 4)
 
@@ -159,7 +181,9 @@ def test_views_that_are_set_anew_fit_what_is_left() -> None:
     # After four epochs of the second stage: 2 * 31 + 6 s, and 5 s a view.
     for left, views in ((1000, 16), (148, 16), (147, 8), (75, 2), (30, 1)):
         assert schedule.views(plan, 16, 1, 4, COSTS, left * WITH_RESERVE) == views
-    assert schedule.views(plan, 16, 2, 0, COSTS, 86.1 * WITH_RESERVE) == 16  # training is over: they may take it all
+    assert (
+        schedule.views(plan, 16, 2, 0, COSTS, 86.1 * WITH_RESERVE) == 16
+    )  # training is over: they may take it all
 
 
 def test_the_last_stage_comes_before_many_views() -> None:
@@ -175,14 +199,18 @@ def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None
     plan = schedule.Plan((5, 6), 8)
     assert [plan.progress_at(g) for g in range(12)] == pytest.approx([g / 11 for g in range(12)])
     assert [plan.strength_at(cfg, g) for g in range(11)] == pytest.approx(np.linspace(1, 0.2, 11))
-    assert schedule.replan(plan, 1, 2, COSTS, (4 * 31 + 40 + 6) * 1.011) is plan  # it may use most of the reserve up
+    assert (
+        schedule.replan(plan, 1, 2, COSTS, (4 * 31 + 40 + 6) * 1.011) is plan
+    )  # it may use most of the reserve up
 
     short = schedule.replan(plan, 1, 2, COSTS, (4 * 16 + 40 + 6) * WITH_RESERVE)
     assert (short.epochs, short.steps) == ((5, 6), 10)
     assert short.progress_at(7) == pytest.approx(7 / 11)
     assert short.progress_at(11) == pytest.approx(1.0)
     assert short.strength_at(cfg, 10) == pytest.approx(0.2)
-    shorter = schedule.replan(short, 1, 3, COSTS, (7 + 40 + 6) * WITH_RESERVE)  # less than a quarter of three epochs
+    shorter = schedule.replan(
+        short, 1, 3, COSTS, (7 + 40 + 6) * WITH_RESERVE
+    )  # less than a quarter of three epochs
     assert (shorter.epochs, shorter.steps) == ((5, 4), 4)
     assert shorter.progress_at(9) == pytest.approx(1.0)
 
@@ -190,15 +218,21 @@ def test_a_plan_made_anew_goes_on_from_where_it_is_and_reaches_its_end() -> None
     assert (slow.epochs, slow.steps) == ((5, 6), 14)
     assert slow.progress_at(9) == pytest.approx(9 / 11)
     assert slow.progress_at(10) == pytest.approx(10 / 11)
-    fast = schedule.replan(slow, 1, 5, COSTS, 100, most=(5, 6))  # a stall costs no more than it must
+    fast = schedule.replan(
+        slow, 1, 5, COSTS, 100, most=(5, 6)
+    )  # a stall costs no more than it must
     assert (fast.epochs, fast.steps) == ((5, 6), None)
     assert (
         schedule.replan(slow, 1, 5, COSTS, 22 + 46 + 2, most=(5, 6)) is slow
     )  # for a second or two it is not made anew
-    assert schedule.replan(slow, 1, 5, COSTS, 100) is slow  # nor in another session, as long as it fits
+    assert (
+        schedule.replan(slow, 1, 5, COSTS, 100) is slow
+    )  # nor in another session, as long as it fits
     few = schedule.Plan((1, 1), 2, steps=3)  # timed in a slow moment
     assert schedule.replan(few, 0, 1, COSTS, 1000, most=(5, 6)).epochs == (5, 6)
-    assert schedule.replan(few, 1, 1, COSTS, 1000, most=(5, 6)) is few  # its learning rate has come to its end
+    assert (
+        schedule.replan(few, 1, 1, COSTS, 1000, most=(5, 6)) is few
+    )  # its learning rate has come to its end
 
     assert schedule.replan(plan, 0, 3, COSTS, 0.0).epochs == (3, 0)  # predictions come first
     assert schedule.replan(plan, 1, 6, COSTS, 0.0) is plan  # nothing is left to take away
@@ -208,7 +242,12 @@ def test_a_slow_epoch_counts_for_all_to_come_and_a_fast_one_by_half_for_its_stag
     slow = COSTS.at_pace(2.0, stage=0)
     assert (slow.train, slow.check, slow.view, slow.early) == ((20, 60), (2, 2), (4, 10), (3, 8))
     fast = COSTS.at_pace(0.5, stage=0)
-    assert (fast.train, fast.check, fast.view, fast.early) == ((7.5, 30), (0.75, 1), COSTS.view, COSTS.early)
+    assert (fast.train, fast.check, fast.view, fast.early) == (
+        (7.5, 30),
+        (0.75, 1),
+        COSTS.view,
+        COSTS.early,
+    )
     assert slow.end == fast.end == COSTS.end
     assert slow.steps == COSTS.steps
 

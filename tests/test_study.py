@@ -7,16 +7,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carcls import config, train
-from carcls.config import Config, ConfigError, Stopped, TrainingDiverged
+from carcls import config
+from carcls.config import Config
 from carcls.desk import cli, study
-from carcls.inputs import InputError
+from carcls.errors import ConfigError, InputError, Stopped, TrainingDiverged
+from carcls.train import loop as train
 
 
 @pytest.fixture
 def base(competition, tmp_path, tiny) -> Config:
-    return config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
-                         "stages": "32x48x2", "batch": 8, "lr": 0.02, "val_fraction": 0.25, "refit_epochs": 1})  # fmt: skip
+    return config.parse(
+        {
+            "data": str(competition),
+            "out": str(tmp_path / "out"),
+            "weights": "none",
+            "backbone": tiny,
+            "stages": "32x48x2",
+            "batch": 8,
+            "lr": 0.02,
+            "val_fraction": 0.25,
+            "refit_epochs": 1,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,22 +91,38 @@ def test_no_seed_and_several_hosts_are_no_study(base, monkeypatch):
 
 
 def test_arms_have_folders_of_their_own():
-    folders = {study.folder_of(name) for name in ("a=1,2", "a=1_2", "a=1/2", "a=1 2", "a" * 70, "a" * 71)}
+    folders = {
+        study.folder_of(name) for name in ("a=1,2", "a=1_2", "a=1/2", "a=1 2", "a" * 70, "a" * 71)
+    }
     assert len(folders) == 6
     assert not any("/" in folder for folder in folders)
 
 
 def test_intervals_are_students():
     mean, half = study.interval(np.array([1.0, 2.0, 3.0]))
-    assert (mean, half) == (2, pytest.approx(4.3027 / math.sqrt(3), rel=1e-4))  # t of two degrees of freedom
+    assert (mean, half) == (
+        2,
+        pytest.approx(4.3027 / math.sqrt(3), rel=1e-4),
+    )  # t of two degrees of freedom
     assert math.isnan(study.interval(np.array([1.0]))[1])
 
 
 def rows(arm: str, accuracies: list[float], losses: list[float], **notes: str) -> list[dict]:
     """Of seeds 1, 2, …; notes: ``seed2="…"``."""
-    return [{"arm": arm, "seed": seed, "learning_rate": "adam", "epochs": 2, "accuracy": accuracy, "log_loss": loss, "photos": 100,
-             "seconds_per_epoch": 1.0, "note": notes.get(f"seed{seed}", "")}
-            for seed, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1)]  # fmt: skip
+    return [
+        {
+            "arm": arm,
+            "seed": seed,
+            "learning_rate": "adam",
+            "epochs": 2,
+            "accuracy": accuracy,
+            "log_loss": loss,
+            "photos": 100,
+            "seconds_per_epoch": 1.0,
+            "note": notes.get(f"seed{seed}", ""),
+        }
+        for seed, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1)
+    ]
 
 
 def test_differences_are_between_the_same_seeds():
@@ -153,19 +181,26 @@ def started(monkeypatch) -> list:
     return seen
 
 
-def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(base, tmp_path, started, capsys):
+def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(
+    base, tmp_path, started, capsys
+):
     """It goes on where it was stopped, and a further arm joins what is there."""
     given = (base, ["pooling=max", "lr=9"], 2, ["lr"])
     out = tmp_path / "out" / "study"
     with pytest.raises(Stopped):
         study.study(*given)
-    assert pd.read_csv(out / "study.csv")["arm"].tolist() == ["base", "pooling=max"]  # nothing made is lost
+    assert pd.read_csv(out / "study.csv")["arm"].tolist() == [
+        "base",
+        "pooling=max",
+    ]  # nothing made is lost
     assert (out / "study.html").is_file()
 
     page = study.study(*given)
     said = capsys.readouterr().out
     assert page == out / "study.html"
-    first, second = ([("avg", 0.02, seed), ("max", 0.02, seed), ("avg", 9, seed)] for seed in (1, 2))
+    first, second = (
+        [("avg", 0.02, seed), ("max", 0.02, seed), ("avg", 9, seed)] for seed in (1, 2)
+    )
     assert started == [*first, first[2], *second]  # what was finished is not trained again
     table = pd.read_csv(out / "study.csv", keep_default_na=False)
     planned = [(arm, seed) for arm in ("base", "lr=9", "pooling=max") for seed in (1, 2)]
@@ -176,20 +211,26 @@ def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(b
     for row in table[~lost].itertuples():
         result = json.loads((out / row.arm / f"seed{row.seed}" / "result.json").read_text())
         assert result["validation_accuracy"] == float(row.accuracy)
-        assert result["settings"]["pooling"] == row.arm.removeprefix("pooling=").replace("base", "avg")
+        assert result["settings"]["pooling"] == row.arm.removeprefix("pooling=").replace(
+            "base", "avg"
+        )
         assert result["refit"] == {}
         assert float(row.seconds_per_epoch) > 0  # S17
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 3  # S73: a row an arm
     assert "not compared: seed 1: diverged" in text
     assert "adam, cosine 0.02, rising over 10%" in said
-    assert (out / "base" / "seed1" / ".scratch").samefile(out / "pooling=max" / "seed2" / ".scratch")
+    assert (out / "base" / "seed1" / ".scratch").samefile(
+        out / "pooling=max" / "seed2" / ".scratch"
+    )
 
     # Another question of the same base; another base would replace what there is.
     study.study(base, ["dropout=0.1"], 1)
     assert started[7:] == [("avg", 0.02, 1)]
     assert page.read_text().count("data:image/png;base64,") == 4
-    with pytest.raises(ConfigError, match=r"study has a study of lr 0.02, not 0.03; choose another --out"):
+    with pytest.raises(
+        ConfigError, match=r"study has a study of lr 0.02, not 0.03; choose another --out"
+    ):
         study.study(base.replace(lr=0.03), ["dropout=0.1"], 1)
     table = study._read(out / "study.csv")
     assert not any(study.unequal(table, out).values())
@@ -201,7 +242,9 @@ def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(b
     kept["training"]["about"]["machine"] = ["jax", "tpu"]
     note.write_text(json.dumps(kept))
     assert study.unequal(table, out)["pooling=max", 1] == ["what was trained is there no more"]
-    table.loc[(table["arm"] == "pooling=max") & (table["seed"] == 1), "made_from"] = study._digest(kept["training"])
+    table.loc[(table["arm"] == "pooling=max") & (table["seed"] == 1), "made_from"] = study._digest(
+        kept["training"]
+    )
     assert study.unequal(table, out)["pooling=max", 1] == ["lr 0.02 → 0.03", "another machine"]
     note.unlink()
     assert study.unequal(table, out)["pooling=max", 1] == ["what was trained is there no more"]
@@ -221,14 +264,26 @@ def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(b
 
 def test_a_table_that_is_no_studys_is_named(tmp_path):
     (tmp_path / "study.csv").write_text("arm,seed\nbase,1\n")
-    with pytest.raises(InputError, match=r"study.csv: columns arm, seed; expected arm, seed, learning_rate"):
+    with pytest.raises(
+        InputError, match=r"study.csv: columns arm, seed; expected arm, seed, learning_rate"
+    ):
         study._read(tmp_path / "study.csv")
 
 
 def test_the_command(monkeypatch):
     asked: list = []
     monkeypatch.setattr(study, "study", lambda *args: asked.append(args))
-    words = ["study", "--data", "here", "lr=0.1", "--arm", "pooling=max", "hidden=8", "--arm", "lr=0.2"]
+    words = [
+        "study",
+        "--data",
+        "here",
+        "lr=0.1",
+        "--arm",
+        "pooling=max",
+        "hidden=8",
+        "--arm",
+        "lr=0.2",
+    ]
     assert cli.main([*words, "--seeds", "4", "--differ", "lr, batch"]) == 0
     ((cfg, *others),) = asked
     assert (cfg.data, cfg.lr) == ("here", 0.1)

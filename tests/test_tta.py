@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from carcls import augment, config, inputs, model, photos, tta, votes
-from carcls.config import Config, ConfigError
-from carcls.runtime import Runtime
+from carcls import config
+from carcls.config import Config
+from carcls.data import augment, photos
+from carcls.data import files as inputs
+from carcls.errors import ConfigError
+from carcls.machine import Runtime
+from carcls.nets import model
+from carcls.votes import cast as tta
+from carcls.votes import votes
 
 
 def test_softmax_in_half_precision_does_not_overflow():
@@ -20,8 +26,17 @@ def test_softmax_in_half_precision_does_not_overflow():
 @pytest.fixture
 def ready(competition, tmp_path, tiny):
     """A run's settings, its photos and an untrained network."""
-    cfg = config.parse({"data": str(competition), "out": str(tmp_path / "out"), "weights": "none", "backbone": tiny,
-                        "stages": "48x64x1", "batch": 8, "tta_views": 4})  # fmt: skip
+    cfg = config.parse(
+        {
+            "data": str(competition),
+            "out": str(tmp_path / "out"),
+            "weights": "none",
+            "backbone": tiny,
+            "stages": "48x64x1",
+            "batch": 8,
+            "tta_views": 4,
+        }
+    )
     place = inputs.locate(cfg)
     rt = Runtime("tensorflow", ("cpu",), "float32", xla=False, fast_layers=True)
     keras.utils.set_random_seed(1)
@@ -40,7 +55,9 @@ def test_neither_batch_size_nor_order_of_photos_changes_probabilities(ready):  #
     assert np.abs(turned.probs[:, ::-1] - cast.probs).max() < 1e-5
 
 
-def test_a_prediction_that_runs_out_of_memory_goes_on_with_half_the_photos(ready, monkeypatch, capsys):
+def test_a_prediction_that_runs_out_of_memory_goes_on_with_half_the_photos(
+    ready, monkeypatch, capsys
+):
     cfg, rt, net, frame, place = ready
     whole, _ = tta.vote(cfg, rt, net, frame, place, 4)
     predict, seen = net.predict, []
@@ -96,6 +113,8 @@ def test_views_are_checked_on_pixels_before_training(competition, tmp_path, monk
     place = inputs.locate(cfg)
     val = photos.load(cfg, place).val
     tta.check_views(cfg, val, place)
-    monkeypatch.setattr(augment, "policy", lambda *a: lambda photo, seed: augment.view(photo, (48, 64), "pad"))
+    monkeypatch.setattr(
+        augment, "policy", lambda *a: lambda photo, seed: augment.view(photo, (48, 64), "pad")
+    )
     with pytest.raises(ConfigError, match="views 0 and 2 are identical"):
         tta.check_views(cfg, val, place)

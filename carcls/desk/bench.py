@@ -23,9 +23,16 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from carcls import augment, decide, inputs, members, photos, pipeline, runtime, votes
+from carcls import disk
+from carcls import machine as runtime
+from carcls import network as members
 from carcls.config import Config
+from carcls.data import augment, photos
+from carcls.data import batches as pipeline
+from carcls.data import files as inputs
 from carcls.desk import sample
+from carcls.errors import InputError
+from carcls.votes import decide, votes
 
 ROUNDS = 3
 FED_ROUNDS = 9  # make bench, two cores: from 0.93 to 0.99 in one run
@@ -36,11 +43,13 @@ LIMIT = 2500  # photos: all of a small competition's, as an epoch has them; a pi
 def main(data: str = "", large: str = "") -> None:
     """Print the ratios. data: a competition's folder, else the drawn sample. large: a folder of large photos, for decoding."""
     if large and not _photos_in(Path(large)):
-        raise inputs.InputError(f"large={large}: expected a folder with photos ({', '.join(inputs.PHOTO_SUFFIXES)})")
+        raise InputError(
+            f"large={large}: expected a folder with photos ({', '.join(disk.PHOTO_SUFFIXES)})"
+        )
     if data:
         inputs.check(Config(data=data))
     _votes()  # first, as it reports the most memory that the process has had
-    data = data or str(sample.draw(inputs.cache_home() / "sample"))
+    data = data or str(sample.draw(disk.cache_home() / "sample"))
     with tempfile.TemporaryDirectory() as out:
         cfg = Config(data=data, out=out, weights="none", batch=32)
         place = inputs.locate(cfg)
@@ -56,15 +65,23 @@ def main(data: str = "", large: str = "") -> None:
 def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
     paths = _photos_in(folder)
     sizes = [photos.read_photo(p).shape[:2] for p in paths]
-    frame = pd.DataFrame({"id": [p.name for p in paths], "path": [str(p) for p in paths], "height": [s[0] for s in sizes],
-                          "width": [s[1] for s in sizes], "readable": True, "label": 0})  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "id": [p.name for p in paths],
+            "path": [str(p) for p in paths],
+            "height": [s[0] for s in sizes],
+            "width": [s[1] for s in sizes],
+            "readable": True,
+            "label": 0,
+        }
+    )
     frame = pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
     for size in SIZES:
         _first_epoch(cfg, place, frame, size, "large photos")
 
 
 def _photos_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("*") if p.suffix.lower() in inputs.PHOTO_SUFFIXES)
+    return sorted(p for p in folder.glob("*") if p.suffix.lower() in disk.PHOTO_SUFFIXES)
 
 
 def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) -> None:
@@ -73,10 +90,17 @@ def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) ->
         keras_data = _keras_layers(frame, size, Path(folder))
         cache = pipeline.PhotoCache(frame, size, size, "crop", cfg.cache_share, place.scratch)
         _ours(cfg, place, frame, size, cached=True, cache=cache)
-        _compare(f"input, {size} px, cached epoch, batch 32", {
-            "Keras tutorial layers (flip, rotation, zoom)": lambda: _drain(keras_data, len(frame)),
-            "ours, flip + crop + affine": lambda: _ours(cfg, place, frame, size, cached=True, cache=cache),
-        })  # fmt: skip
+        _compare(
+            f"input, {size} px, cached epoch, batch 32",
+            {
+                "Keras tutorial layers (flip, rotation, zoom)": lambda: _drain(
+                    keras_data, len(frame)
+                ),
+                "ours, flip + crop + affine": lambda: _ours(
+                    cfg, place, frame, size, cached=True, cache=cache
+                ),
+            },
+        )
 
 
 def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int = 3) -> None:
@@ -95,23 +119,50 @@ def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int =
         cast = votes.full(ids, probs, labels)
         seconds = {"validation_votes": 1.0, "adaptive_validation_votes": 1.0}
         made.append(
-            members.Member(str(number), Path(), cast, (cast,), {}, seconds, (8, views), Config().stages[-1], [""])
+            members.Member(
+                str(number),
+                Path(),
+                cast,
+                (cast,),
+                {},
+                seconds,
+                (8, views),
+                Config().stages[-1],
+                [""],
+            )
         )
     start = time.perf_counter()
-    cfg = Config(tta_views=8, tta_cap=views, members=tuple({"seed": number} for number in range(count)))
+    cfg = Config(
+        tta_views=8, tta_cap=views, members=tuple({"seed": number} for number in range(count))
+    )
     decide.decide(cfg, made, np.arange(photos_))
-    took, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"\nevery table of {photos_:,} photos × {classes} classes × {views} views × {count} members: {took:.1f} s, "
-          f"this process at most {memory:.1f} GB", flush=True)  # fmt: skip
+    took, memory = (
+        time.perf_counter() - start,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    )
+    print(
+        f"\nevery table of {photos_:,} photos × {classes} classes × {views} views × {count} members: {took:.1f} s, "
+        f"this process at most {memory:.1f} GB",
+        flush=True,
+    )
 
 
-def _first_epoch(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, title: str) -> None:
+def _first_epoch(
+    cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, title: str
+) -> None:
     """Nothing is decoded yet: what making batches adds to decoding and resizing, and what augmentation does."""
-    _compare(f"{title}, {size} px, first epoch", {
-        "decode + resize alone (cv2, threads)": partial(_decode_only, frame, size),
-        "ours, batches of decoded photos": partial(_ours, cfg, place, frame, size, cached=False, train=False),
-        "ours, with flip + crop + affine": partial(_ours, cfg, place, frame, size, cached=False),
-    })  # fmt: skip
+    _compare(
+        f"{title}, {size} px, first epoch",
+        {
+            "decode + resize alone (cv2, threads)": partial(_decode_only, frame, size),
+            "ours, batches of decoded photos": partial(
+                _ours, cfg, place, frame, size, cached=False, train=False
+            ),
+            "ours, with flip + crop + affine": partial(
+                _ours, cfg, place, frame, size, cached=False
+            ),
+        },
+    )
 
 
 def _decode_only(frame: pd.DataFrame, size: int) -> float:
@@ -121,8 +172,12 @@ def _decode_only(frame: pd.DataFrame, size: int) -> float:
     def one(i: int) -> None:
         data = np.fromfile(paths[i], np.uint8)
         reduce = next((r for r in (8, 4, 2) if full[i].min() // r >= size), 1)
-        flag = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-                8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]  # fmt: skip
+        flag = {
+            1: cv2.IMREAD_COLOR,
+            2: cv2.IMREAD_REDUCED_COLOR_2,
+            4: cv2.IMREAD_REDUCED_COLOR_4,
+            8: cv2.IMREAD_REDUCED_COLOR_8,
+        }[reduce]
         photo = cv2.imdecode(data, flag)
         assert photo is not None, f"{paths[i]} cannot be decoded"
         augment.view(photo, (size, size), "crop")
@@ -135,13 +190,28 @@ def _decode_only(frame: pd.DataFrame, size: int) -> float:
     return len(frame) / (time.perf_counter() - start)
 
 
-def _ours(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, cached: bool, cache: Any = None,
-          train: bool = True) -> float:  # fmt: skip
+def _ours(
+    cfg: Config,
+    place: inputs.Place,
+    frame: pd.DataFrame,
+    size: int,
+    cached: bool,
+    cache: Any = None,
+    train: bool = True,
+) -> float:
     cfg = cfg.replace(fit="crop", augment="light")
     cache = cache or pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, place.scratch)
     epochs = 3 if cached else 1
-    made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), frame["label"].to_numpy(), (size, size), 10,
-                                 train=(lambda epoch: 1.0) if train else None, epochs=range(epochs))  # fmt: skip
+    made = pipeline.make_batches(
+        cfg,
+        cache,
+        np.arange(len(frame)),
+        frame["label"].to_numpy(),
+        (size, size),
+        10,
+        train=(lambda epoch: 1.0) if train else None,
+        epochs=range(epochs),
+    )
     return _drain(made.dataset, made.steps * cfg.batch * epochs if train else len(frame))
 
 
@@ -161,16 +231,22 @@ def _keras_layers(frame: pd.DataFrame, size: int, folder: Path) -> Any:
         target = folder / str(row.label) / f"{n}.jpg"
         target.parent.mkdir(exist_ok=True)
         target.symlink_to(Path(row.path).resolve())
-    layers = keras.Sequential([
-        keras.layers.RandomFlip("horizontal"), keras.layers.RandomRotation(0.02), keras.layers.RandomZoom(0.1),
-    ])  # fmt: skip
+    layers = keras.Sequential(
+        [
+            keras.layers.RandomFlip("horizontal"),
+            keras.layers.RandomRotation(0.02),
+            keras.layers.RandomZoom(0.1),
+        ]
+    )
     data = keras.utils.image_dataset_from_directory(
         folder, image_size=(size, size), batch_size=None, seed=1, verbose=False
     )
     data = data.cache()
     for _ in data:
         pass
-    return data.batch(32).map(lambda x, y: (layers(x, training=True), y), tf.data.AUTOTUNE).prefetch(2)
+    return (
+        data.batch(32).map(lambda x, y: (layers(x, training=True), y), tf.data.AUTOTUNE).prefetch(2)
+    )
 
 
 def _step(cfg: Config, frame: pd.DataFrame, size: int = 128) -> None:
@@ -178,14 +254,21 @@ def _step(cfg: Config, frame: pd.DataFrame, size: int = 128) -> None:
     chosen once per process."""
     arms = {plain: _Child(cfg, frame, size, plain) for plain in (True, False)}
     try:
-        _compare(f"training step, {cfg.backbone}, {size} px, batch {cfg.batch}", {
-            "Keras as it comes (without XLA)": partial(arms[True].rate, "memory"),
-            "ours, one batch in memory": partial(arms[False].rate, "memory"),
-        })  # fmt: skip
-        _compare(f"training fed by the pipeline, {size} px, batch {cfg.batch}", {
-            "ours, one batch in memory": partial(arms[False].rate, "memory"),
-            "ours, fed by the pipeline": partial(arms[False].rate, "fed"),
-        }, FED_ROUNDS)  # fmt: skip
+        _compare(
+            f"training step, {cfg.backbone}, {size} px, batch {cfg.batch}",
+            {
+                "Keras as it comes (without XLA)": partial(arms[True].rate, "memory"),
+                "ours, one batch in memory": partial(arms[False].rate, "memory"),
+            },
+        )
+        _compare(
+            f"training fed by the pipeline, {size} px, batch {cfg.batch}",
+            {
+                "ours, one batch in memory": partial(arms[False].rate, "memory"),
+                "ours, fed by the pipeline": partial(arms[False].rate, "fed"),
+            },
+            FED_ROUNDS,
+        )
     finally:
         for child in arms.values():
             child.close()
@@ -197,7 +280,9 @@ class _Child:
     def __init__(self, cfg: Config, frame: pd.DataFrame, size: int, plain: bool):
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve_steps, args=(other, cfg, frame, size, plain), daemon=True)
+        self.process = context.Process(
+            target=_serve_steps, args=(other, cfg, frame, size, plain), daemon=True
+        )
         if not plain:  # as in a run; TensorFlow reads it when it is imported, here before ``runtime.setup``. Plain ones came first.
             os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
         self.process.start()
@@ -213,19 +298,36 @@ class _Child:
         self.process.join()
 
 
-def _serve_steps(pipe: Connection, cfg: Config, frame: pd.DataFrame, size: int, plain: bool) -> None:
-    rt = runtime.Runtime("tensorflow", ("cpu",), "float32", False, False) if plain else runtime.setup(cfg)
+def _serve_steps(
+    pipe: Connection, cfg: Config, frame: pd.DataFrame, size: int, plain: bool
+) -> None:
+    rt = (
+        runtime.Runtime("tensorflow", ("cpu",), "float32", False, False)
+        if plain
+        else runtime.setup(cfg)
+    )
 
     import tensorflow as tf
 
-    from carcls import model, schedule
+    from carcls.nets import model, schedule
 
     cache = pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, Path(cfg.out))
     labels = frame["label"].to_numpy()
-    made = pipeline.make_batches(cfg, cache, np.arange(len(frame)), labels, (size, size), 10, train=lambda epoch: 1.0,
-                                 epochs=range(1000))  # fmt: skip
+    made = pipeline.make_batches(
+        cfg,
+        cache,
+        np.arange(len(frame)),
+        labels,
+        (size, size),
+        10,
+        train=lambda epoch: 1.0,
+        epochs=range(1000),
+    )
     batch = next(iter(made.dataset))
-    sources = {"memory": iter(tf.data.Dataset.from_tensors(batch).repeat()), "fed": iter(made.dataset)}
+    sources = {
+        "memory": iter(tf.data.Dataset.from_tensors(batch).repeat()),
+        "fed": iter(made.dataset),
+    }
     net, _ = model.build(cfg, rt, 10)
     model.open_layers(cfg, net, 0)
     rate = model.compile_model(cfg, net, rt)
@@ -251,5 +353,9 @@ def _compare(title: str, arms: dict[str, Callable[[], float]], rounds: int = ROU
     print(f"\n{title}")
     for name, values in seen.items():
         ratios = [v / f for v, f in zip(values, seen[first], strict=True)]
-        ratio = "" if name == first else f"   {statistics.median(ratios):5.2f} × ({min(ratios):.2f}–{max(ratios):.2f})"
+        ratio = (
+            ""
+            if name == first
+            else f"   {statistics.median(ratios):5.2f} × ({min(ratios):.2f}–{max(ratios):.2f})"
+        )
         print(f"  {name:45} {statistics.median(values):8.0f} images/s{ratio}", flush=True)

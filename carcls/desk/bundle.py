@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from carcls import backbones, config, inputs
+from carcls import config, disk, record
 from carcls.config import Config
+from carcls.errors import InputError
+from carcls.nets import registry as backbones
 
 LIMIT = 900_000  # bytes; Kaggle refuses a source of 1 MB
 PRESET = "kaggle"  # what kernel.py starts from
@@ -70,21 +72,23 @@ def main():
         target.write_text(text, encoding="utf-8")
     sys.path.insert(0, str(folder))
 
-    from carcls.backbones import check_attached
-    from carcls.config import ConfigError, Stopped, TrainingDiverged, parse
-    from carcls.inputs import InputError
-    from carcls.steps import find_earlier
+    from carcls.nets.registry import check_attached
+    from carcls.errors import ConfigError, Stopped, TrainingDiverged
+    from carcls.config import parse
+    from carcls.errors import InputError
+    from carcls.record import find_earlier
 
     try:
         cfg = parse(SETTINGS)
-        # Before the imports of carcls.run, which take seconds, and those of TensorFlow, which take more.
+        # Before the imports of carcls.run, which take seconds, and those of TensorFlow, which take
+        # more.
         print("== attached", *check_attached(cfg), sep="\\n  ")
         earlier = find_earlier(cfg) if cfg.resume else None
         if earlier:
             print(f"  earlier run: {earlier}")
         print(f"  unpacked and checked in {time.monotonic() - start:.1f} s")
 
-        from carcls.run import run
+        from carcls.spine import run
 
         run(cfg)
     except (ConfigError, InputError, TrainingDiverged) as error:
@@ -102,36 +106,41 @@ if __name__ == "__main__":
 def text(settings: dict[str, Any] | None = None) -> str:
     """The whole of kernel.py, with these settings in its SETTINGS: the same for the same sources, byte for byte.
 
-    Raises inputs.InputError if it cannot be, config.ConfigError on settings that cannot be used.
+    Raises InputError if it cannot be, ConfigError on settings that cannot be used.
     """
     cfg = config.parse({"preset": PRESET, **(settings or {})})
     package = Path(__file__).resolve().parents[1]
     parts = [_with_settings(_HEAD.replace("{needs}", _needs(cfg)), settings or {})]
-    for path in sorted(package.glob("*.py")):
+    for path in record.bundled(package):
+        name = path.relative_to(package).as_posix()
         source = path.read_text(encoding="utf-8")
-        if path.name == "__main__.py":
-            continue
         if "'''" in source or source.rstrip("\n").endswith("\\"):
-            raise inputs.InputError(
+            raise InputError(
                 f"{path}: has three single quotes or ends with a backslash; kernel.py cannot hold it as text"
             )
         rule = "# " + "=" * 98
-        parts.append(f"\n{rule}\n# carcls/{path.name}\n{rule}\nMODULES[\"{path.name}\"] = r'''{source}'''\n")
+        parts.append(f"\n{rule}\n# carcls/{name}\n{rule}\nMODULES[\"{name}\"] = r'''{source}'''\n")
     whole = "".join(parts) + _TAIL
     if len(whole.encode()) > LIMIT:
-        raise inputs.InputError(f"kernel.py would have {len(whole.encode())} bytes; Kaggle takes less than {LIMIT}")
+        raise InputError(
+            f"kernel.py would have {len(whole.encode())} bytes; Kaggle takes less than {LIMIT}"
+        )
     return whole
 
 
 def settings(words: list[str]) -> dict[str, Any]:
-    """SET's words (``tta_views=4``) as SETTINGS has them (``"tta_views": 4``). Raises config.ConfigError."""
+    """SET's words (``tta_views=4``) as SETTINGS has them (``"tta_views": 4``). Raises ConfigError."""
     cfg = config.from_words(words, PRESET)
     found: dict[str, Any] = dict(word.partition("=")[::2] for word in words)
     for name in set(found) - {"preset"}:
         value = getattr(cfg, name)
         if name == "boxes":  # a kernel finds an attached file by its name
-            found[name] = ",".join(Path(f).name if f in local_boxes(value) else f for f in value.split(","))
-        elif value is None or isinstance(value, (bool, int, float, str)):  # stages and members stay text, as given
+            found[name] = ",".join(
+                Path(f).name if f in local_boxes(value) else f for f in value.split(",")
+            )
+        elif value is None or isinstance(
+            value, (bool, int, float, str)
+        ):  # stages and members stay text, as given
             found[name] = value
     return found
 
@@ -143,7 +152,9 @@ def local_boxes(files: str) -> list[str]:
 
 def networks(cfg: Config) -> list[Config]:
     """One of the members for each backbone whose weights a kernel needs attached."""
-    return list({mine.backbone: mine for mine in cfg.of_members() if mine.weights == "imagenet"}.values())
+    return list(
+        {mine.backbone: mine for mine in cfg.of_members() if mine.weights == "imagenet"}.values()
+    )
 
 
 def _needs(cfg: Config) -> str:
@@ -153,9 +164,13 @@ def _needs(cfg: Config) -> str:
         backbone = backbones.find(mine.backbone)
         if backbone.model:
             owner, model, _, variation, version = backbone.model.split("/")
-            rows.append(f"the model {owner}/{model}, framework Keras, variation {variation}, version {version}")
+            rows.append(
+                f"the model {owner}/{model}, framework Keras, variation {variation}, version {version}"
+            )
         else:
-            rows.append(f'a dataset with the weights of {mine.backbone}: make dataset SET="backbone={mine.backbone}"')
+            rows.append(
+                f'a dataset with the weights of {mine.backbone}: make dataset SET="backbone={mine.backbone}"'
+            )
     if cfg.boxes:
         how = ': make dataset SET="boxes=…"' if local_boxes(cfg.boxes) else ""
         rows.append(f"a dataset with {cfg.boxes}{how}")
@@ -170,7 +185,9 @@ def _with_settings(head: str, settings: dict[str, Any]) -> str:
         about = field.description if field else "what the other settings start from"
         literal = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
         line = f'    "{name}": {literal},  # {about}\n'
-        place = re.search(rf'^    (# )?"{name}": .*\n', head, re.MULTILINE) or re.search(r"^(?=}$)", head, re.MULTILINE)
+        place = re.search(rf'^    (# )?"{name}": .*\n', head, re.MULTILINE) or re.search(
+            r"^(?=}$)", head, re.MULTILINE
+        )
         assert place is not None  # SETTINGS ends with a brace
         head = head[: place.start()] + line + head[place.end() :]
     return head
@@ -178,11 +195,13 @@ def _with_settings(head: str, settings: dict[str, Any]) -> str:
 
 def write(target: Path) -> Path:
     """Write kernel.py; returns its path."""
-    inputs.write_atomic(target, text())
+    disk.write_atomic(target, text())
     return target
 
 
 def check(target: Path) -> None:
-    """Raise inputs.InputError if kernel.py is not what the sources give."""
+    """Raise InputError if kernel.py is not what the sources give."""
     if not target.is_file() or target.read_text(encoding="utf-8") != text():
-        raise inputs.InputError(f"{target} is not what the sources in carcls/ give; run `make kernel` and commit it")
+        raise InputError(
+            f"{target} is not what the sources in carcls/ give; run `make kernel` and commit it"
+        )

@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from carcls import boxes, inputs, photos
+from carcls import disk
+from carcls.data import boxes, photos
 from carcls.desk import weights
+from carcls.errors import InputError
 
 # 64 photos of cars on drawn backgrounds, cars 0.4 to 0.85 of the photo's width, mean overlap with the true box (intersection over
 # union) and mean share of the car that is inside, by CARCLS_SLOW=1 pytest -s tests/test_detect.py -k scenes:
@@ -34,11 +36,28 @@ STRIDE = 32  # px of the photo a place of the feature map
 BATCH = 8
 # ImageNet's classes, of 1000, that show a car or a part of one, by their numbers.
 CARS = {
-    407: "ambulance", 436: "beach wagon", 468: "cab", 479: "car wheel", 511: "convertible", 555: "fire engine",
-    569: "garbage truck", 581: "grille", 609: "jeep", 627: "limousine", 654: "minibus", 656: "minivan", 661: "Model T",
-    675: "moving van", 717: "pickup", 734: "police van", 751: "racer", 757: "recreational vehicle", 817: "sports car",
-    864: "tow truck", 867: "trailer truck",
-}  # fmt: skip
+    407: "ambulance",
+    436: "beach wagon",
+    468: "cab",
+    479: "car wheel",
+    511: "convertible",
+    555: "fire engine",
+    569: "garbage truck",
+    581: "grille",
+    609: "jeep",
+    627: "limousine",
+    654: "minibus",
+    656: "minivan",
+    661: "Model T",
+    675: "moving van",
+    717: "pickup",
+    734: "police van",
+    751: "racer",
+    757: "recreational vehicle",
+    817: "sports car",
+    864: "tow truck",
+    867: "trailer truck",
+}
 
 
 class Detector:
@@ -46,7 +65,10 @@ class Detector:
 
     def __init__(self, name: str):
         self.network, kernel, bias = weights.classifier(name)
-        self.kernel, self.bias = kernel.astype(np.float32), bias.astype(np.float32)  # (1000, C), (1000,)
+        self.kernel, self.bias = (
+            kernel.astype(np.float32),
+            bias.astype(np.float32),
+        )  # (1000, C), (1000,)
 
     def __call__(self, images: np.ndarray) -> list[tuple[np.ndarray, float]]:
         """images uint8 (B, H, W, 3) RGB → of each its box (4,) float, left, top, right, bottom in px, and how sure it is of a car, 0–1."""
@@ -58,7 +80,8 @@ class Detector:
         logits = features @ self.kernel.T + self.bias  # (h, w, 1000)
         cars = list(CARS)
         sure = float(_softmax(logits)[..., cars].sum(-1).max())
-        # What speaks for these classes, each as much as the whole photo speaks for it, against what speaks for all.
+        # What speaks for these classes, each as much as the whole photo speaks for it, against what
+        # speaks for all.
         share = _softmax(logits.mean((0, 1)))[cars]
         return box_of(logits[..., cars] @ (share / share.sum()) - logits.mean(-1), size), sure
 
@@ -68,10 +91,14 @@ def box_of(evidence: np.ndarray, size: tuple[int, int], share: float = SHARE) ->
     ``share`` × its maximum, but not around those far smaller than the largest one (PARTS).
     """
     height, width = size
-    smooth = cv2.resize(evidence.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    smooth = cv2.resize(
+        evidence.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+    )
     if smooth.max() <= 0:
         return np.array([0, 0, width, height], float)
-    stats = cv2.connectedComponentsWithStats((smooth >= share * smooth.max()).astype(np.uint8))[2][1:]
+    stats = cv2.connectedComponentsWithStats((smooth >= share * smooth.max()).astype(np.uint8))[2][
+        1:
+    ]
     area = stats[:, cv2.CC_STAT_AREA]
     left, top, across, down, _ = stats[area >= PARTS * area.max()].T
     return np.array([left.min(), top.min(), (left + across).max(), (top + down).max()], float)
@@ -104,7 +131,9 @@ def detect(frame: pd.DataFrame, name: str) -> pd.DataFrame:
                 flush=True,
             )
         done += len(rows)
-    sides = pd.DataFrame(found, columns=[*boxes.SIDES, "score"]).astype(dict.fromkeys(boxes.SIDES, "Int64"))
+    sides = pd.DataFrame(found, columns=[*boxes.SIDES, "score"]).astype(
+        dict.fromkeys(boxes.SIDES, "Int64")
+    )
     return pd.concat([frame[["source", "id"]].reset_index(drop=True), sides], axis=1)
 
 
@@ -118,7 +147,7 @@ def make(frame: pd.DataFrame, names: Sequence[str], out: Path) -> list[Path]:
         path = out / f"boxes_{name}.csv"
         old = path.exists()
         if not old:
-            inputs.write_atomic(path, detect(frame, name).to_csv(index=False))
+            disk.write_atomic(path, detect(frame, name).to_csv(index=False))
         there = boxes.read(path, empty=True).rows
         if old:
             _expect_of(frame, there, path)
@@ -128,7 +157,7 @@ def make(frame: pd.DataFrame, names: Sequence[str], out: Path) -> list[Path]:
         else:
             made.append(path)
     if not made:
-        raise inputs.InputError(
+        raise InputError(
             f"{out}: {', '.join(names)} found no car in any of {len(frame):,} photos, so there are no boxes"
         )
     return made
@@ -139,8 +168,10 @@ def _expect_of(frame: pd.DataFrame, there: pd.DataFrame, path: Path) -> None:
     columns = ["id"] if (there["source"] == "").all() else ["source", "id"]
     has, wanted = (set(each[columns].itertuples(index=False, name=None)) for each in (there, frame))
     if has != wanted:
-        raise inputs.InputError(f"{path}: has {len(has - wanted):,} photos that are not here, and lacks {len(wanted - has):,} that are; "
-                                "choose another --out, or remove it")  # fmt: skip
+        raise InputError(
+            f"{path}: has {len(has - wanted):,} photos that are not here, and lacks {len(wanted - has):,} that are; "
+            "choose another --out, or remove it"
+        )
 
 
 def _batches(frame: pd.DataFrame) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -151,7 +182,11 @@ def _batches(frame: pd.DataFrame) -> Iterator[tuple[list[int], np.ndarray]]:
     ):
         if readable:
             by_size[_size(height, width)].append(row)
-    chunks = [(size, rows[at : at + BATCH]) for size, rows in by_size.items() for at in range(0, len(rows), BATCH)]
+    chunks = [
+        (size, rows[at : at + BATCH])
+        for size, rows in by_size.items()
+        for at in range(0, len(rows), BATCH)
+    ]
     items = list(frame[["path", "height", "width"]].itertuples(index=False, name=None))
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
         ahead: list[tuple[list[int], Any]] = []
@@ -177,9 +212,11 @@ def _photo(item: tuple[str, int, int], size: tuple[int, int]) -> np.ndarray | No
     path, height, width = item
     try:
         photo = photos.read_photo(path, *size, height, width)
-    except inputs.InputError as error:
+    except InputError as error:
         print(f"warning: {error}; it gets no box", flush=True)
         return None
     # INTER_AREA enlarges as if by nearest neighbour, which hides cars: at 128 px a third of them.
     larger = photo.shape[0] < size[0] or photo.shape[1] < size[1]
-    return np.asarray(cv2.resize(photo, size[::-1], interpolation=cv2.INTER_LINEAR if larger else cv2.INTER_AREA))
+    return np.asarray(
+        cv2.resize(photo, size[::-1], interpolation=cv2.INTER_LINEAR if larger else cv2.INTER_AREA)
+    )

@@ -13,19 +13,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from carcls import attached, backbones, boxes, config, inputs
-from carcls.desk import bundle, remote, weights
+from carcls import config, disk
+from carcls.data import attached, boxes
+from carcls.desk import bundle, weights
+from carcls.desk import kaggle as remote
+from carcls.errors import InputError
+from carcls.nets import registry as backbones
 
 FOLDER = Path("build/dataset")
 METADATA = "dataset-metadata.json"
 UPLOAD_SECONDS = 1800.0
 READY_SECONDS = 600.0  # in which Kaggle unpacks what was uploaded
-# Of what Kaggle's images have, that which kernel.py imports, by its name in an import. requests brings urllib3, jinja2
-# brings markupsafe.
-KAGGLE_HAS = frozenset({
-    "albumentations", "cv2", "h5py", "jax", "jinja2", "keras", "keras_cv", "markupsafe", "matplotlib", "numpy", "pandas",
-    "PIL", "pydantic", "requests", "scipy", "sklearn", "tensorflow", "urllib3",
-})  # fmt: skip
+# Of what Kaggle's images have, that which kernel.py imports, by its name in an import. requests
+# brings urllib3, jinja2 brings markupsafe.
+KAGGLE_HAS = frozenset(
+    {
+        "albumentations",
+        "cv2",
+        "h5py",
+        "jax",
+        "jinja2",
+        "keras",
+        "keras_cv",
+        "markupsafe",
+        "matplotlib",
+        "numpy",
+        "pandas",
+        "PIL",
+        "pydantic",
+        "requests",
+        "scipy",
+        "sklearn",
+        "tensorflow",
+        "urllib3",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,9 @@ def box_files(cfg: config.Config) -> list[Path]:
     """The files of ``boxes`` that a kernel needs attached: those that are on this desk, read. Raises InputError."""
     names = [Path(text).name for text in cfg.boxes.split(",")]  # a kernel finds them by these
     if len(set(names)) < len(names):
-        raise inputs.InputError(f"boxes={cfg.boxes}: two files of one name, by which a kernel finds them; rename one")
+        raise InputError(
+            f"boxes={cfg.boxes}: two files of one name, by which a kernel finds them; rename one"
+        )
     files = [attached.box_file(text) for text in bundle.local_boxes(cfg.boxes)]
     for file in files:
         boxes.read(file)
@@ -66,10 +90,12 @@ def boxes_id(owner: str, files: Sequence[Path]) -> str:
     return f"{owner}/{attached.BOXES}-{digest.hexdigest()[:8]}"
 
 
-def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER) -> list[Dataset]:
+def build(
+    words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER
+) -> list[Dataset]:
     """A folder for each network of these settings whose weights no Kaggle model has; every: for those, too. And one of boxes.
 
-    Raises config.ConfigError on settings that cannot be used, inputs.InputError if weights or boxes are not found here or
+    Raises ConfigError on settings that cannot be used, InputError if weights or boxes are not found here or
     do not fit.
     """
     cfg = config.from_words(list(words), bundle.PRESET)
@@ -82,7 +108,9 @@ def build(words: Sequence[str], owner: str, every: bool = False, top: Path = FOL
         if mine.weights == "none":
             print(f"{mine.backbone}: weights=none needs no dataset")
         elif backbone.model and mine.weights == "imagenet" and not every:
-            print(f"{mine.backbone}: needs no dataset; `make push` attaches Kaggle's model {backbone.model}")
+            print(
+                f"{mine.backbone}: needs no dataset; `make push` attaches Kaggle's model {backbone.model}"
+            )
         else:
             made.append(_weights(mine, dataset_id(owner, mine.backbone), top))
     if files:
@@ -109,7 +137,11 @@ def _weights(cfg: config.Config, name: str, top: Path) -> Dataset:
     preset = file.name == backbones.WEIGHTS_FILE
     inside = part / f"{cfg.backbone}_imagenet" if preset else part
     inside.mkdir(exist_ok=True)
-    for source in (file, file.with_name("config.json"), file.with_name("metadata.json")) if preset else (file,):
+    for source in (
+        (file, file.with_name("config.json"), file.with_name("metadata.json"))
+        if preset
+        else (file,)
+    ):
         if source.is_file():
             shutil.copyfile(source, inside / source.name)
     attached.write_manifest(part, {cfg.backbone: (inside / file.name).relative_to(part).as_posix()})
@@ -141,11 +173,13 @@ def _finish(part: Path, folder: Path, name: str, description: str, source: str) 
         "licenses": [{"name": "other"}],
         "description": description,
     }
-    inputs.write_atomic(folder / METADATA, json.dumps(about, indent=2) + "\n")
+    disk.write_atomic(folder / METADATA, json.dumps(about, indent=2) + "\n")
     problems = check(folder)
     if problems:
-        raise inputs.InputError("; ".join([f"{folder / METADATA}: nothing was sent", *problems]))
-    files = tuple(sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()))
+        raise InputError("; ".join([f"{folder / METADATA}: nothing was sent", *problems]))
+    files = tuple(
+        sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    )
     return Dataset(name, folder, files, source)
 
 
@@ -155,7 +189,9 @@ def check(folder: Path) -> list[str]:
     owner, _, slug = data["id"].partition("/")
     found = []
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", owner):
-        found.append(f"id={data['id']!r}: expected owner/slug with your user name on Kaggle as owner")
+        found.append(
+            f"id={data['id']!r}: expected owner/slug with your user name on Kaggle as owner"
+        )
     if not re.fullmatch(r"[a-z0-9-]{6,50}", slug):
         found.append(f"id={data['id']!r}: slug {slug!r}; expected 6 to 50 of a–z, 0–9 and -")
     if not 6 <= len(data["title"]) <= 50:
@@ -179,7 +215,7 @@ def status(dataset: str) -> tuple[str | None, str]:
 def push(dataset: Dataset, seconds: float = UPLOAD_SECONDS, every: float = 5.0) -> str:
     """Create the dataset, private, or a new version of it, and wait until it can be attached; returns what was done.
 
-    Raises inputs.InputError with Kaggle's words if it refused or gave no answer in time.
+    Raises InputError with Kaggle's words if it refused or gave no answer in time.
     """
     state, _ = status(dataset.id)
     # zip: without it folders are left out in silence; Kaggle unpacks x.zip into a folder x again.
@@ -201,12 +237,14 @@ def push(dataset: Dataset, seconds: float = UPLOAD_SECONDS, every: float = 5.0) 
         if state == "ready":
             return f"{dataset.id}: {done}, ready to attach"
         if state in ("failed", "deleted") or time.monotonic() > deadline:
-            raise inputs.InputError(f"dataset {dataset.id}: uploaded, but Kaggle says {words_now!r}; expected ready")
+            raise InputError(
+                f"dataset {dataset.id}: uploaded, but Kaggle says {words_now!r}; expected ready"
+            )
         time.sleep(every)
 
 
 def wheels() -> str:
-    """Which packages a dataset would have to bring: none. Raises inputs.InputError if kernel.py wants one Kaggle lacks."""
+    """Which packages a dataset would have to bring: none. Raises InputError if kernel.py wants one Kaggle lacks."""
     found = set()
     package = Path(__file__).resolve().parents[1]
     for path in package.glob("*.py"):
@@ -218,5 +256,5 @@ def wheels() -> str:
     third = found - set(sys.stdlib_module_names) - {"carcls"}
     lacks = sorted(third - KAGGLE_HAS)
     if lacks:
-        raise inputs.InputError(f"kernel.py imports {', '.join(lacks)}, which Kaggle's images lack")
+        raise InputError(f"kernel.py imports {', '.join(lacks)}, which Kaggle's images lack")
     return f"wheels     none: Kaggle's images have all {len(third)} packages that kernel.py imports"

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carcls import backbones, config, inputs
-from carcls.desk import bundle, offline, remote
+from carcls import config, disk
+from carcls.desk import bundle, offline
+from carcls.desk import kaggle as remote
+from carcls.errors import ConfigError, InputError
+from carcls.nets import registry as backbones
 
 FOLDER = Path("build/kernel")
 METADATA = "kernel-metadata.json"
@@ -23,16 +26,34 @@ ACCELERATORS = {
     "tpu": {"machine_shape": "TpuV5E8", "enable_gpu": False, "enable_tpu": True},
 }
 _KNOWN = {
-    "id", "id_no", "title", "code_file", "language", "kernel_type", "is_private", "enable_gpu", "enable_tpu",
-    "enable_internet", "machine_shape", "dataset_sources", "competition_sources", "kernel_sources", "model_sources",
-    "keywords", "docker_image", "docker_image_pinning_type",
-}  # fmt: skip
+    "id",
+    "id_no",
+    "title",
+    "code_file",
+    "language",
+    "kernel_type",
+    "is_private",
+    "enable_gpu",
+    "enable_tpu",
+    "enable_internet",
+    "machine_shape",
+    "dataset_sources",
+    "competition_sources",
+    "kernel_sources",
+    "model_sources",
+    "keywords",
+    "docker_image",
+    "docker_image_pinning_type",
+}
 _NAME = r"[A-Za-z0-9][\w-]*"
 _SOURCES = {
     "dataset_sources": (rf"{_NAME}/{_NAME}", "owner/slug"),
     "competition_sources": (_NAME, "slug"),
     "kernel_sources": (rf"{_NAME}/{_NAME}", "owner/slug"),
-    "model_sources": (rf"{_NAME}/{_NAME}/{_NAME}/[\w.-]+/\d+", "owner/model/framework/variation/version"),
+    "model_sources": (
+        rf"{_NAME}/{_NAME}/{_NAME}/[\w.-]+/\d+",
+        "owner/model/framework/variation/version",
+    ),
 }
 
 
@@ -53,10 +74,12 @@ def slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def build(request: Request, template: Path = Path(METADATA), folder: Path = FOLDER) -> dict[str, Any]:
+def build(
+    request: Request, template: Path = Path(METADATA), folder: Path = FOLDER
+) -> dict[str, Any]:
     """Make the folder anew with kernel.py and its metadata, checked; returns the metadata.
 
-    Raises config.ConfigError on settings that cannot be used, inputs.InputError on all else that Kaggle would refuse.
+    Raises ConfigError on settings that cannot be used, InputError on all else that Kaggle would refuse.
     """
     files = offline.box_files(config.from_words(list(request.words), bundle.PRESET))
     settings = bundle.settings(list(request.words))  # with the names of those files alone
@@ -66,11 +89,11 @@ def build(request: Request, template: Path = Path(METADATA), folder: Path = FOLD
     text = bundle.text(settings)
     if folder.exists():
         shutil.rmtree(folder)
-    inputs.write_atomic(folder / str(data.get("code_file") or "kernel.py"), text)
-    inputs.write_atomic(folder / METADATA, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    disk.write_atomic(folder / str(data.get("code_file") or "kernel.py"), text)
+    disk.write_atomic(folder / METADATA, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     problems = check(folder)
     if problems:
-        raise inputs.InputError("; ".join([f"{template}: nothing was sent", *problems]))
+        raise InputError("; ".join([f"{template}: nothing was sent", *problems]))
     return data
 
 
@@ -78,16 +101,26 @@ def _read(template: Path) -> dict[str, Any]:
     try:
         found = json.loads(template.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise inputs.InputError(f"{template}: not a JSON file ({error}); run this in the repository") from None
+        raise InputError(
+            f"{template}: not a JSON file ({error}); run this in the repository"
+        ) from None
     if not isinstance(found, dict):
-        raise inputs.InputError(f"{template}: holds {type(found).__name__}; expected a kernel's metadata by name")
+        raise InputError(
+            f"{template}: holds {type(found).__name__}; expected a kernel's metadata by name"
+        )
     return found
 
 
 def _refuse(cfg: config.Config, request: Request) -> None:
     """What is right here and wrong in a kernel. Raises ConfigError."""
-    named = [("data", cfg.data, ""),
-             ("earlier", cfg.earlier, "; make push EARLIER=owner/slug attaches an earlier version's output")]  # fmt: skip
+    named = [
+        ("data", cfg.data, ""),
+        (
+            "earlier",
+            cfg.earlier,
+            "; make push EARLIER=owner/slug attaches an earlier version's output",
+        ),
+    ]
     for mine in cfg.of_members():
         if mine.weights not in ("imagenet", "none"):
             dataset = offline.dataset_id("you", mine.backbone)
@@ -97,24 +130,35 @@ def _refuse(cfg: config.Config, request: Request) -> None:
             named.append(("augment", mine.augment, ""))
     for name, path, more in named:
         if path and not path.startswith("/kaggle/"):
-            raise config.ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more}")
+            raise ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more}")
     if cfg.out not in ("", "/kaggle/working"):
-        raise config.ConfigError(f"out={cfg.out}: what a kernel leaves is /kaggle/working, its default; leave out out")
+        raise ConfigError(
+            f"out={cfg.out}: what a kernel leaves is /kaggle/working, its default; leave out out"
+        )
     if request.accelerator and request.accelerator not in ACCELERATORS:
-        raise config.ConfigError(f"ACCELERATOR={request.accelerator}: expected one of {', '.join(ACCELERATORS)}")
+        raise ConfigError(
+            f"ACCELERATOR={request.accelerator}: expected one of {', '.join(ACCELERATORS)}"
+        )
     if request.accelerator == "tpu" and cfg.backend == "tensorflow":
-        raise config.ConfigError(
+        raise ConfigError(
             "backend=tensorflow with ACCELERATOR=tpu: Kaggle's TensorFlow cannot drive it; expected jax"
         )
 
 
 def _complete(
-    data: dict[str, Any], cfg: config.Config, settings: dict[str, Any], request: Request, boxes: Sequence[Path]
+    data: dict[str, Any],
+    cfg: config.Config,
+    settings: dict[str, Any],
+    request: Request,
+    boxes: Sequence[Path],
 ) -> dict[str, Any]:
     """The repository's metadata with owner, title, accelerator and what is to be attached."""
     data = dict(data)
     if request.title:
-        data |= {"title": request.title, "id": f"{str(data.get('id') or '').partition('/')[0]}/{slug(request.title)}"}
+        data |= {
+            "title": request.title,
+            "id": f"{str(data.get('id') or '').partition('/')[0]}/{slug(request.title)}",
+        }
     owner, _, rest = str(data.get("id") or "").partition("/")
     if request.owner or owner in ("", PLACEHOLDER):
         owner = request.owner or remote.username()
@@ -123,13 +167,19 @@ def _complete(
     if data.get("enable_tpu") is True:
         data.pop("docker_image", None)  # the TPU has an image of its own
     if cfg.monitor_url and not data.get("enable_internet"):
-        print("monitor_url is set, so the kernel gets the internet, which the competition's rules must allow")
+        print(
+            "monitor_url is set, so the kernel gets the internet, which the competition's rules must allow"
+        )
         data["enable_internet"] = True
     if "competition" in settings:
         data["competition_sources"] = [cfg.competition]
-    # Weights follow the networks: models of networks that are not asked for only make the kernel slower to start.
+    # Weights follow the networks: models of networks that are not asked for only make the kernel
+    # slower to start.
     known = {backbone.model for backbone in backbones.REGISTRY.values() if backbone.model}
-    models, datasets = [m for m in _list(data, "model_sources") if m not in known], _list(data, "dataset_sources")
+    models, datasets = (
+        [m for m in _list(data, "model_sources") if m not in known],
+        _list(data, "dataset_sources"),
+    )
     for mine in bundle.networks(cfg):
         model = backbones.find(mine.backbone).model
         if model:
@@ -148,17 +198,24 @@ def _complete(
 
 def _list(data: dict[str, Any], name: str) -> list[Any]:
     found = data.get(name) or []
-    return list(found) if isinstance(found, list) else [found]  # check then complains of what is in it
+    return (
+        list(found) if isinstance(found, list) else [found]
+    )  # check then complains of what is in it
 
 
 def check(folder: Path) -> list[str]:
     """All that Kaggle would refuse or misread in a folder to push, a line each."""
     data = _read(folder / METADATA)
-    found = [f"{name}: unknown, and Kaggle would ignore it in silence" for name in sorted(set(data) - _KNOWN)]
+    found = [
+        f"{name}: unknown, and Kaggle would ignore it in silence"
+        for name in sorted(set(data) - _KNOWN)
+    ]
     owner, _, name = str(data.get("id", "")).partition("/")
     title = data.get("title")
     if not re.fullmatch(_NAME, owner) or owner == PLACEHOLDER:
-        found.append(f"id={data.get('id')!r}: expected owner/slug with your user name on Kaggle as owner")
+        found.append(
+            f"id={data.get('id')!r}: expected owner/slug with your user name on Kaggle as owner"
+        )
     if not re.fullmatch(r"[a-z0-9-]{5,}", name):
         found.append(f"id={data.get('id')!r}: slug {name!r}; expected at least 5 of a–z, 0–9 and -")
     if not isinstance(title, str) or len(title) < 5:
@@ -168,7 +225,9 @@ def check(folder: Path) -> list[str]:
             f"title={title!r}: how Kaggle spells it in an address is not sure; expected a–z, 0–9, spaces and -"
         )
     elif slug(title) != name:
-        found.append(f"title={title!r} has the slug {slug(title)!r}, id has {name!r}; expected the same")
+        found.append(
+            f"title={title!r} has the slug {slug(title)!r}, id has {name!r}; expected the same"
+        )
     for key, expected in (("language", "python"), ("kernel_type", "script")):
         if data.get(key) != expected:
             found.append(f"{key}={data.get(key)!r}: expected {expected!r}")
@@ -183,11 +242,18 @@ def check(folder: Path) -> list[str]:
         found.append("docker_image: a TPU has an image of its own; expected none")
     for key, (pattern, form) in _SOURCES.items():
         rows = data.get(key, [])
-        bad = [rows] if not isinstance(rows, list) else [r for r in rows if not re.fullmatch(pattern, str(r))]
+        bad = (
+            [rows]
+            if not isinstance(rows, list)
+            else [r for r in rows if not re.fullmatch(pattern, str(r))]
+        )
         found += [f"{key}: {row!r}; expected {form}" for row in bad]
         if isinstance(rows, list) and key in ("dataset_sources", "kernel_sources"):
-            found += [f"{key}: {row!r}; its slug has fewer than 5 characters" for row in rows
-                      if row not in bad and len(row.partition("/")[2]) < 5]  # fmt: skip
+            found += [
+                f"{key}: {row!r}; its slug has fewer than 5 characters"
+                for row in rows
+                if row not in bad and len(row.partition("/")[2]) < 5
+            ]
     code = folder / str(data.get("code_file"))
     if not code.is_file():
         found.append(f"code_file={data.get('code_file')!r}: no such file in {folder}")
@@ -199,7 +265,7 @@ def check(folder: Path) -> list[str]:
 def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = remote.SECONDS) -> str:
     """Send a folder that ``build`` made; returns the line with version and address.
 
-    Raises inputs.InputError with Kaggle's words if it refused, wholly or an input, or gave no answer in time.
+    Raises InputError with Kaggle's words if it refused, wholly or an input, or gave no answer in time.
     """
     for dataset in data["dataset_sources"]:  # a kernel that lacks one would be started all the same
         _expect_ready(dataset)
@@ -207,9 +273,13 @@ def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = remote.SE
     doing = f"push of {data['id']}"
     if reply.code or "successfully pushed" not in reply.text:
         taken = re.search(r"already in use|409|Conflict", reply.text)
-        raise remote.refused(doing, reply, 'choose another title: make push TITLE="my cars"' if taken else "")
+        raise remote.refused(
+            doing, reply, 'choose another title: make push TITLE="my cars"' if taken else ""
+        )
     if "not valid" in reply.text:
-        raise inputs.InputError(f"{doing}: it runs, but without an input, so it will fail. Kaggle said: {reply.words}")
+        raise InputError(
+            f"{doing}: it runs, but without an input, so it will fail. Kaggle said: {reply.words}"
+        )
     line = next(line for line in reply.text.splitlines() if "successfully pushed" in line)
     address = re.search(r"/code/([\w-]+/[\w-]+)", line)
     _expect_models(address[1] if address else data["id"], data["model_sources"])
@@ -224,14 +294,14 @@ def _expect_models(kernel: str, models: list[str]) -> None:
         pulled = Path(folder) / METADATA
         try:
             words = remote.call("kernels", "pull", kernel, "-p", folder, "-m").words
-        except inputs.InputError as error:
+        except InputError as error:
             words = str(error)
         if not pulled.is_file():  # the push itself was done
             print(f"warning: whether the models are attached is not known: {words}")
             return
         attached = json.loads(pulled.read_text(encoding="utf-8")).get("model_sources") or []
     if len(attached) < len(set(models)):
-        raise inputs.InputError(
+        raise InputError(
             f"push of {kernel}: it runs, but without all of its models, so it will fail. Attached: "
             f"{', '.join(attached) or 'none'}; expected {', '.join(models)}"
         )
@@ -241,7 +311,7 @@ def _expect_ready(dataset: str) -> None:
     state, words = offline.status(dataset)
     if state != "ready":
         found = "is not there" if state is None else f"is {state}"
-        raise inputs.InputError(
+        raise InputError(
             f"dataset {dataset} {found} (Kaggle said: {words}); nothing was sent. Make it with make dataset and the same SET, "
             'or name others with DATASET="owner/slug …", and boxes that are in one as boxes=/kaggle/input/…'
         )
@@ -250,10 +320,19 @@ def _expect_ready(dataset: str) -> None:
 def lines(data: dict[str, Any], words: Sequence[str], folder: Path = FOLDER) -> list[str]:
     """What goes to Kaggle, to read before and after."""
     machine = next(
-        (name for name, values in ACCELERATORS.items() if values["machine_shape"] == data["machine_shape"]), ""
+        (
+            name
+            for name, values in ACCELERATORS.items()
+            if values["machine_shape"] == data["machine_shape"]
+        ),
+        "",
     )
-    names = {"competition": "competition_sources", "model": "model_sources", "dataset": "dataset_sources",
-             "output of": "kernel_sources"}  # fmt: skip
+    names = {
+        "competition": "competition_sources",
+        "model": "model_sources",
+        "dataset": "dataset_sources",
+        "output of": "kernel_sources",
+    }
     attached = [f"{what} {source}" for what, key in names.items() for source in data.get(key, [])]
     size = (folder / data["code_file"]).stat().st_size
     return [

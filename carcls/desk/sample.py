@@ -19,7 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from carcls import inputs
+from carcls import disk
+from carcls.errors import InputError
 
 WIDTH, HEIGHT = 640, 480  # px
 VERSION = 1  # goes up when the drawing changes, so that an older sample is drawn again
@@ -76,17 +77,23 @@ def _circle(radius: float) -> Points:
 
 BODIES = {
     "sedan": Body(
-        _points("3,5 0,8 0.5,16 4,19.5 28,22 39,32 45,34 60,34 67,32 80,24 96,23 99.5,20 100,10 97,5"),
+        _points(
+            "3,5 0,8 0.5,16 4,19.5 28,22 39,32 45,34 60,34 67,32 80,24 96,23 99.5,20 100,10 97,5"
+        ),
         _points("31,22.6 41,31.4 45,32.4 60,32.4 65.5,30.6 76,23.2"),
         *(22, (1.5, 16), (99, 17.5), (46, 62, 34), (91, 23), (19, 79, 7.6)),
     ),
     "hatch": Body(
-        _points("3,5 0,9 0.5,18 6,21.5 25,24.5 39,35.5 46,38 76,38 89,35.5 95,25 98.5,21 99,10 96,5"),
+        _points(
+            "3,5 0,9 0.5,18 6,21.5 25,24.5 39,35.5 46,38 76,38 89,35.5 95,25 98.5,21 99,10 96,5"
+        ),
         _points("29,24.8 41,34.6 46,36.2 76,36.2 84,34.8 91,26.2 90,25.2"),
         *(24.4, (1.5, 17.5), (98, 20), (45, 84, 38), (87, 36), (19, 79, 8.6)),
     ),
     "wagon": Body(
-        _points("3,5 0,8 0.5,16 4,19.5 28,22 39,32 45,34.2 84,34 92,31.5 98,22 99.5,19 100,10 97,5"),
+        _points(
+            "3,5 0,8 0.5,16 4,19.5 28,22 39,32 45,34.2 84,34 92,31.5 98,22 99.5,19 100,10 97,5"
+        ),
         _points("31,22.6 41,31.4 45,32.6 84,32.4 89,30.6 94,23.6 93,22.8"),
         *(22, (1.5, 16), (99, 18.5), (44, 88, 34.1), (91, 32), (19, 79, 7.6)),
     ),
@@ -96,7 +103,9 @@ BODIES = {
         *(28.6, (1, 22), (98.8, 25), (40, 90, 42), (92, 40), (20, 79, 9.6)),
     ),
     "pickup": Body(
-        _points("3,8 0,11 0,21 4,24.5 24,26.5 33,37 38,39 55,39 60,37 62,27 63,26 64,26 97,26 100,25.5 100,11 97,8"),
+        _points(
+            "3,8 0,11 0,21 4,24.5 24,26.5 33,37 38,39 55,39 60,37 62,27 63,26 64,26 97,26 100,25.5 100,11 97,8"
+        ),
         _points("27,27 35,36.2 39,37.4 54,37.4 57.4,36 59,28 58,27"),
         *(26.4, (1, 20.5), (99.5, 21), (38, 57, 39), (95, 26), (19, 80, 9.2)),
     ),
@@ -106,7 +115,9 @@ BODIES = {
         *(27.8, (1.5, 20.5), (99.6, 26), (34, 92, 44.5), (95, 43.5), (18, 80, 8)),
     ),
     "coupe": Body(
-        _points("4,4.5 0,6.5 0.5,12 6,17 34,21 46,29 53,31 60,31 84,24 96,22.5 99.5,19 99.5,8 96,4.5"),
+        _points(
+            "4,4.5 0,6.5 0.5,12 6,17 34,21 46,29 53,31 60,31 84,24 96,22.5 99.5,19 99.5,8 96,4.5"
+        ),
         _points("37,21.4 48,28.4 53,29.6 59,29.5 74,24.6 77,22.8 75,21.8"),
         *(21, (3, 13.6), (98.8, 17.5), (50, 62, 31), (92, 22.6), (20, 79, 8.4)),
     ),
@@ -126,7 +137,8 @@ TAILS = {
     "blade": _points("-0.5,0.2 -0.5,3 14,3.4 14,1.8"),
     "round": _circle(3.2),
 }
-# Number of spokes, their width and the radii of hub and outer ring, in wheel radii; 0 spokes: closed disc.
+# Number of spokes, their width and the radii of hub and outer ring, in wheel radii; 0 spokes:
+# closed disc.
 RIMS: dict[str, tuple[int, float, float, float]] = {
     "disc": (0, 0, 0.2, 0.7),
     "three": (3, 0.3, 0.22, 0.1),
@@ -143,11 +155,15 @@ STRIPES: dict[str, tuple[tuple[float, float], ...]] = {
 }
 MODELS = (
     Model("Aster", 1.6, "sedan", "round", "block", "disc", 2),
-    Model("Aster GT", 0.8, "sedan", "slit", "blade", "five", 2, vents=3, stripe="low", spoiler=True),
+    Model(
+        "Aster GT", 0.8, "sedan", "slit", "blade", "five", 2, vents=3, stripe="low", spoiler=True
+    ),
     Model("Borea", 1.3, "hatch", "round", "tall", "three", 2, dark_roof=True, handles=1),
     Model("Borea Five", 0.7, "hatch", "wedge", "block", "five", 3, stripe="line"),
     Model("Aster Estate", 1.0, "wagon", "wedge", "tall", "ring", 3, rails=True),
-    Model("Corvo", 0.6, "coupe", "slit", "round", "three", 1, vents=2, stripe="double", spoiler=True),
+    Model(
+        "Corvo", 0.6, "coupe", "slit", "round", "three", 1, vents=2, stripe="double", spoiler=True
+    ),
     Model("Dunet", 1.2, "suv", "block", "tall", "cross", 3, rails=True, cladding=True),
     Model("Dunet City", 0.9, "suv", "wedge", "blade", "five", 2, handles=1, dark_roof=True),
     Model("Fjeld", 0.7, "pickup", "block", "block", "disc", 2, stripe="line"),
@@ -161,7 +177,9 @@ MODELS = (
 class _Pen:
     """Draws on a photo (H,W,3 uint8, BGR) in the car's own coordinates."""
 
-    def __init__(self, image: np.ndarray, length: float, at: tuple[float, float], tilt: float, mirrored: bool):
+    def __init__(
+        self, image: np.ndarray, length: float, at: tuple[float, float], tilt: float, mirrored: bool
+    ):
         """``length`` of the car, x of its middle and y of the ground in px, ``tilt`` in degrees."""
         turn, unit = math.radians(tilt), length / 100
         cos, sin = unit * math.cos(turn), unit * math.sin(turn)
@@ -179,7 +197,9 @@ class _Pen:
     def fill(self, points: Points | np.ndarray, colour: Colour) -> None:
         cv2.fillPoly(self.image, [self.place(points)], colour, cv2.LINE_AA, _SHIFT)
 
-    def line(self, points: Points | np.ndarray, colour: Colour, width: float, closed: bool = False) -> None:
+    def line(
+        self, points: Points | np.ndarray, colour: Colour, width: float, closed: bool = False
+    ) -> None:
         """``width`` in 1/100 car length; never below one pixel."""
         thick = max(1, round(width * self.unit))
         cv2.polylines(self.image, [self.place(points)], closed, colour, thick, cv2.LINE_AA, _SHIFT)
@@ -190,9 +210,13 @@ class _Pen:
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
         (centre,) = self.place([(x, y)])
         size = round(radius * self.unit * (1 << _SHIFT))
-        cv2.circle(self.image, (int(centre[0]), int(centre[1])), size, colour, -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(
+            self.image, (int(centre[0]), int(centre[1])), size, colour, -1, cv2.LINE_AA, _SHIFT
+        )
 
-    def paint(self, points: Points | np.ndarray, low: float, high: float, ramp: Sequence[Colour]) -> None:
+    def paint(
+        self, points: Points | np.ndarray, low: float, high: float, ramp: Sequence[Colour]
+    ) -> None:
         """Fill with a vertical ramp of colours, first at car height ``high``, last at ``low``."""
         pixels = self.place(points)
         rows = (self.origin[1] - np.array([high, low]) * self.unit).clip(-HEIGHT, 2 * HEIGHT)
@@ -203,7 +227,9 @@ class _Pen:
             return
         column = _ramp(np.arange(y0, y1), at, ramp)
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-        cv2.fillPoly(mask, [pixels - np.array([x0, y0], np.int32) * (1 << _SHIFT)], 255, cv2.LINE_8, _SHIFT)
+        cv2.fillPoly(
+            mask, [pixels - np.array([x0, y0], np.int32) * (1 << _SHIFT)], 255, cv2.LINE_8, _SHIFT
+        )
         cv2.copyTo(_widen(column, x1 - x0), mask, self.image[y0:y1, x0:x1])
         self.line(points, ramp[-1], 0.2, closed=True)  # a smooth edge over the mask's hard one
 
@@ -216,7 +242,9 @@ def _ramp(rows: np.ndarray, at: np.ndarray, colours: Sequence[Colour]) -> np.nda
 
 
 def _widen(column: np.ndarray, width: int) -> np.ndarray:
-    return cv2.resize(column, (width, len(column)), interpolation=cv2.INTER_NEAREST)  # faster than cv2.repeat
+    return cv2.resize(
+        column, (width, len(column)), interpolation=cv2.INTER_NEAREST
+    )  # faster than cv2.repeat
 
 
 def _times(colour: Colour, factor: float) -> Colour:
@@ -229,7 +257,9 @@ def _smooth(points: Points | np.ndarray, rounds: int = 3) -> np.ndarray:
     shape = np.asarray(points, float)
     for _ in range(rounds):
         after = np.roll(shape, -1, 0)
-        shape = np.stack([0.82 * shape + 0.18 * after, 0.18 * shape + 0.82 * after], 1).reshape(-1, 2)
+        shape = np.stack([0.82 * shape + 0.18 * after, 0.18 * shape + 0.82 * after], 1).reshape(
+            -1, 2
+        )
     return shape
 
 
@@ -258,7 +288,8 @@ def _shapes(model: Model) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     edges[1:-1] += 2 if model.panes > 1 else 0
     gap = 1.3  # half a pillar
     panes = tuple(
-        _between(glass, a + gap * (i > 0), b - gap * (i < model.panes - 1)) for i, (a, b) in enumerate(pairwise(edges))
+        _between(glass, a + gap * (i > 0), b - gap * (i < model.panes - 1))
+        for i, (a, b) in enumerate(pairwise(edges))
     )
     return _smooth(body.outline), panes
 
@@ -277,12 +308,19 @@ def _car(pen: _Pen, model: Model, rng: np.random.Generator) -> None:
 
     # Lit from above, a highlight at the belt, darker towards the sill.
     light = rng.uniform(0.9, 1.1)
-    pen.paint(outline, sill, top, [_times(coat, light * f) for f in (1.25, 1.05, 0.95, 1.2, 0.95, 0.75, 0.5)])
+    pen.paint(
+        outline,
+        sill,
+        top,
+        [_times(coat, light * f) for f in (1.25, 1.05, 0.95, 1.2, 0.95, 0.75, 0.5)],
+    )
     if model.dark_roof:
         pen.fill(outline[outline[:, 1] > body.belt + 0.9 * (top - body.belt) - 2.2], _DARK)
     contrast: Colour = (240, 240, 240) if sum(coat) < 390 else (40, 30, 30)
     for low, high in STRIPES[model.stripe]:
-        pen.box(door, sill + low * (body.belt - sill), 97, sill + high * (body.belt - sill), contrast)
+        pen.box(
+            door, sill + low * (body.belt - sill), 97, sill + high * (body.belt - sill), contrast
+        )
     if model.cladding:
         pen.fill(((2, sill), (1, sill + 5.5), (99, sill + 5.5), (98, sill)), _DARK)
     for i in range(model.vents):
@@ -294,8 +332,12 @@ def _car(pen: _Pen, model: Model, rng: np.random.Generator) -> None:
     for x in (front, rear):
         for grow, colour in ((1.42, _DARK), (1.16, _BLACK))[not model.cladding :]:
             # Arches are cut off at the sill, wheels stand on the ground.
-            arc = np.stack([x + grow * radius * np.cos(half), radius + grow * radius * np.sin(half)], 1)
-            pen.fill(np.vstack([arc, [(x - grow * radius, sill), (x + grow * radius, sill)]]), colour)
+            arc = np.stack(
+                [x + grow * radius * np.cos(half), radius + grow * radius * np.sin(half)], 1
+            )
+            pen.fill(
+                np.vstack([arc, [(x - grow * radius, sill), (x + grow * radius, sill)]]), colour
+            )
         _wheel(pen, (x, radius), model.rim, (silver, silver, silver), spin + x)
 
     sky = rng.uniform(0.8, 1.2)
@@ -303,7 +345,12 @@ def _car(pen: _Pen, model: Model, rng: np.random.Generator) -> None:
     for pane in panes:
         pen.paint(pane, body.belt, top, glass)
         if rng.random() < 0.35:  # somebody's head
-            pen.disc(pane[:, 0].mean() + rng.uniform(-2, 2), body.belt + 0.3 * (top - body.belt), 2.2, (70, 75, 90))
+            pen.disc(
+                pane[:, 0].mean() + rng.uniform(-2, 2),
+                body.belt + 0.3 * (top - body.belt),
+                2.2,
+                (70, 75, 90),
+            )
         pen.line(pane, _DARK, 0.5, closed=True)
 
     _details(pen, model, coat, sill)
@@ -339,7 +386,9 @@ def _details(pen: _Pen, model: Model, coat: Colour, sill: float) -> None:
 
     if model.rails:
         start, end, y = body.roof
-        pen.line(((start, y - 0.5), (start + 2, y + 2.4), (end - 2, y + 2.2), (end, y - 0.8)), _DARK, 1.1)
+        pen.line(
+            ((start, y - 0.5), (start + 2, y + 2.4), (end - 2, y + 2.2), (end, y - 0.8)), _DARK, 1.1
+        )
     if model.spoiler:
         stand = np.add([(-3, -0.5), (-1, 5), (1.5, 5), (0, -0.5)], body.deck)
         wing = np.add([(-7, 4), (-6, 5.6), (8, 7.2), (8, 5)], body.deck)
@@ -354,7 +403,9 @@ def _wheel(pen: _Pen, at: tuple[float, float], rim: str, colour: Colour, spin: f
     for size, tone in ((1, (28, 28, 28)), (0.74, colour), (0.74 - ring, (48, 48, 50))):
         pen.disc(*at, size * radius, tone)
     for turn in spin + np.arange(spokes) * 2 * math.pi / max(1, spokes):
-        along, across = np.array([(math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))]) * radius
+        along, across = (
+            np.array([(math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))]) * radius
+        )
         end, side = at + 0.7 * along, width * across
         pen.fill(np.array([end + side, end - side, at - side, at + side]), colour)
     pen.disc(*at, hub * radius, colour)
@@ -364,7 +415,9 @@ def _wheel(pen: _Pen, at: tuple[float, float], rim: str, colour: Colour, spin: f
 def _coat(rng: np.random.Generator) -> Colour:
     """A car's paint: white, greys, black or a colour of any hue."""
     saturation, value = ((0, 25), (55, 235)) if rng.random() < 0.4 else ((120, 225), (90, 225))
-    pixel = np.array([[[rng.uniform(0, 180), rng.uniform(*saturation), rng.uniform(*value)]]]).astype(np.uint8)
+    pixel = np.array(
+        [[[rng.uniform(0, 180), rng.uniform(*saturation), rng.uniform(*value)]]]
+    ).astype(np.uint8)
     b, g, r = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0]
     return float(b), float(g), float(r)
 
@@ -394,11 +447,16 @@ def _sky(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(0, 4)):
         x, y, size = rng.uniform(0, WIDTH), rng.uniform(0, 0.7 * horizon), rng.uniform(15, 40)
         for dx in (-1.4, -0.5, 0.5, 1.4):
-            centre, axes = (int(x + dx * size), int(y)), (int(size * 1.2), int(size * rng.uniform(0.25, 0.5)))
+            centre, axes = (
+                (int(x + dx * size), int(y)),
+                (int(size * 1.2), int(size * rng.uniform(0.25, 0.5))),
+            )
             cv2.ellipse(image, centre, axes, 0, 0, 360, (240, 238, 235), -1, cv2.LINE_AA)
 
 
-def _tree(image: np.ndarray, x: float, ground: float, size: float, rng: np.random.Generator) -> None:
+def _tree(
+    image: np.ndarray, x: float, ground: float, size: float, rng: np.random.Generator
+) -> None:
     _box(image, (x - size * 0.06, ground - size * 0.7, size * 0.12, size * 0.7), (40, 60, 80))
     leaf: Colour = (rng.uniform(30, 70), rng.uniform(80, 140), rng.uniform(40, 110))
     for _ in range(5):
@@ -425,8 +483,15 @@ def _country(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
     _sky(image, horizon, rng)
     xs = np.arange(0, WIDTH + 41, 40)
     for depth in (0.5, 0.8):
-        hill = horizon - 70 * (1 - depth) - 25 * np.sin(xs / rng.uniform(60, 160) + rng.uniform(0, 6)) - 15
-        shape = np.vstack([np.stack([xs, hill], 1), [(WIDTH, horizon), (0, horizon)]]).astype(np.int32)
+        hill = (
+            horizon
+            - 70 * (1 - depth)
+            - 25 * np.sin(xs / rng.uniform(60, 160) + rng.uniform(0, 6))
+            - 15
+        )
+        shape = np.vstack([np.stack([xs, hill], 1), [(WIDTH, horizon), (0, horizon)]]).astype(
+            np.int32
+        )
         green: Colour = (60 + 60 * (1 - depth), rng.uniform(95, 140), rng.uniform(60, 120))
         cv2.fillPoly(image, [shape], green, cv2.LINE_AA)
     for _ in range(rng.integers(2, 8)):
@@ -451,13 +516,22 @@ def _coast(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
     _sky(image, line, rng)
     _rows(image, line, horizon, ((170, 130, 70), (150, 140, 60)))
     for _ in range(rng.integers(4, 14)):
-        _box(image, (rng.uniform(0, WIDTH), rng.uniform(line, horizon), rng.uniform(10, 60), 0), (220, 210, 190))
+        _box(
+            image,
+            (rng.uniform(0, WIDTH), rng.uniform(line, horizon), rng.uniform(10, 60), 0),
+            (220, 210, 190),
+        )
     for x in range(int(rng.integers(0, 80)), WIDTH, 80):
         _box(image, (x, horizon - 38, 5, 40), (170, 175, 180))
     _box(image, (0, horizon - 34, WIDTH, 7), (185, 190, 195))
 
 
-SCENES: tuple[Callable[[np.ndarray, int, np.random.Generator], None], ...] = (_city, _country, _wall, _coast)
+SCENES: tuple[Callable[[np.ndarray, int, np.random.Generator], None], ...] = (
+    _city,
+    _country,
+    _wall,
+    _coast,
+)
 
 
 def _ground(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
@@ -467,12 +541,18 @@ def _ground(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
     verge = ((70, 125, 85), (150, 150, 150), (110, 150, 170))[rng.integers(3)]
     _box(image, (0, horizon, WIDTH, kerb - horizon), _times(verge, rng.uniform(0.7, 1.1)))
     if rng.random() < 0.6:
-        y, dash, gap = (int(rng.integers(*ends)) for ends in ((HEIGHT - 50, HEIGHT - 8), (40, 120), (30, 100)))
+        y, dash, gap = (
+            int(rng.integers(*ends)) for ends in ((HEIGHT - 50, HEIGHT - 8), (40, 120), (30, 100))
+        )
         for left in range(-int(rng.integers(0, dash)), WIDTH, dash + gap):
             cv2.line(image, (left, y), (left + dash, y), _times(stone, 1.7), 4, cv2.LINE_AA)
     for _ in range(rng.integers(0, 3)):
         x, tall = rng.uniform(0, WIDTH), rng.uniform(120, 300)
-        _box(image, (x, horizon - tall, 6, tall + kerb - horizon), _tint(rng, low=50, high=120, spread=8))
+        _box(
+            image,
+            (x, horizon - tall, 6, tall + kerb - horizon),
+            _tint(rng, low=50, high=120, spread=8),
+        )
 
 
 @cache
@@ -516,7 +596,9 @@ def photo(model: Model, rng: np.random.Generator) -> np.ndarray:
     centre = (round(middle / 4), round(ground / 4) - 1)
     axes = (round(length * 0.5 / 4), round(length * 0.035 / 4))
     cv2.ellipse(shade, centre, axes, -tilt if mirrored else tilt, 0, 360, (70,), -1)
-    shade = cv2.resize(cv2.GaussianBlur(shade, (9, 9), 2.5), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+    shade = cv2.resize(
+        cv2.GaussianBlur(shade, (9, 9), 2.5), (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR
+    )
     image = cv2.multiply(image, cv2.cvtColor(shade, cv2.COLOR_GRAY2BGR), scale=1 / 255)
 
     _car(_Pen(image, length, (middle, ground), tilt, mirrored), model, rng)
@@ -572,22 +654,35 @@ def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path
     (a class might have none) or no test photo.
     """
     if train < 20 or test < 1:
-        raise inputs.InputError(f"{folder}: a sample needs train >= 20 and test >= 1 photos, not {train} and {test}")
-    done = folder / "sample.json"  # its last words are written last: with others, the sample is incomplete
+        raise InputError(
+            f"{folder}: a sample needs train >= 20 and test >= 1 photos, not {train} and {test}"
+        )
+    done = (
+        folder / "sample.json"
+    )  # its last words are written last: with others, the sample is incomplete
     files = ["train.csv", "sample-submission.csv", "train.zip", "test.zip", "answers/answers.csv"]
-    what = json.dumps({"drawn": True, "version": VERSION, "seed": seed, "train": train, "test": test}) + "\n"
-    if all((folder / f).is_file() for f in files) and done.is_file() and done.read_text(encoding="utf-8") == what:
+    what = (
+        json.dumps({"drawn": True, "version": VERSION, "seed": seed, "train": train, "test": test})
+        + "\n"
+    )
+    if (
+        all((folder / f).is_file() for f in files)
+        and done.is_file()
+        and done.read_text(encoding="utf-8") == what
+    ):
         return folder
     there = [file for file in files if (folder / file).exists()]
     if there and not _is_drawn(done):
-        raise inputs.InputError(
+        raise InputError(
             f"{folder}: has {', '.join(there)}, not of a drawn sample; remove them, or name another folder"
         )
     try:
         (folder / "answers").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise inputs.InputError(f"{folder}: no folder for a sample can be made there ({error.strerror})") from None
-    inputs.write_atomic(done, json.dumps({"drawn": True, "complete": False}) + "\n")
+        raise InputError(
+            f"{folder}: no folder for a sample can be made there ({error.strerror})"
+        ) from None
+    disk.write_atomic(done, json.dumps({"drawn": True, "complete": False}) + "\n")
 
     rng = np.random.default_rng(seed)
     ids = [f"{v}.jpg" for v in rng.choice(np.arange(10_000, 600_000), train + test, replace=False)]
@@ -603,5 +698,5 @@ def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path
         _csv(ids[train:], labels[train:]),
     ]
     for file, content in zip([*files, done.name], [*contents, what], strict=True):
-        inputs.write_atomic(folder / file, content)
+        disk.write_atomic(folder / file, content)
     return folder

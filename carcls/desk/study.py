@@ -20,9 +20,17 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from carcls import attached, backbones, boxes, config, figures, inputs, report, runtime, steps
-from carcls.config import EQUAL_TERMS, OF_TRAINING, Config, ConfigError, TrainingDiverged
-from carcls.run import check, run
+from carcls import config, disk
+from carcls import machine as runtime
+from carcls import record as steps
+from carcls.config import EQUAL_TERMS, OF_TRAINING, Config
+from carcls.data import attached, boxes
+from carcls.data import files as inputs
+from carcls.errors import ConfigError, InputError, TrainingDiverged
+from carcls.nets import registry as backbones
+from carcls.report import charts as figures
+from carcls.report import page as report
+from carcls.spine import check, run
 
 BASE = "base"
 _OF_ARMS = OF_TRAINING - {"seed", "patience", "min_epochs"}
@@ -35,8 +43,16 @@ _ONLY = {
     "earlier": ("", "every arm would begin with it"),
     "resume": (True, "a study goes on from what there is"),
 }
-# Validation is of the photos as they are: views, pseudo-labels and refits have a run's own tables, or nothing to be measured on.
-_OFF = {"tta": "never", "tta_views": 1, "tta_cap": 0, "tta_strength": 0.0, "pseudo": False, "refit_epochs": 0}
+# Validation is of the photos as they are: views, pseudo-labels and refits have a run's own tables,
+# or nothing to be measured on.
+_OFF = {
+    "tta": "never",
+    "tta_views": 1,
+    "tta_cap": 0,
+    "tta_strength": 0.0,
+    "pseudo": False,
+    "refit_epochs": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,9 @@ def arms_of(base: Config, given: Sequence[str], differ: Collection[str] = ()) ->
     """
     unknown = sorted(set(differ) - EQUAL_TERMS)
     if unknown:
-        raise ConfigError(f"--differ {', '.join(unknown)}: expected some of {', '.join(sorted(EQUAL_TERMS))}")
+        raise ConfigError(
+            f"--differ {', '.join(unknown)}: expected some of {', '.join(sorted(EQUAL_TERMS))}"
+        )
     for key, (only, why) in _ONLY.items():
         if getattr(base, key) != only:
             raise ConfigError(f"{key}={getattr(base, key)} in a study: {why}; leave it out")
@@ -79,15 +97,26 @@ def arms_of(base: Config, given: Sequence[str], differ: Collection[str] = ()) ->
             changes = config.settings_of(name.split())
             wrong = sorted(set(changes) - _OF_ARMS)
             if wrong:
-                raise ConfigError(f"{', '.join(wrong)}: expected some of {', '.join(sorted(_OF_ARMS))}")
+                raise ConfigError(
+                    f"{', '.join(wrong)}: expected some of {', '.join(sorted(_OF_ARMS))}"
+                )
             arm = Arm(name, arms[0].cfg.replace(**changes))
         except ConfigError as error:
             raise ConfigError(f"arm {name!r}: {error}") from None
-        unequal = [key for key in sorted(EQUAL_TERMS - set(differ)) if getattr(arm.cfg, key) != getattr(base, key)]
+        unequal = [
+            key
+            for key in sorted(EQUAL_TERMS - set(differ))
+            if getattr(arm.cfg, key) != getattr(base, key)
+        ]
         if unequal:
-            found = ", ".join(f"{key} {_said(arm.cfg, key)} against the base's {_said(base, key)}" for key in unequal)
-            raise ConfigError(f"arm {name!r} is not on equal terms: {found}; if that is the question, allow "
-                              f"it with --differ {','.join(unequal)}")  # fmt: skip
+            found = ", ".join(
+                f"{key} {_said(arm.cfg, key)} against the base's {_said(base, key)}"
+                for key in unequal
+            )
+            raise ConfigError(
+                f"arm {name!r} is not on equal terms: {found}; if that is the question, allow "
+                f"it with --differ {','.join(unequal)}"
+            )
         alike = next((other.name for other in arms if other.cfg == arm.cfg), None)
         if alike is not None:
             raise ConfigError(f"arm {name!r} has the same settings as {alike!r}")
@@ -102,12 +131,14 @@ def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection
     training) and study.html (a row an arm, its curves beside it) are written after each, so that a study that is stopped
     leaves what it has; the same call goes on from there, and further arms or seeds join those of earlier calls. A
     seed also draws which photos are validated on: an arm is compared with the base of the same seed. A training that
-    diverges is said in its row. Raises ConfigError and inputs.InputError before anything is trained, as ``run`` does.
+    diverges is said in its row. Raises ConfigError and InputError before anything is trained, as ``run`` does.
     """
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: expected at least 1")
-    if inputs.on_kaggle() or runtime.process_of()[1] > 1:
-        raise ConfigError("a study is for the desk and one host; found Kaggle, or JAX_NUM_PROCESSES above 1")
+    if disk.on_kaggle() or runtime.process_of()[1] > 1:
+        raise ConfigError(
+            "a study is for the desk and one host; found Kaggle, or JAX_NUM_PROCESSES above 1"
+        )
     arms = arms_of(base, given, differ)
     for arm in arms:
         check(arm.cfg)
@@ -118,12 +149,19 @@ def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection
     out.mkdir(exist_ok=True)
     with runtime.alone(out):
         steps.sweep(out)
-        planned = [(seed, arm, arm.cfg.replace(seed=seed, out=str(_folder(out, arm.name, seed))))
-                   for seed in range(base.seed, base.seed + seeds) for arm in arms]  # fmt: skip
+        planned = [
+            (seed, arm, arm.cfg.replace(seed=seed, out=str(_folder(out, arm.name, seed))))
+            for seed in range(base.seed, base.seed + seeds)
+            for arm in arms
+        ]
         _check_base(arms[0].cfg, out)
         changed = [f"{key}={_said(arms[0].cfg, key)}" for key in _changed(Config(), arms[0].cfg)]
-        print(f"\n== study of {len(planned)} trainings", f"base       {' '.join(changed) or 'the defaults'}",
-              *(f"arm        {arm.name}" for arm in arms[1:]), sep="\n  ")  # fmt: skip
+        print(
+            f"\n== study of {len(planned)} trainings",
+            f"base       {' '.join(changed) or 'the defaults'}",
+            *(f"arm        {arm.name}" for arm in arms[1:]),
+            sep="\n  ",
+        )
         table = _read(out / "study.csv")
         for number, (seed, arm, cfg) in enumerate(planned):
             print(f"\n== study {number + 1} of {len(planned)}: {arm.name}, seed {seed}", flush=True)
@@ -137,10 +175,16 @@ def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection
                 row = _about(arm, seed) | {"note": f"diverged: {error}"}
             table = table[(table["arm"] != arm.name) | (table["seed"] != seed)]
             table = pd.DataFrame([*table.to_dict("records"), row])
-            inputs.write_atomic(out / "study.csv", table.to_csv(index=False))
+            disk.write_atomic(out / "study.csv", table.to_csv(index=False))
             page = _page(table, arms[0], out)
     found = summary(table, unequal(table, out))
-    print("\n== study", *lines(found), f"table      {out / 'study.csv'}", f"page       {page}", sep="\n  ")
+    print(
+        "\n== study",
+        *lines(found),
+        f"table      {out / 'study.csv'}",
+        f"page       {page}",
+        sep="\n  ",
+    )
     return page
 
 
@@ -150,16 +194,24 @@ def _folder(out: Path, arm: str, seed: int) -> Path:
 
 def _changed(was: Config, now: Config) -> list[str]:
     """The settings of training that differ, by name."""
-    return [key for key in sorted(OF_TRAINING - {"seed"} | {"val_fraction"}) if getattr(was, key) != getattr(now, key)]
+    return [
+        key
+        for key in sorted(OF_TRAINING - {"seed"} | {"val_fraction"})
+        if getattr(was, key) != getattr(now, key)
+    ]
 
 
 def _check_base(base: Config, out: Path) -> None:
     """Raise ConfigError if the folder has a study of another base, whose trainings would be replaced."""
     for path in sorted((out / BASE).glob("seed*/config.json"))[:1]:
         was = config.load(path)
-        found = ", ".join(f"{key} {_said(was, key)}, not {_said(base, key)}" for key in _changed(was, base))
+        found = ", ".join(
+            f"{key} {_said(was, key)}, not {_said(base, key)}" for key in _changed(was, base)
+        )
         if found:
-            raise ConfigError(f"{out} has a study of {found}; choose another --out for another base")
+            raise ConfigError(
+                f"{out} has a study of {found}; choose another --out for another base"
+            )
 
 
 def _share_scratch(out: Path, folder: Path) -> None:
@@ -176,15 +228,26 @@ def _share_scratch(out: Path, folder: Path) -> None:
             print(f"photos     unpacked for this training alone: {error}")
 
 
-# --- The table: a row a training -----------------------------------------------------------------------------
+# --- The table: a row a training ------------------------------------------------------------------
 
 
 def _about(arm: Arm, seed: int) -> dict[str, Any]:
     """A row of what was set."""
-    return {"arm": arm.name, "seed": seed, "learning_rate": arm.rate, "batch": arm.cfg.batch,
-            "stages": _said(arm.cfg, "stages"), "epochs": sum(stage.epochs for stage in arm.cfg.stages),
-            "accuracy": math.nan, "log_loss": math.nan, "photos": 0, "train_accuracy": math.nan,
-            "seconds_per_epoch": math.nan, "made_from": "", "note": ""}  # fmt: skip
+    return {
+        "arm": arm.name,
+        "seed": seed,
+        "learning_rate": arm.rate,
+        "batch": arm.cfg.batch,
+        "stages": _said(arm.cfg, "stages"),
+        "epochs": sum(stage.epochs for stage in arm.cfg.stages),
+        "accuracy": math.nan,
+        "log_loss": math.nan,
+        "photos": 0,
+        "train_accuracy": math.nan,
+        "seconds_per_epoch": math.nan,
+        "made_from": "",
+        "note": "",
+    }
 
 
 def _row(arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
@@ -213,14 +276,27 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=columns)
     try:
-        table = pd.read_csv(path, dtype={"note": str, "made_from": str}, keep_default_na=False, na_values={"accuracy": "", "log_loss": "",
-                            "train_accuracy": "", "seconds_per_epoch": ""})  # fmt: skip
+        table = pd.read_csv(
+            path,
+            dtype={"note": str, "made_from": str},
+            keep_default_na=False,
+            na_values={
+                "accuracy": "",
+                "log_loss": "",
+                "train_accuracy": "",
+                "seconds_per_epoch": "",
+            },
+        )
     except ValueError as error:
-        raise inputs.InputError(f"{path}: not as a study has left it ({error})") from None
+        raise InputError(f"{path}: not as a study has left it ({error})") from None
     if list(table.columns) != columns:
-        raise inputs.InputError(f"{path}: columns {', '.join(table.columns)}; expected {', '.join(columns)}")
+        raise InputError(
+            f"{path}: columns {', '.join(table.columns)}; expected {', '.join(columns)}"
+        )
     if not (table["arm"] == BASE).any():
-        raise inputs.InputError(f"{path}: no row of the base; expected one in the file that a study has left")
+        raise InputError(
+            f"{path}: no row of the base; expected one in the file that a study has left"
+        )
     return table
 
 
@@ -243,8 +319,15 @@ def unequal(table: pd.DataFrame, out: Path) -> dict[tuple[str, int], list[str]]:
     for arm, seed in measured:
         if (BASE, seed) not in measured:
             continue
-        was, now = (steps.Steps(_folder(out, name, seed) / "member1").done("training") for name in (BASE, arm))
-        if not was or not now or (_digest(was), _digest(now)) != (measured[BASE, seed], measured[arm, seed]):
+        was, now = (
+            steps.Steps(_folder(out, name, seed) / "member1").done("training")
+            for name in (BASE, arm)
+        )
+        if (
+            not was
+            or not now
+            or (_digest(was), _digest(now)) != (measured[BASE, seed], measured[arm, seed])
+        ):
             found[arm, seed] = ["what was trained is there no more"]
             continue
         asked = set(config.settings_of(arm.split())) if arm != BASE else set()
@@ -258,7 +341,7 @@ def unequal(table: pd.DataFrame, out: Path) -> dict[tuple[str, int], list[str]]:
     return found
 
 
-# --- The summary: a row an arm -------------------------------------------------------------------------------
+# --- The summary: a row an arm --------------------------------------------------------------------
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -281,22 +364,45 @@ def summary(table: pd.DataFrame, unequal: dict[tuple[str, int], list[str]]) -> p
     for name in dict.fromkeys([BASE, *table["arm"]]):
         mine = table[table["arm"] == name].set_index("seed")
         both = mine.index.intersection(base.index)
-        row: dict[str, Any] = {"arm": name, "learning rate": mine["learning_rate"].iloc[-1], "epochs": mine["epochs"].iloc[-1],
-                               "seeds": int(mine["accuracy"].notna().sum())}  # fmt: skip
+        row: dict[str, Any] = {
+            "arm": name,
+            "learning rate": mine["learning_rate"].iloc[-1],
+            "epochs": mine["epochs"].iloc[-1],
+            "seeds": int(mine["accuracy"].notna().sum()),
+        }
         notes = [f"seed {seed}: {note}" for seed, note in mine["note"].items() if note]
         if name != BASE:
-            notes += [f"base, seed {seed}: {note}" for seed, note in base.loc[both, "note"].items() if note]
-            notes += [f"seed {seed}: {change}" for seed in both for change in unequal.get((name, seed), [])]
+            notes += [
+                f"base, seed {seed}: {note}"
+                for seed, note in base.loc[both, "note"].items()
+                if note
+            ]
+            notes += [
+                f"seed {seed}: {change}"
+                for seed in both
+                for change in unequal.get((name, seed), [])
+            ]
         resolved = []
-        for what, sign, least in (("accuracy", 1, 1 / max(1, mine["photos"].max())), ("log_loss", -1, 0.0)):
+        for what, sign, least in (
+            ("accuracy", 1, 1 / max(1, mine["photos"].max())),
+            ("log_loss", -1, 0.0),
+        ):
             row[what], row[f"{what}_half"] = interval(mine[what].dropna().to_numpy())
             pairs = (mine.loc[both, what] - base.loc[both, what]).dropna().to_numpy()
             mean, half = interval(pairs) if not notes else (math.nan, math.nan)
             row |= {f"{what}_change": mean, f"{what}_change_half": half}
             if abs(mean) > max(half, least) + 1e-9:  # no difference is surer than one photo
-                resolved.append(f"{what.replace('_', '-')} {'better' if sign * mean > 0 else 'worse'}")
+                resolved.append(
+                    f"{what.replace('_', '-')} {'better' if sign * mean > 0 else 'worse'}"
+                )
         sure = ", ".join(resolved) or ("unresolved" if len(both) > 1 else "unresolved: one seed")
-        row["verdict"] = "; ".join(notes) if name == BASE else f"not compared: {'; '.join(notes)}" if notes else sure
+        row["verdict"] = (
+            "; ".join(notes)
+            if name == BASE
+            else f"not compared: {'; '.join(notes)}"
+            if notes
+            else sure
+        )
         row["seconds_per_epoch"] = mine["seconds_per_epoch"].mean()
         found.append(row)
     return pd.DataFrame(found)
@@ -317,9 +423,15 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "seeds": str(row["seeds"]),
         "accuracy": _with_half(row, "accuracy"),
         "log-loss": _with_half(row, "log_loss"),
-        "accuracy against base": "" if row["arm"] == BASE else _with_half(row, "accuracy_change", "+"),
-        "log-loss against base": "" if row["arm"] == BASE else _with_half(row, "log_loss_change", "+"),
-        "s an epoch": "" if math.isnan(row["seconds_per_epoch"]) else f"{row['seconds_per_epoch']:.1f}",
+        "accuracy against base": ""
+        if row["arm"] == BASE
+        else _with_half(row, "accuracy_change", "+"),
+        "log-loss against base": ""
+        if row["arm"] == BASE
+        else _with_half(row, "log_loss_change", "+"),
+        "s an epoch": ""
+        if math.isnan(row["seconds_per_epoch"])
+        else f"{row['seconds_per_epoch']:.1f}",
         "verdict": row["verdict"],
     }
 
@@ -359,12 +471,27 @@ def _page(table: pd.DataFrame, base: Arm, out: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         figures.arm(histories[name], [] if name == BASE else histories[BASE], path)
         rows.append((_cells(row), report.image(path)))
-    page = jinja2.Environment(autoescape=True).from_string(_PAGE).render(
-        style=Markup(report.STYLE), rows=rows, done=len(table), caption=figures.CAPTIONS["arm.png"],
-        photos=table["photos"].max(), settings=base.cfg.model_dump_json(indent=2),
-        result=next((json.loads(path.read_text()) for folder in reversed(folders) if (path := folder / "result.json").is_file()), {}),
-    )  # fmt: skip
-    inputs.write_atomic(out / "study.html", page)
+    page = (
+        jinja2.Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            style=Markup(report.STYLE),
+            rows=rows,
+            done=len(table),
+            caption=figures.CAPTIONS["arm.png"],
+            photos=table["photos"].max(),
+            settings=base.cfg.model_dump_json(indent=2),
+            result=next(
+                (
+                    json.loads(path.read_text())
+                    for folder in reversed(folders)
+                    if (path := folder / "result.json").is_file()
+                ),
+                {},
+            ),
+        )
+    )
+    disk.write_atomic(out / "study.html", page)
     return out / "study.html"
 
 

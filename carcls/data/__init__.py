@@ -1,0 +1,1 @@
+"""Photos and tables: from what people attach to batches of pixels."""

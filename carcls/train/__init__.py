@@ -1,0 +1,1 @@
+"""Training: one network through its sizes, and what watches it."""

@@ -1,0 +1,1 @@
+"""Votes: what views say of photos, and what follows from it."""
