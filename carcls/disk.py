@@ -1,30 +1,24 @@
-"""The disk: paths as people write them, files written whole or not at all, and walks through folders."""
+"""The disk: paths as people write them, files written whole or not at all, walks of folders."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from carcls.errors import InputError
 
+PART = ".part-"  # begins the name of a file that is being written
 PHOTO_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 )
-_DEEP = 7  # of the search for weights and boxes: input/models/<owner>/<model>/keras/<variation>/<version>
+_DEEP = 7  # levels: input/models/<owner>/<model>/keras/<variation>/<version>
 _MANY = 3000  # folders at most, per root
-_NOT_SEARCHED = {
-    "build",
-    "train",
-    "test",
-    "test_upload",
-    "node_modules",
-    "site-packages",
-    "venv",
-    "__pycache__",
-}
+_PHOTOS = {"train", "test", "test_upload"}
+_PROGRAMS = {"build", "node_modules", "site-packages", "venv", "__pycache__"}
 
 
 def kaggle_root() -> Path:
@@ -57,12 +51,23 @@ def search_roots() -> list[Path]:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that whoever looks sees the old one or the whole new one, after a power cut too. Text becomes UTF-8."""
+    """Write a file so that whoever looks sees the old one or the whole new one. Text is UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; at the end that file takes the place of ``path``.
+
+    A kill or a power cut leaves the old file or the whole new one; an error leaves the old one.
+    """
+    suffix = "".join(path.suffixes[-2:])  # writers of Keras look at .weights.h5
+    part = path.with_name(f"{PART}{path.name}.{os.getpid()}-{threading.get_ident()}{suffix}")
     try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        yield part
+        with part.open("rb+") as file:
             flush(file)
         part.replace(path)
     finally:
@@ -70,45 +75,45 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def flush(file: IO[bytes]) -> None:
-    """Wait until what was written is on the disk: a rename that is there before the content would leave a torn file."""
+    """Wait until it is on the disk: renamed before its content is, it would be torn."""
     file.flush()
     os.fsync(file.fileno())
 
 
+# --- Walks ----------------------------------------------------------------------------------------
+
+
 def tree(folder: Path, depth: int = 3, most: int = 40) -> str:
-    """What is in a folder, ``depth`` levels down, in ``most`` lines at most; long lists are cut short."""
-    lines = list(_tree(folder, depth, "  "))
-    more = [f"  … {len(lines) - most + 1} more lines"] if len(lines) > most else []
-    return "\n".join(
-        [f"{folder}/", *(lines[: most - 1] + more if more else lines or ["  (empty)"])]
-    )
+    """What is in a folder, ``depth`` levels down, in at most ``most`` lines below its name."""
+    lines = list(_tree(folder, depth, "  ")) or ["  (empty)"]
+    if len(lines) > most:
+        lines[most - 1 :] = [f"  … {len(lines) - most + 1} more lines"]
+    return "\n".join([f"{folder}/", *lines])
 
 
-def _tree(folder: Path, depth: int, indent: str, each: int = 12, files: int = 4) -> Iterator[str]:
+def _tree(folder: Path, depth: int, indent: str) -> Iterator[str]:
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
     except OSError as error:
         yield f"{indent}({error.strerror or error})"
         return
     folders = [entry for entry in entries if entry.is_dir()]
-    others = [entry for entry in entries if not entry.is_dir()]
-    # One file too many takes the same line as "… 1 more"; CSV and zip files are what a reader looks
-    # for.
-    others.sort(key=lambda entry: (entry.suffix.lower() not in (".csv", ".zip"), entry.name))
-    for entry in folders[:each]:
+    files = [entry.name for entry in entries if not entry.is_dir()]
+    files.sort(key=lambda name: not name.lower().endswith((".csv", ".zip")))  # what a reader wants
+    for entry in folders[:12]:
         yield f"{indent}{entry.name}/"
         if depth > 1:
             yield from _tree(entry, depth - 1, indent + "  ")
-    if len(folders) > each:
-        yield f"{indent}… {len(folders) - each} more folders"
-    shown = others if len(others) <= files + 1 else others[:files]
-    yield from (f"{indent}{entry.name}" for entry in shown)
-    if len(others) > len(shown):
-        yield f"{indent}… {len(others) - len(shown)} more files"
+    if len(folders) > 12:
+        yield f"{indent}… {len(folders) - 12} more folders"
+    shown = files if len(files) == 5 else files[:4]  # the fifth takes no more room than "… 1 more"
+    yield from (indent + name for name in shown)
+    if len(files) > len(shown):
+        yield f"{indent}… {len(files) - len(shown)} more files"
 
 
 def folders_below(root: Path) -> Iterator[Path]:
-    """The folder and those below it, level by level, but none that is hidden or holds photos or programs."""
+    """The folder and those below it, level by level; none hidden, of photos or of programs."""
     level: list[Path] = [root] if root.is_dir() else []
     seen: set[Path] = set()
     for _ in range(_DEEP + 1):
@@ -117,31 +122,31 @@ def folders_below(root: Path) -> Iterator[Path]:
             try:
                 real = folder.resolve()
                 with os.scandir(folder) as entries:
-                    inside = sorted(e.name for e in entries if e.is_dir())
+                    names = sorted(entry.name for entry in entries if entry.is_dir())
             except OSError:  # no permission, or gone meanwhile
                 continue
             if real in seen or len(seen) >= _MANY:
                 continue
             seen.add(real)
             yield folder
-            below += [
-                folder / n for n in inside if not n.startswith(".") and n not in _NOT_SEARCHED
-            ]
+            names = [name for name in names if name not in _PHOTOS | _PROGRAMS]
+            below += [folder / name for name in names if not name.startswith(".")]
         level = below
 
 
-def _junk(name: str) -> bool:
-    return name.startswith((".", "__MACOSX"))  # ._1.jpg in zips made on a Mac is no photo
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is hidden, or a Mac's: ._1.jpg in its zip files is no photo."""
+    return name.startswith((".", "__MACOSX"))
 
 
 def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """(subfolder as a posix path, "" for the folder itself; file name) of all files below but hidden ones.
+    """(subfolder as a posix path, "" for the folder itself; name) of all files but hidden ones.
 
     A link to a folder elsewhere counts as that folder, once.
     """
     top, seen = folder.resolve(), set[Path]()
 
-    def walked(inside: Path) -> bool:
+    def is_new(inside: Path) -> bool:
         if not inside.is_symlink():
             return True
         target = inside.resolve()
@@ -151,12 +156,13 @@ def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
         return True
 
     for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _junk(name) and walked(Path(at, name)))
+        wanted = sorted(name for name in folders if not is_junk(name))
+        folders[:] = [name for name in wanted if is_new(Path(at, name))]
         relative = Path(at).relative_to(folder).as_posix()
-        yield from (
-            ("" if relative == "." else relative, name) for name in sorted(names) if not _junk(name)
-        )
+        subfolder = "" if relative == "." else relative
+        yield from ((subfolder, name) for name in sorted(names) if not is_junk(name))
 
 
 def is_photo_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES  # noqa: PTH122 — a third of Path's time, and there are 22,000
+    # A third of Path's time, and there are 22,000.
+    return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES  # noqa: PTH122

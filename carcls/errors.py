@@ -22,3 +22,30 @@ class TrainingDiverged(CarclsError, RuntimeError):  # noqa: N818  (it says what 
 
 class Stopped(BaseException):
     """The run was told to end (SIGTERM); what it has done so far is in the run folder."""
+
+
+# What ends a run without a traceback, on the command line and in a kernel, with its exit code.
+EXIT_CODES: dict[type[BaseException], int] = {
+    ConfigError: 2,
+    InputError: 2,
+    OSError: 2,  # a full disk, a folder that may not be read, another in a file's place
+    TrainingDiverged: 3,
+    KeyboardInterrupt: 130,
+    Stopped: 143,
+}
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a process that this error ends; 1 if it is not in EXIT_CODES."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+def last_words(error: BaseException) -> str:
+    """The one line that such a process prints on stderr."""
+    if isinstance(error, KeyboardInterrupt):
+        return "carcls: stopped by hand; the same command goes on from the last whole epoch"
+    if isinstance(error, Stopped):
+        return f"carcls: stopped by {error}"
+    if isinstance(error, OSError) and error.filename:
+        return f"carcls: {error.filename}: {error.strerror}"
+    return f"carcls: {error}"
