@@ -1,4 +1,4 @@
-"""Weights in simulated /kaggle trees: where they are found, what source they are said to be, whether they are whole."""
+"""Weights in simulated /kaggle trees: where they are found, of what source, whether whole."""
 
 import json
 import shutil
@@ -9,8 +9,9 @@ import pytest
 from carcls import disk
 from carcls.config import Config
 from carcls.data import attached
+from carcls.desk import offline
 from carcls.errors import InputError
-from carcls.nets import registry as backbones
+from carcls.nets import weights
 
 LITE, XCEPTION = "efficientnet_lite_b0", "keras_xception"
 FILE = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -40,7 +41,7 @@ def preset(folder: Path, kind: str = "EfficientNetLiteBackbone") -> Path:
 def dataset(folder: Path) -> Path:
     """A dataset as `make dataset` makes it, unpacked as Kaggle unpacks it."""
     file = preset(folder / f"{LITE}_imagenet")
-    attached.write_manifest(folder, {LITE: file.relative_to(folder).as_posix()})
+    offline.write_manifest(folder, {LITE: file.relative_to(folder).as_posix()})
     return file
 
 
@@ -56,13 +57,11 @@ def dataset(folder: Path) -> Path:
     ],
 )
 def test_each_source_in_both_layouts(top, cfg, folder, kind):
-    file = preset(
-        top / folder, "EfficientNetV2Backbone" if cfg is V2 else "EfficientNetLiteBackbone"
-    )
+    file = preset(top / folder, f"EfficientNet{'V2' if cfg is V2 else 'Lite'}Backbone")
     if kind == "notebook output":
         (top / "made-weights").mkdir(exist_ok=True)
         (top / "made-weights" / "__results__.html").touch()
-    assert backbones.find_weights(cfg.backbone, cfg) == file
+    assert weights.find_weights(cfg.backbone, cfg) == file
     assert attached.kind(file) == kind
     assert attached.verify(file) == ""
 
@@ -71,11 +70,11 @@ def test_each_source_in_both_layouts(top, cfg, folder, kind):
 def test_a_dataset_of_ours_is_verified(top, competition, folder):
     file = dataset(top / folder)
     shutil.copytree(competition, top / "competitions" / CFG.competition)
-    assert backbones.find_weights(LITE, CFG) == file
-    said = backbones.check_attached(CFG)
+    assert weights.find_weights(LITE, CFG) == file
+    said = weights.check_attached(CFG)
     assert said[0] == f"competition: {top / 'competitions' / CFG.competition}"
     assert said[1].endswith(f"{file}, manifest verified")
-    assert backbones.find_weights(LITE, CFG.replace(weights=str(top / folder))) == file
+    assert weights.find_weights(LITE, CFG.replace(weights=str(top / folder))) == file
 
 
 def test_unpacked_without_its_folder_or_one_deeper(top):
@@ -84,19 +83,19 @@ def test_unpacked_without_its_folder_or_one_deeper(top):
     for file in inside.iterdir():
         file.rename(root / file.name)
     inside.rmdir()
-    assert backbones.find_weights(LITE, CFG) == root / "model.weights.h5"
+    assert weights.find_weights(LITE, CFG) == root / "model.weights.h5"
     assert attached.verify(root / "model.weights.h5") == "manifest verified"
     shutil.rmtree(root)
     file = dataset(root / "unpacked")
-    assert backbones.find_weights(LITE, CFG) == file
+    assert weights.find_weights(LITE, CFG) == file
 
 
 def test_a_file_of_keras(top):
     folder = top / "datasets" / "me" / "carcls-keras-xception"
     folder.mkdir(parents=True)
     (folder / FILE).write_bytes(b"numbers")
-    attached.write_manifest(folder, {XCEPTION: FILE})
-    assert backbones.find_weights(XCEPTION, Config(backbone=XCEPTION)) == folder / FILE
+    offline.write_manifest(folder, {XCEPTION: FILE})
+    assert weights.find_weights(XCEPTION, Config(backbone=XCEPTION)) == folder / FILE
     assert attached.verify(folder / FILE) == "manifest verified"
 
 
@@ -104,10 +103,9 @@ def test_what_does_not_match_its_manifest_is_refused(top):
     file = dataset(top / "datasets" / "me" / "carcls-x")
     file.write_bytes(b"numberz")
     with pytest.raises(
-        InputError,
-        match=r"model.weights.h5: sha256 [0-9a-f]{64}, expected [0-9a-f]{64} by .*manifest.json",
+        InputError, match=r"h5: sha256 [0-9a-f]{64}, expected .* by .*manifest.json"
     ):
-        backbones.check_attached(CFG)
+        weights.check_attached(CFG)
     file.write_bytes(b"num")
     with pytest.raises(InputError, match="model.weights.h5: has 3 bytes, expected 7 by"):
         attached.verify(file)
@@ -117,10 +115,8 @@ def test_what_does_not_match_its_manifest_is_refused(top):
     with pytest.raises(InputError, match="config.json: not there; expected"):
         attached.verify(file)
     file.unlink()
-    with pytest.raises(
-        InputError, match="manifest.json: lists efficientnet_lite_b0_imagenet/model.weights.h5"
-    ):
-        backbones.find_weights(LITE, CFG)
+    with pytest.raises(InputError, match="manifest.json: lists .*/model.weights.h5"):
+        weights.find_weights(LITE, CFG)
     manifest = file.parents[1] / attached.MANIFEST
     for content, message in (
         ('{"format": "carcls weights 1", ', "not a JSON file"),
@@ -128,30 +124,23 @@ def test_what_does_not_match_its_manifest_is_refused(top):
     ):
         manifest.write_text(content)
         with pytest.raises(InputError, match=message):
-            backbones.find_weights(LITE, CFG)
-    for foreign in (
-        '{"name": "an app"}',
-        '{"file": 1}\n{"file": 2}\n',
-        "{",
-    ):  # someone else's, whatever it is
+            weights.find_weights(LITE, CFG)
+    for foreign in ('{"name": "an app"}', '{"file": 1}\n{"file": 2}\n', "{"):  # someone else's
         manifest.write_text(foreign)
         with pytest.raises(InputError, match="no efficientnet_lite_b0_imagenet in"):
-            backbones.find_weights(LITE, CFG)
+            weights.find_weights(LITE, CFG)
 
 
 def test_all_that_is_missing_at_once(top, competition):
     both = V2.replace(members="backbone=efficientnetv2_s+backbone=keras_xception")
     with pytest.raises(InputError) as error:
-        backbones.check_attached(both)
+        weights.check_attached(both)
     said = str(error.value)
     assert said.startswith("3 problems:\n- backbone=efficientnetv2_s")
     assert 'make dataset SET="backbone=keras_xception"' in said
     assert said.endswith("There is:\n" + disk.tree(top, depth=4))
     shutil.copytree(competition, top / CFG.competition)
     with pytest.raises(InputError, match="no efficientnet_lite_b0_imagenet in") as error:
-        backbones.check_attached(CFG)
+        weights.check_attached(CFG)
     assert str(error.value).count("There is:") == 1
-    assert (
-        backbones.check_attached(CFG.replace(weights="none"))[1]
-        == f"weights of {LITE}: none, from scratch"
-    )
+    assert "from scratch" in weights.check_attached(CFG.replace(weights="none"))[1]
