@@ -1,48 +1,103 @@
-"""Faster TensorFlow kernels behind Keras's layers, where XLA does not compile the step: same numbers, same weight files.
+"""Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
 
-How much they gain is the machine's affair; `make bench` prints it together with oneDNN's kernels.
+They give the same numbers and fit the same weight files; `make bench` prints what they gain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
-_MIN_EPSILON = (
-    1.001e-5  # tf.compat.v1.nn.fused_batch_norm raises a smaller epsilon to this one, silently
-)
+# tf.compat.v1.nn.fused_batch_norm raises a smaller epsilon to this one, silently.
+_MIN_EPSILON = 1.001e-5
+
+
+def fuse_batch_norm(model: Any) -> int:
+    """Switch batch normalisations, nested ones too, to TensorFlow's fused kernel; returns how many.
+
+    For a built model, before ``compile``. What the kernel does not cover stays as it is.
+    """
+    return _switch(model, _fits_batch_norm, _fused_batch_norm)
+
+
+def speed_up_depthwise(model: Any) -> int:
+    """Switch depthwise convolutions beyond 3×3 to a gradient faster on a CPU; returns how many.
+
+    For a built model, before ``compile``. Layers with a bias, dilation, or strides and padding
+    "same" stay as they are, and so does what is not float32.
+    """
+    return _switch(model, _fits_depthwise, _large_depthwise_conv)
+
+
+def stand_in(plain: type, **methods: Any) -> type:
+    """A layer class that computes by these methods and otherwise passes for the plain one.
+
+    Keras finds weights and layers in files by their class's name and module: under the plain ones,
+    what one class saved loads into the other.
+    """
+    names = {"__module__": plain.__module__, "__doc__": plain.__doc__}
+    return type(plain.__name__, (plain,), {**methods, **names})
+
+
+def replace(layers: Iterable[Any], kind: type) -> int:
+    """Make layers of that class, in place; returns how many."""
+    layers = list(layers)
+    for layer in layers:
+        # Not through Keras's own __setattr__, which tracks whatever it is given.
+        object.__setattr__(layer, "__class__", kind)
+    return len(layers)
+
+
+def _switch(model: Any, fits: Callable[[Any], bool], make_class: Callable[[], type]) -> int:
+    """Replace what fits, on TensorFlow alone."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        return 0
+    return replace(filter(fits, model._flatten_layers()), make_class())
+
+
+def _fits_batch_norm(layer: Any) -> bool:
+    import keras
+
+    return (
+        type(layer) is keras.layers.BatchNormalization
+        and layer.built
+        and layer.axis in (-1, 3)
+        and layer.input_spec.ndim == 4
+        and layer.center
+        and layer.scale
+        and not layer.synchronized
+        and layer.epsilon >= _MIN_EPSILON
+    )
 
 
 @cache
 def _fused_batch_norm() -> type:
-    """Keras 3 normalises in a chain of separate operations; TensorFlow's kernel takes fewer passes over memory."""
+    """Keras normalises in a chain of operations; TensorFlow's kernel reads memory less often."""
     import keras
     import tensorflow as tf
 
     plain, dtypes = keras.layers.BatchNormalization, (tf.float32, tf.float16, tf.bfloat16)
+    kernel = tf.compat.v1.nn.fused_batch_norm
 
     def call(self: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """(B, H, W, C) → the same shape and dtype, as ``keras.layers.BatchNormalization.call``."""
+        """(B, H, W, C) → the same shape and dtype, as ``BatchNormalization.call``."""
         if mask is not None or len(inputs.shape) != 4 or inputs.dtype not in dtypes:
             return plain.call(self, inputs, training=training, mask=mask)
-        scale, offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        if not (training and self.trainable):
-            outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-                inputs,
-                scale,
-                offset,
-                mean=tf.convert_to_tensor(self.moving_mean),
-                variance=tf.convert_to_tensor(self.moving_variance),
-                epsilon=self.epsilon,
-                is_training=False,
-            )
-            return tf.cast(outputs, self.compute_dtype)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, scale, offset, epsilon=self.epsilon, is_training=True
+        scale, offset, *statistics = map(
+            tf.convert_to_tensor, (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
-        # The kernel divides the variance by n - 1, Keras by n (photos × height × width). One value
-        # has none.
+        learns = bool(training and self.trainable)
+        given = [] if learns else statistics
+        outputs, mean, variance = kernel(
+            inputs, scale, offset, *given, epsilon=self.epsilon, is_training=learns
+        )
+        if not learns:
+            return tf.cast(outputs, self.compute_dtype)
+        # The kernel divides the variance by n - 1, Keras by n (photos × height × width). A single
+        # value has none.
         n = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], variance.dtype)
         variance = tf.where(n > 1, variance * (n - 1) / n, tf.zeros_like(variance))
         keep = self.momentum
@@ -50,15 +105,29 @@ def _fused_batch_norm() -> type:
         self.moving_variance.assign(self.moving_variance * keep + variance * (1 - keep))
         return tf.cast(outputs, self.compute_dtype)
 
-    return _in_the_place_of(plain, call)
+    return stand_in(plain, call=call)
+
+
+def _fits_depthwise(layer: Any) -> bool:
+    import keras
+
+    return (
+        type(layer) is keras.layers.DepthwiseConv2D
+        and layer.built
+        and max(layer.kernel_size) > 3
+        and (layer.padding == "valid" or layer.strides == (1, 1))
+        and layer.dilation_rate == (1, 1)
+        and layer.data_format == "channels_last"
+        and not layer.use_bias
+    )
 
 
 @cache
 def _large_depthwise_conv() -> type:
-    """oneDNN has no kernel of its own for the filter gradient of depthwise convolutions beyond 3×3, and takes slower ones for
-    dense convolutions: 98 ms against TensorFlow's 28 for the nine of Lite0 (128 px, 16 photos, two cores with AVX2, timed one
-    by one; AVX-512 not measured). A whole step became 1.07 to 1.16 times as fast. TensorFlow does not ask it where the
-    padding is explicit; the other passes stay oneDNN's.
+    """The filter gradient by TensorFlow's own kernel, all else by oneDNN (MEASUREMENTS: Depthwise).
+
+    oneDNN has no kernel for that gradient beyond 3×3 and takes a slow one; where the padding is
+    explicit TensorFlow does not ask it.
     """
     import keras
     import tensorflow as tf
@@ -66,7 +135,7 @@ def _large_depthwise_conv() -> type:
     plain = keras.layers.DepthwiseConv2D
 
     def call(self: Any, inputs: Any) -> Any:
-        """(B, H, W, C) → (B, h, w, C × multiplier), as ``keras.layers.DepthwiseConv2D.call``."""
+        """(B, H, W, C) → (B, h, w, C × multiplier), as ``DepthwiseConv2D.call``."""
         if inputs.dtype != tf.float32:
             return plain.call(self, inputs)
         strides, padding = (1, *self.strides, 1), self.padding.upper()
@@ -95,78 +164,4 @@ def _large_depthwise_conv() -> type:
 
         return self.activation(convolve(inputs, tf.convert_to_tensor(self.kernel)))
 
-    return _in_the_place_of(plain, call)
-
-
-def _in_the_place_of(plain: type, call: Any) -> type:
-    """A class that computes by ``call``.
-
-    Keras names weights in files after the layer's class, and rebuilds layers from module and class: with the plain
-    layer's names, what the one saved loads into the other, and the other way round.
-    """
-    return type(
-        plain.__name__,
-        (plain,),
-        {"call": call, "__module__": plain.__module__, "__doc__": plain.__doc__},
-    )
-
-
-def _fits_batch_norm(layer: Any) -> bool:
-    import keras
-
-    return (
-        type(layer) is keras.layers.BatchNormalization
-        and layer.built
-        and layer.axis in (-1, 3)
-        and layer.input_spec.ndim == 4
-        and layer.center
-        and layer.scale
-        and not layer.synchronized
-        and layer.epsilon >= _MIN_EPSILON
-    )
-
-
-def _fits_depthwise(layer: Any) -> bool:
-    import keras
-
-    return (
-        type(layer) is keras.layers.DepthwiseConv2D
-        and layer.built
-        and max(layer.kernel_size) > 3
-        and (layer.padding == "valid" or layer.strides == (1, 1))
-        and layer.dilation_rate == (1, 1)
-        and layer.data_format == "channels_last"
-        and not layer.use_bias
-    )
-
-
-def fuse_batch_norm(model: Any) -> int:
-    """Switch the batch normalisations of a built Keras model, nested ones too, to the fused kernel, in place.
-
-    Returns how many it switched: 0 on a backend other than TensorFlow. A layer that the kernel does not cover
-    (not 4-D, not channels last, no scale or shift, synchronised, epsilon below 1.001e-5) stays as it is.
-    Call it before ``compile``, and only where steps are not compiled by XLA.
-    """
-    return _switch(model, _fits_batch_norm, _fused_batch_norm)
-
-
-def speed_up_depthwise(model: Any) -> int:
-    """Switch the depthwise convolutions beyond 3×3 of a built Keras model, nested ones too, to a faster gradient, in place.
-
-    Returns how many it switched: 0 on a backend other than TensorFlow. Layers with a bias, dilation, or strides and padding
-    "same" stay as they are, and so does what is not float32. Call it before ``compile``, on a CPU, and only where steps are
-    not compiled by XLA.
-    """
-    return _switch(model, _fits_depthwise, _large_depthwise_conv)
-
-
-def _switch(model: Any, fits: Callable[[Any], bool], kind: Callable[[], type]) -> int:
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        return 0
-    layers = [layer for layer in model._flatten_layers() if fits(layer)]
-    for layer in layers:
-        # Not through Keras's own __setattr__, which tracks whatever it is given.
-        object.__setattr__(layer, "__class__", kind())
-    return len(layers)
+    return stand_in(plain, call=call)

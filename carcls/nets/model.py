@@ -1,59 +1,84 @@
-"""The network: backbone and head, what of it trains, and at which rate."""
+"""The network: backbone and head, what of it trains and at which rate, and its state."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from carcls.config import Config
-from carcls.machine import HEAD, Runtime
-from carcls.nets import fast, schedule
-from carcls.nets import registry as backbones
+from carcls.machine import HEAD, Machine
+from carcls.nets import fast, registry, schedule, weights
+
+Moments = tuple[np.ndarray, np.ndarray, int]  # mean (C,), variance (C,), number of photos
 
 
-def build(cfg: Config, rt: Runtime, classes: int) -> tuple[keras.Model, str]:
-    """A model from raw pixels (B, H, W, 3) in 0–255 to logits (B, classes), for photos of any size.
+def build(cfg: Config, machine: Machine, classes: int, steps: int) -> tuple[keras.Model, str]:
+    """A model from pixels (B, H, W, 3) in 0..255 to logits (B, classes), and what it starts from.
 
-    Also returns a line that says which weights it starts from. Raises InputError if they are not found.
+    H and W may be any; ``steps`` are those of a whole epoch. Raises InputError as load_weights.
     """
-    backbone = backbones.build(cfg.backbone)
-    loaded = backbones.load_weights(backbone, cfg.backbone, cfg)
-    images = keras.Input((None, None, 3), name="images")  # (B, H, W, 3) 0–255
-    x = backbone(images)  # (B, h, w, C)
-    pool = (
-        keras.layers.GlobalAveragePooling2D
-        if cfg.pooling == "avg"
-        else keras.layers.GlobalMaxPooling2D
-    )
-    x = pool(name="pool")(x)  # (B, C)
-    if cfg.hidden:
-        x = keras.layers.Dense(cfg.hidden, use_bias=False, name="hidden")(x)
-        x = keras.layers.BatchNormalization(name="hidden_bn")(x)
-        x = keras.layers.Activation("relu", name="hidden_relu")(x)
-    x = keras.layers.Dropout(cfg.dropout, name="dropout")(x)
-    logits = keras.layers.Dense(classes, dtype="float32", name=HEAD)(x)
-    model = keras.Model(images, logits, name=cfg.backbone)
+    backbone = registry.build(cfg.backbone)
+    loaded = weights.load_weights(backbone, cfg.backbone, cfg)
+    images = keras.Input((None, None, 3), name="images")  # (B, H, W, 3) 0..255
+    features = backbone(images)  # (B, h, w, C)
+    model = keras.Model(images, _head(cfg, features, classes), name=cfg.backbone)
     for layer in batch_norms(model):
-        # An average of weights wants statistics over as many steps: those of the last few fit the
-        # last weights alone.
-        layer.momentum = max(cfg.bn_momentum, cfg.ema)
-    if rt.fast_layers:
+        layer.momentum = _momentum(cfg, steps)
+    if machine.fast_layers:
         fast.fuse_batch_norm(model)
-        if rt.kind == "cpu":
+        if machine.kind == "cpu":
             fast.speed_up_depthwise(model)
-    model.jit_compile = (
-        rt.xla
-    )  # to predict without being compiled; on a GPU Keras's own choice would be yes
+    model.jit_compile = machine.xla  # for predictions without ``compile``, where Keras would choose
     return model, loaded
 
 
-def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
-    """Set what trains in that stage: unfreeze = all, head, or staged from the head down (S31).
+def _head(cfg: Config, x: Any, classes: int) -> Any:
+    """Features (B, h, w, C) → logits (B, classes)."""
+    layers = keras.layers
+    pools = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
+    x = pools[cfg.pooling](name="pool")(x)  # (B, C)
+    if cfg.hidden:
+        x = layers.Dense(cfg.hidden, use_bias=False, name="hidden")(x)
+        x = layers.BatchNormalization(name="hidden_bn")(x)
+        x = layers.Activation("relu", name="hidden_relu")(x)
+    x = layers.Dropout(cfg.dropout, name="dropout")(x)
+    return layers.Dense(classes, dtype="float32", name=HEAD)(x)
 
-    Staged: the head alone first, then by equal shares of the backbone's layers until all are open in the last stage.
+
+def _momentum(cfg: Config, steps: int) -> float:
+    """Momentum by which BN's moving statistics remember a third of an epoch, 10 to 33 steps.
+
+    With more, validation lags behind what is learned; with few, it is noisy (MEASUREMENTS: BN
+    momentum). Averaged weights need statistics over as many steps as they have themselves.
+    """
+    return max(float(np.clip(1 - 3 / steps, 0.9, 0.97)), cfg.ema)
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """All that compute something, also inside keras-cv's blocks, which no public list reaches.
+
+    Some blocks of EfficientNetV2 have one that they never call; it has no variables.
+    """
+    kind = keras.layers.BatchNormalization
+    return [layer for layer in model._flatten_layers() if isinstance(layer, kind) and layer.built]
+
+
+def _backbone(model: keras.Model) -> keras.Model:
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+# --- What trains ----------------------------------------------------------------------------------
+
+
+def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
+    """Set what trains in that stage: all, the head, or (staged) ever more of the backbone.
+
+    Staged begins with the head alone; each further stage opens an equal share of the backbone's
+    layers, from the head down.
     """
     backbone = _backbone(model)
     layers = backbone.layers
@@ -63,104 +88,89 @@ def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
     for i, layer in enumerate(layers):
         layer.trainable = i >= first
     if cfg.freeze_bn:
-        # On each layer: Keras 3.13 ignores `training=False` on a trainable backbone under fit, and
-        # the statistics move all the same (S32, S33).
+        # On each layer: under fit, Keras 3.13 ignores `training=False` on a trainable backbone.
         for layer in batch_norms(backbone):
             layer.trainable = False
 
 
-def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """All that compute something, also inside keras-cv's block layers, which no public list reaches.
-
-    A fused block of EfficientNetV2 has one that is never called, two where it does not expand; they have no variables.
-    """
-    kind = keras.layers.BatchNormalization
-    return [layer for layer in model._flatten_layers() if isinstance(layer, kind) and layer.built]
+# --- Statistics of the photos ---------------------------------------------------------------------
 
 
 def rebase_batch_norms(model: keras.Model, batches: Iterable[Any]) -> int:
-    """Give the backbone's BN layers the statistics of these photos, with the scale and shift that make up for it.
+    """Give the backbone's BN layers these photos' statistics, and a scale and shift that undo it.
 
-    batches: images (B, H, W, 3) in 0-255. Returns how many layers it changed; one without scale or shift stays as it is.
-    What the network predicts is the same as before. What it computes in training, where BN uses the statistics of a batch,
-    becomes the same too, but for chance: as it came, photos of cars alone blow up the channels that are there for everything
-    else, and much of what the features know is lost before the first step. Raises ValueError if there are no batches.
+    batches: images (B, H, W, 3) in 0..255. Returns how many layers it changed; one without scale or
+    shift stays. Predictions stay the same; training, where BN uses each batch's statistics, begins
+    with the features of the weights, not spoiled ones (MEASUREMENTS: BN's first statistics).
     """
     backbone = _backbone(model)
     layers = [layer for layer in batch_norms(backbone) if layer.scale and layer.center]
-    if not layers:
-        return 0
-    seen: list[list[tuple[Any, Any, int]]] = [
-        [] for _ in layers
-    ]  # of each batch: mean (C,), variance (C,), photos
-
-    def watched(layer: Any, into: list[tuple[Any, Any, int]]) -> Any:
-        def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-            x = keras.ops.cast(inputs, "float32")
-            axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
-            mean, variance = (
-                keras.ops.convert_to_numpy(m).astype(float) for m in keras.ops.moments(x, axes)
-            )
-            into.append((mean, variance, x.shape[0]))
-            return type(layer).call(layer, inputs, training=False, mask=mask)
-
-        return call
-
+    seen: list[list[Moments]] = [[] for _ in layers]  # of each layer, by batch
     try:
-        for layer, into in zip(layers, seen, strict=True):
-            object.__setattr__(
-                layer, "call", watched(layer, into)
-            )  # not Keras's own, which tracks what it is given
+        for layer, moments in zip(layers, seen, strict=True):
+            # Not through Keras's own __setattr__, which tracks whatever it is given.
+            object.__setattr__(layer, "call", partial(_call_and_note, layer, moments))
         for images in batches:
             backbone(images, training=False)
     finally:
         for layer in layers:
             layer.__dict__.pop("call", None)
-    if not all(seen):
-        raise ValueError(
-            "no batches to take the statistics of, or a BN that the backbone does not call"
-        )
-    for layer, parts in zip(layers, seen, strict=True):
-        means, variances, counts = (np.array(column) for column in zip(*parts, strict=True))
-        mean = np.average(means, 0, counts)
-        variance = np.average(variances + (means - mean) ** 2, 0, counts)
-        gamma, beta, old_mean, old_variance = (
-            keras.ops.convert_to_numpy(w).astype(float)
-            for w in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
-        )
-        old, new = (np.sqrt(v + layer.epsilon) for v in (old_variance, variance))
-        for variable, value in (
-            (layer.gamma, gamma * new / old),
-            (layer.beta, beta + gamma * (mean - old_mean) / old),
-            (layer.moving_mean, mean),
-            (layer.moving_variance, variance),
-        ):
-            variable.assign(value.astype(np.float32))
+    assert all(seen), "no batches, or a BN that the backbone does not call"
+    for layer, moments in zip(layers, seen, strict=True):
+        _rebase(layer, moments)
     return len(layers)
 
 
-def _backbone(model: keras.Model) -> keras.Model:
-    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+def _call_and_note(
+    layer: Any, seen: list[Moments], inputs: Any, training: bool | None = None, mask: Any = None
+) -> Any:
+    """The layer's own ``call``, after noting the moments of what it is given."""
+    x = keras.ops.cast(inputs, "float32")
+    axes = [axis for axis in range(len(x.shape)) if axis != layer.axis % len(x.shape)]
+    mean, variance = map(_float64, keras.ops.moments(x, axes))
+    seen.append((mean, variance, x.shape[0]))
+    return type(layer).call(layer, inputs, training=False, mask=mask)
+
+
+def _rebase(layer: Any, moments: list[Moments]) -> None:
+    """New statistics for one layer, and the scale and shift by which it computes what it did."""
+    means, variances, counts = (np.array(column) for column in zip(*moments, strict=True))
+    mean = np.average(means, 0, counts)
+    variance = np.average(variances + (means - mean) ** 2, 0, counts)
+    variables = (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance)
+    gamma, beta, old_mean, old_variance = map(_float64, variables)
+    old, new = (np.sqrt(v + layer.epsilon) for v in (old_variance, variance))
+    values = (gamma * new / old, beta + gamma * (mean - old_mean) / old, mean, variance)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value.astype(np.float32))
+
+
+def _float64(tensor: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(tensor).astype(float)
+
+
+# --- Loss and learning rate -----------------------------------------------------------------------
 
 
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of every step: the curve of the schedule at the progress that ``follow`` maps steps to.
+    """The learning rate of every step: the schedule's curve at the progress that it follows.
 
-    The map is a variable of the optimiser, so that a plan may change without a step being compiled anew.
+    What it follows is a variable of the optimiser, so that it may change without a new compilation.
     """
 
     def __init__(self, cfg: Config):
         self.peak, self.curve = cfg.lr, schedule.curve(cfg)  # (GRID + 1,)
-        self.course: Any = None  # float32 (3,): a step, the progress there, progress per step
+        self.followed: Any = None  # float32 (3,): a step, the progress there, progress per step
 
-    def follow(self, course: schedule.Course) -> None:
-        self.course.assign([course.step, course.progress, course.per_step])
+    def follow(self, step: int, progress: float, per_step: float) -> None:
+        """From now on: ``step`` begins at ``progress``, a step takes ``per_step`` of the run."""
+        self.followed.assign([step, progress, per_step])
 
     def __call__(self, step: Any) -> Any:
         ops = keras.ops
-        progress = (
-            self.course[1] + (ops.cast(step, "float32") - self.course[0] + 0.5) * self.course[2]
-        )
+        # In the middle of the step, so that the first rate is not 0 and cosine's last is nearly 0.
+        since = ops.cast(step, "float32") - self.followed[0] + 0.5
+        progress = self.followed[1] + since * self.followed[2]
         at = ops.clip(progress, 0.0, 1.0) * schedule.GRID
         low = ops.minimum(ops.floor(at), schedule.GRID - 1)
         i, rest = ops.cast(low, "int32"), at - low
@@ -171,37 +181,42 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak}
 
 
-def optimizer(cfg: Config, model: keras.Model) -> tuple[keras.optimizers.Optimizer, Rate | None]:
-    """The optimiser by name under the schedule (S42, S43), with a rate by depth if depth_decay is not 1.
+def compile_model(cfg: Config, model: keras.Model, machine: Machine) -> Rate | None:
+    """Loss on logits with label smoothing, accuracy, and the optimiser with all its variables.
 
-    With plateau there is no Rate: ReduceLROnPlateau sets the rate itself, which a schedule does not allow.
+    Returns the Rate; None with plateau: ReduceLROnPlateau sets the rate, which Keras refuses where
+    there is a schedule.
     """
+    rate = None if cfg.schedule == "plateau" else Rate(cfg)
+    optimizer = _optimizer(cfg, model, rate or cfg.lr)
+    if rate:
+        rate.followed = optimizer.add_variable((3,), name="course")
+    loss = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=cfg.label_smoothing
+    )
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+    model.compile(optimizer, loss, weighted_metrics=[accuracy], jit_compile=machine.xla)
+    model.optimizer.build(model.trainable_variables)
+    return rate
+
+
+def _optimizer(cfg: Config, model: keras.Model, rate: Rate | float) -> keras.optimizers.Optimizer:
+    """The optimiser by name, with a rate by depth if depth_decay is not 1."""
     kinds = keras.optimizers
-    base = {
-        "adam": kinds.Adam,
-        "adamw": kinds.AdamW,
-        "sgd": kinds.SGD,
-        "adamax": kinds.Adamax,
-        "lion": kinds.Lion,
-        "rmsprop": kinds.RMSprop,
-    }[cfg.optimizer]
+    known = (kinds.Adam, kinds.AdamW, kinds.SGD, kinds.Adamax, kinds.Lion, kinds.RMSprop)
+    kind: Any = {kind.__name__.lower(): kind for kind in known}[cfg.optimizer]
     options: dict[str, Any] = {"momentum": 0.9, "nesterov": True} if cfg.optimizer == "sgd" else {}
     if cfg.weight_decay is not None:
         options["weight_decay"] = cfg.weight_decay
     if cfg.ema:
         options |= {"use_ema": True, "ema_momentum": cfg.ema}
     if cfg.depth_decay != 1:
-        base = _by_depth(base, depth_factors(cfg, model))
-    if cfg.schedule == "plateau":
-        return base(cfg.lr, **options), None
-    rate = Rate(cfg)
-    made = base(rate, **options)
-    rate.course = made.add_variable((3,), name="course")
-    return made, rate
+        kind = _by_depth(kind, depth_factors(cfg, model))
+    return kind(rate, **options)
 
 
-def _by_depth(base: Any, factors: list[float]) -> Any:
-    class ByDepth(base):
+def _by_depth(kind: Any, factors: list[float]) -> Any:
+    class ByDepth(kind):
         """The rate of each variable is the schedule's times its factor."""
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -212,7 +227,7 @@ def _by_depth(base: Any, factors: list[float]) -> Any:
 
 
 def depth_factors(cfg: Config, model: keras.Model) -> list[float]:
-    """For each trainable variable: depth_decay to the power of how many quarters of the backbone it lies below the head."""
+    """Of each trainable variable depth_decay ** (quarters of the backbone from it to the head)."""
     layers = [layer for layer in _backbone(model).layers if layer.trainable_variables]
     quarter = {
         id(w): 4 - 4 * i // len(layers)
@@ -222,73 +237,48 @@ def depth_factors(cfg: Config, model: keras.Model) -> list[float]:
     return [cfg.depth_decay ** quarter.get(id(w), 0) for w in model.trainable_variables]
 
 
-def compile_model(cfg: Config, model: keras.Model, rt: Runtime) -> Rate | None:
-    """Loss on logits with label smoothing, accuracy, and never XLA unless rt says so (Keras's "auto" would).
-
-    The optimiser has all its variables afterwards. Returns what its learning rate follows, None with plateau.
-    """
-    made, rate = optimizer(cfg, model)
-    model.compile(
-        optimizer=made,
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=cfg.label_smoothing
-        ),
-        weighted_metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        jit_compile=rt.xla,
-    )
-    model.optimizer.build(model.trainable_variables)
-    return rate
+# --- State ----------------------------------------------------------------------------------------
 
 
 def state(model: keras.Model, optimizer: bool = True) -> list[np.ndarray]:
-    """Every number that training goes on from: weights, statistics, the generators of dropout, the optimiser's variables.
+    """Every number that training goes on from: weights, BN, dropout's generators, optimiser.
 
-    Without ``optimizer``, what a prediction can touch. Keras's own weights files lose the generators: they write them and do
-    not read them (3.13.2). The loss scale, which mixed_float16 alone has, comes last: a state is good for any precision.
+    Without ``optimizer``, what a prediction can touch. Keras's own weights files would lose the
+    generators (3.13.2 writes them and does not read them).
     """
-    # np.array copies: on the CPU JAX and TensorFlow would lend us the very memory that the next
-    # step writes to.
-    return [np.array(variable) for variable in _variables(model, optimizer)]
+    variables, loss_scale = _variables(model, optimizer)
+    # np.array copies: on the CPU a variable may lend its memory, which the next step writes to.
+    return [np.array(variable) for variable in [*variables, *loss_scale]]
 
 
 def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:
-    """Put a state back. Raises ValueError if it is of another network.
+    """Put a state back, also one of another precision, and after a step that failed half done.
 
-    Also after a step that failed, out of memory say: Keras on JAX takes a network's arrays out of its variables while a
-    step runs, and leaves them empty then; TensorFlow may leave a step half done.
+    Raises ValueError if it is another network's.
     """
-    optimizer = len(arrays) != len(model.variables)
-    variables = _variables(model, optimizer)
-    scaled = len(_scale(model)) if optimizer else 0
-    if len(arrays) != len(variables):  # of another precision, or of another network
-        variables = variables[: len(variables) - scaled]
-        arrays = arrays[: len(variables)]
-    for variable, array in zip(variables, arrays, strict=True):
+    variables, loss_scale = _variables(model, optimizer=len(arrays) != len(model.variables))
+    if len(arrays) == len(variables) + len(loss_scale):
+        variables += loss_scale
+    for variable, array in zip(variables, arrays[: len(variables)], strict=True):
         variable.assign(array)
 
 
-def _variables(model: keras.Model, optimizer: bool) -> list[Any]:
+def _variables(model: keras.Model, optimizer: bool) -> tuple[list[Any], list[Any]]:
+    """Those that every precision has, and of mixed_float16 those that scale the loss."""
     if not optimizer:
-        return list(model.variables)
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return [*model.variables, *inner.variables, *_scale(model)]
-
-
-def _scale(model: keras.Model) -> list[Any]:
-    """The variables that an optimiser has for scaling the loss, around those of its inner one."""
-    inner = getattr(model.optimizer, "inner_optimizer", None)
-    if inner is None:
-        return []
+        return list(model.variables), []
+    outer: Any = model.optimizer
+    inner = getattr(outer, "inner_optimizer", outer)
     within = {id(variable) for variable in inner.variables}
-    return [variable for variable in model.optimizer.variables if id(variable) not in within]
+    loss_scale = [variable for variable in outer.variables if id(variable) not in within]
+    return [*model.variables, *inner.variables], loss_scale
 
 
 class EqualReplicas(keras.callbacks.Callback):
-    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics, before each epoch is validated and kept.
+    """Gives every replica of a MirroredStrategy the mean of all replicas' BN statistics.
 
-    In Keras 3.13 each replica moves its own, from its share of the batches. Validation would then use several networks,
-    and a file would hold the first one's. Moving averages are linear: their mean is the moving average of the means, so
-    once an epoch is enough. (What BN normalises with in training stays each replica's own share of the batch.)
+    In Keras 3.13 each replica moves its own: validation would use several networks, a file hold
+    the first one. Moving averages are linear, so once before each validation is enough.
     """
 
     def __init__(self, strategy: Any):

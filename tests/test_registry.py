@@ -1,0 +1,186 @@
+"""Networks build without the internet and see the pixels that their weights were trained on."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from carcls.errors import ConfigError
+from carcls.nets import registry
+
+# Parameters without the classifier. Sources: keras.io/api/applications (total less the 1000-way
+# layer), the presets' metadata in keras-cv 0.9 (efficientnetv2), efficientnet-pytorch (4,652,008 of
+# Lite0 less 1,281,000, plus 42,016 statistics of batch normalisation, which torch does not count).
+PARAMETERS = {
+    "efficientnet_lite_b0": 3_413_024,
+    "efficientnetv2_b0": 5_919_312,
+    "mobilenet_v3_small": 939_120,
+    "keras_efficientnet_b0": 4_049_571,
+    "keras_xception": 20_861_480,
+    "keras_densenet121": 7_037_504,
+    "keras_convnext_tiny": 27_820_128,
+}
+SLOW = {  # minutes on two cores
+    "efficientnetv2_s": 20_331_360,
+    "efficientnetv2_b1": 6_931_124,
+    "efficientnetv2_b2": 8_769_374,
+    "efficientnetv2_b3": 12_930_622,
+    "efficientnet_lite_b1": 4_189_344,
+    "efficientnet_lite_b2": 4_869_168,
+    "resnet50_v2": 23_564_800,
+    "densenet121": 7_037_504,
+    "mobilenet_v3_large": 2_996_352,
+    "keras_efficientnet_b1": 6_575_239,
+    "keras_efficientnet_b2": 7_768_569,
+    "keras_efficientnet_b3": 10_783_535,
+    "keras_efficientnet_b4": 17_673_823,
+    "keras_efficientnet_b5": 28_513_527,
+    "keras_efficientnet_b6": 40_960_143,
+    "keras_efficientnet_b7": 64_097_687,
+    "keras_resnet50_v2": 23_564_800,
+    "keras_convnext_small": 49_454_688,
+}
+# keras-cv and Keras have these networks in common.
+SLOW |= {
+    f"keras_{name}": count
+    for name, count in (PARAMETERS | SLOW).items()
+    if name.startswith("efficientnetv2")
+}
+slow = pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1 builds it")
+ALL = [*PARAMETERS, *(pytest.param(name, marks=slow) for name in SLOW)]
+
+built = cache(registry.build)
+
+
+@pytest.fixture(autouse=True)
+def no_internet(monkeypatch):
+    def refuse(*args):
+        raise AssertionError(f"a connection to {args[1:]}")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+def test_importing_it_imports_no_framework():
+    code = (
+        "import sys, carcls.nets.registry, carcls.nets.weights, carcls.nets.fast, "
+        "carcls.nets.schedule; print({'keras', 'keras_cv', 'tensorflow'} & set(sys.modules))"
+    )
+    run = [sys.executable, "-c", code]
+    assert subprocess.check_output(run, text=True, cwd=Path(__file__).parents[1]) == "set()\n"
+
+
+def test_the_lists_here_are_the_registry():
+    assert set(PARAMETERS) | set(SLOW) == set(registry.REGISTRY)
+    assert all(name == row.name for name, row in registry.REGISTRY.items())
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"backbone='b0'.*efficientnet_lite_b0"):
+        registry.build("b0")
+
+
+@pytest.mark.parametrize("name", registry.REGISTRY)
+def test_name_class_and_weights_of_a_row_are_of_one_network(name):
+    row = registry.REGISTRY[name]
+    assert row.kind == row.make.args[0]
+    if row.library == "keras":
+        file = row.preset.removesuffix("_notop.h5").partition("_weights")[0]
+        plain = [text.replace("_", "").replace("-", "").lower() for text in (name, file, row.kind)]
+        assert plain[0].removeprefix("keras") == plain[1] == plain[2]
+    elif name != "efficientnetv2_b3":  # of which keras-cv has no weights
+        assert row.preset == f"{name}_imagenet"
+        assert (row.model is None) == ("lite" in name)
+        if row.model:
+            family = row.model.split("/")[1]
+            assert row.model == f"keras/{family}/keras/{name}_imagenet/2"
+            assert row.kind.lower().startswith(family.removesuffix("121"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_network_builds_without_a_network(name):
+    model = built(name)
+    assert model.count_params() == {**PARAMETERS, **SLOW}[name]
+    assert model.compute_output_shape((1, 64, 96, 3))[:3] == (1, 2, 3)
+    assert len(model.layers) > 20  # flat: nothing hides in one layer
+
+
+# What the first convolution sees of a grey photo of value 0, 127, 255 (R, G, B where they differ).
+ZERO_ONE = (0, 127 / 255, 1)
+IMAGENET = (
+    (-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225),  # -2.118, -2.036, -1.804
+    (0.0569, 0.1876, 0.4091),
+    (2.2489, 2.4286, 2.6400),
+)
+GOLDEN = {
+    # keras_cv 0.9, include_rescaling: Rescaling(1 / 255.0); its training script trained on that
+    "efficientnetv2_b0": ZERO_ONE,
+    "mobilenet_v3_small": ZERO_ONE,
+    "resnet50_v2": ZERO_ONE,
+    "densenet121": ZERO_ONE,
+    # efficientnet-lite-pytorch (and the TPU original): MEAN_RGB = 127, STDDEV_RGB = 128
+    "efficientnet_lite_b0": (-127 / 128, 0, 1),
+    # keras.applications.imagenet_utils.preprocess_input, mode "tf"
+    "keras_xception": (-1, -0.003922, 1),
+    "keras_resnet50_v2": (-1, -0.003922, 1),
+    # the same, mode "torch"
+    "keras_densenet121": IMAGENET,
+    # keras.applications.convnext.PreStem
+    "keras_convnext_tiny": IMAGENET,
+    # keras.applications.efficientnet with weights="imagenet"
+    "keras_efficientnet_b0": IMAGENET,
+    # keras.applications.efficientnet_v2, include_preprocessing: B as EfficientNet, S and larger x /
+    # 128 - 1
+    "keras_efficientnetv2_b0": IMAGENET,
+    "keras_efficientnetv2_s": (-1, -1 / 128, 255 / 128 - 1),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[slow] * (name in SLOW)) for name in GOLDEN]
+)
+def test_the_first_convolution_sees_what_the_weights_were_trained_on(name):
+    seen = []
+    for value in (0, 127, 255):
+        x = np.full((1, 64, 64, 3), value, "float32")
+        for layer in built(name).layers[1:]:
+            if any(len(w.shape) == 4 for w in layer.weights):
+                break
+            x = layer(x)
+        seen.append(np.asarray(x)[0, 30, 30])
+    expected = [np.broadcast_to(row, 3) for row in GOLDEN[name]]
+    np.testing.assert_allclose(seen, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "height", "width"),
+    [
+        ("mobilenet_v3_small", 112, 208),
+        ("efficientnet_lite_b0", 100, 90),
+        ("keras_efficientnet_b0", 112, 90),
+    ],
+)
+def test_odd_sides_keep_the_last_row_and_column(name, height, width):
+    """112 × 208 px: the last halving meets 7 × 13. One that is built for that size knows."""
+    ours, row = built(name), registry.find(name)
+    told = row.make((height, width, 3))
+    told.set_weights(ours.get_weights())
+    x = np.random.default_rng(0).uniform(0, 255, (1, height, width, 3)).astype("float32")
+    scale, offset = registry._NORMALISE[row.normalise] or ((1,), (0,))
+    y = np.asarray(told(x * np.float32(scale) + np.float32(offset)))
+    assert y.shape[1:3] == (-(-height // 32), -(-width // 32))
+    close = {"rtol": 1e-3, "atol": 1e-4 * np.abs(y).max()}
+    np.testing.assert_allclose(ours(x), y, **close)
+    any_size = tf.function(ours).get_concrete_function(tf.TensorSpec((None, None, None, 3)))
+    np.testing.assert_allclose(any_size(tf.constant(x)), y, **close)
+    assert ours.compute_output_shape((1, height, width, 3)) == y.shape
+
+
+def test_padding_that_is_the_same_on_both_sides_stays_as_it_is():
+    kind, layers = keras.layers.ZeroPadding2D, built("keras_densenet121").layers
+    assert {type(layer) for layer in layers if isinstance(layer, kind)} == {kind}

@@ -1,0 +1,177 @@
+"""Weights from disk: which file is found, what it must be, and what errors tell."""
+
+import json
+import shutil
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from carcls.config import Config
+from carcls.desk import offline
+from carcls.errors import InputError
+from carcls.nets import registry, weights
+
+SMALL = "mobilenet_v3_small"
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """No weights but those of the test."""
+    monkeypatch.setenv("CARCLS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return registry.build(SMALL)
+
+
+def cfg(path="imagenet"):
+    return Config(weights=str(path))
+
+
+def save_legacy(network, path):
+    """A file as keras.applications' own are."""
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        save_weights_to_hdf5_group(file, network)
+
+
+def test_efficientnet_gives_what_keras_gives_with_the_official_file(tmp_path, monkeypatch):
+    name = "keras_efficientnet_b0"
+    keras.utils.set_random_seed(5)
+    keras.utils.clear_session()  # layers have the names of a first network
+    path = tmp_path / "keras" / "models" / "efficientnetb0_notop.h5"
+    save_legacy(registry.find(name).make((None, None, 3)), path)
+    monkeypatch.setattr(
+        "keras.src.applications.efficientnet.file_utils.get_file", lambda *_, **__: str(path)
+    )
+    official = keras.applications.EfficientNetB0(include_top=False, input_shape=(64, 96, 3))
+    ours = registry.build(name)
+    assert str(path) in weights.load_weights(ours, name, cfg())
+    x = np.random.default_rng(0).uniform(0, 255, (2, 64, 96, 3)).astype("float32")
+    y = np.asarray(official(x))
+    np.testing.assert_allclose(ours(x), y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
+
+    with h5py.File(path, "a") as file:  # as one trained from scratch elsewhere, on raw pixels
+        layer = file["normalization"]["normalization"]
+        layer["mean"][...], layer["variance"][...] = 0, 1
+    with pytest.raises(InputError, match=r"mean \[0.0, 0.0, 0.0\].*ImageNet"):
+        weights.load_weights(ours, name, cfg(path))
+
+
+def test_an_official_file_of_keras_fits_behind_our_normalisation(tmp_path):
+    name = "keras_xception"
+    ours, network = registry.build(name), registry.find(name).make((None, None, 3))
+    path = tmp_path / "kaggle/input/datasets/someone/some-weights" / registry.find(name).preset
+    save_legacy(network, path)
+    assert str(path) in weights.load_weights(ours, name, cfg())
+    x = np.random.default_rng(0).uniform(0, 255, (1, 64, 96, 3)).astype("float32")
+    np.testing.assert_allclose(ours(x), network(x / 127.5 - 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """A network and the keras-cv preset folder that it was saved to."""
+    from keras_cv.src.utils.preset_utils import save_to_preset
+
+    network = registry.find(SMALL).make((None, None, 3))
+    folder = tmp_path_factory.mktemp("saved") / "preset"
+    save_to_preset(network, str(folder))
+    return network, folder
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["mobilenetv3/keras/mobilenet_v3_small_imagenet/10", "datasets/me/mobilenet-v3-small-imagenet"],
+)
+def test_a_preset_is_found_loaded_and_described(small, preset, folder, tmp_path):
+    network, saved = preset
+    top = tmp_path / "kaggle/input" / folder
+    shutil.copytree(saved, top)
+    file = top / weights.WEIGHTS_FILE
+    described = f"model {file}"
+    if top.name == "10":  # an older version, which would fail
+        top.with_name("9").mkdir()
+        (top.with_name("9") / weights.WEIGHTS_FILE).write_bytes(b"old")
+    else:
+        offline.write_manifest(top, {SMALL: weights.WEIGHTS_FILE})
+        described = f"dataset {file}, manifest verified"
+    small.set_weights([np.zeros(w.shape) for w in small.weights])
+    line = weights.load_weights(small, SMALL, cfg())
+    assert line == f"{SMALL}: {small.count_params():,} parameters from {described}"
+    assert all(map(np.array_equal, small.weights, network.weights))
+
+
+def test_weights_none_is_from_scratch(small):
+    before = [w.numpy() for w in small.weights]
+    assert "from scratch" in weights.load_weights(small, SMALL, cfg("none"))
+    assert all(map(np.array_equal, before, small.weights))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("efficientnetv2_s", ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"]),
+        ("efficientnet_lite_b1", ["lite_b1_imagenet", "carcls weights", "make dataset"]),
+        ("keras_efficientnet_b5", ["efficientnetb5_notop.h5", "EfficientNetB5(", "keras/models"]),
+        ("efficientnetv2_b3", ["keras-cv has none", "keras_efficientnetv2_b3"]),
+    ],
+)
+def test_weights_not_found_say_where_it_looked_and_how_to_get_them(name, parts, tmp_path):
+    (tmp_path / "kaggle/input").mkdir(parents=True)
+    with pytest.raises(InputError) as error:
+        weights.find_weights(name, cfg())
+    parts = [*parts, name, "weights=none"]
+    if registry.find(name).preset:
+        parts += [str(tmp_path / "kaggle/input"), str(tmp_path / "home/weights")]
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_bad_paths_and_files_are_named(small, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("photo.jpg", "broken.weights.h5", "broken.keras"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / weights.WEIGHTS_FILE).write_bytes(b"x")
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"class_name": "ResNetV2Backbone"}))
+    for file, message in {
+        "missing.h5": "no such file",
+        "empty": "no model.weights.h5",
+        "photo.jpg": "ending in .h5",
+        "broken.weights.h5": "does not fit",
+        "broken.keras": "does not fit",
+        "other": f"of a ResNetV2Backbone; backbone={SMALL} is a MobileNetV3Backbone",
+    }.items():
+        with pytest.raises(InputError, match=message) as error:
+            weights.load_weights(small, SMALL, cfg(tmp_path / file))
+        assert str(tmp_path / file) in str(error.value)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    def net(filters, depth=1):
+        layers = [keras.layers.Conv2D(filters, 3) for _ in range(depth)]
+        return keras.Sequential([keras.Input((8, 8, 3)), *layers])
+
+    def refused(file, message):
+        with pytest.raises(InputError, match=f"{file}: does not fit backbone=mob.*{message}") as e:
+            weights._load(net(4), registry.find(SMALL), tmp_path / file)
+        assert "\n" not in str(e.value)
+
+    net(4, depth=2).save_weights(tmp_path / "deeper.weights.h5")
+    content = (tmp_path / "deeper.weights.h5").read_bytes()
+    heap = content.replace(b"HEAP", b"HE\xffP")  # where names of layers are
+    (tmp_path / "damaged.weights.h5").write_bytes(heap)
+    save_legacy(net(5), tmp_path / "wider.h5")
+    net(5).save(tmp_path / "wider.keras")
+    refused("damaged.weights.h5", "heap")
+    refused("deeper.weights.h5", "it holds 260 numbers, the network 112")
+    refused("wider.h5", r"\(3, 3, 3, 4\).*\(3, 3, 3, 5\)")
+    refused("wider.keras", r"\(3, 3, 3, 4\).*\(3, 3, 3, 5\)")
