@@ -1,221 +1,180 @@
-"""Seconds of training and predicting, measured on a few real steps.
+"""Time as one number: the share of the work still planned that there is time for.
 
-What a plan under a time budget is made from, and what decides on XLA where only the clock can tell.
+A session may have to end at some moment. A network gets a share of the time left, keeps back what
+its predictions will take, and shortens the training steps that are still to come by one factor.
 """
 
 from __future__ import annotations
 
-import gc
+import math
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import keras
-import numpy as np
-import tensorflow as tf
+from carcls.config import Config
+from carcls.values import Views
 
-from carcls import machine as runtime
-from carcls import record as steps
-from carcls.config import Config, Stage
-from carcls.data import batches as pipeline
-from carcls.data import files as inputs
-from carcls.data import photos
-from carcls.data.batches import Batches
-from carcls.machine import Runtime
-from carcls.nets import model, schedule
-
-WARM = 3  # steps that are not counted: the first traces or compiles, buffers fill
-LEAST, MOST = 5, 40  # steps that are, of each size
-XLA_STEPS = 20  # steps with and without XLA, each
-XLA_TIME = 900.0  # seconds that must be left to spend some on compiling; not measured
-PREDICTED = 8  # steps of prediction, of which the first is not counted
-SHARE = 0.01  # of the time left that counting them may take, between these; what they miss, the plan makes good after an epoch
+# Seconds kept for what comes after the votes: the report's pictures, decisions and the submission,
+# and more for each network (MEASUREMENTS: what the end of a run takes).
+REPORT, PER_NETWORK = 7.0, 5.0
+# Kaggle ends a session after so many hours; this share of it is left for what nobody foresees.
+HOURS, TPU_HOURS, MARGIN = 12.0, 9.0, 0.05
+# Training leaves its predictions what they take, up to this share of the network's time; one view
+# in any case.
+VOTES_SHARE = 0.25
+# Of the views beyond the first ones the adaptive rule asks for about this share
+# (MEASUREMENTS: adaptive views).
+ADDED = 0.15
 
 
-def of_size(
-    net: keras.Model, rt: Runtime, train: Batches, val: Batches, look: Batches, left: float
-) -> tuple[float, float, float]:
-    """Seconds of a training step, of a predicted photo and of one in a view, where ``left`` seconds are left.
+@dataclass(frozen=True)
+class Clock:
+    """The time of this session."""
 
-    ``look``: batches of such views; ``val`` itself where there are none. The network is another one then.
+    start: float  # by time.monotonic
+    end: float | None = None  # likewise; None: no limit
+    limit: str = "no limit"  # where the end comes from
+    reports: int = 1  # that will be written: one after the members and one after each phase
+
+    @property
+    def is_limited(self) -> bool:
+        return self.end is not None
+
+    def left(self) -> float:
+        """Seconds; infinite without a limit."""
+        return math.inf if self.end is None else self.end - time.monotonic()
+
+    def deadline(self, share: float) -> float:
+        """When a network that gets this share of the time left must have voted."""
+        return time.monotonic() + (self.left() - REPORT * self.reports) * share - PER_NETWORK
+
+
+def start(cfg: Config, on_kaggle: bool, kind: str, began: float) -> Clock:
+    """From cfg.budget_minutes, else Kaggle's limit for a kind of device (cpu, gpu, tpu)."""
+    reports = 1 + (cfg.pseudo > 0) + (cfg.refits > 0)
+    if cfg.budget_minutes is not None:
+        minutes = cfg.budget_minutes
+        return Clock(began, began + minutes * 60, f"{minutes:g} minutes, as set", reports)
+    if not on_kaggle:
+        return Clock(began)
+    hours = TPU_HOURS if kind == "tpu" else HOURS
+    usable = hours * (1 - MARGIN)
+    limit = f"{usable:g} of the {hours:g} hours of a session"
+    return Clock(began, began + usable * 3600, limit, reports)
+
+
+def passes(views: Views, check: int, test: int) -> float:
+    """Photos to predict, each view counted, for so many validation and test photos.
+
+    With the adaptive rule validation photos get every view, test photos what the rule asks for.
     """
-    warm = _trained(net, train, WARM)
-    count = int(np.clip(SHARE * left / max(runtime.agree(rt, warm), 1e-9), LEAST, MOST))
-    step = _trained(net, train, count)
-    net.evaluate(val.dataset, steps=1, verbose=0)  # traced now, so that no epoch is taken for slow
-    photo = predicted(net, val)
-    view = photo if look is val else predicted(net, look)
-    return runtime.agree(rt, step), runtime.agree(rt, photo), runtime.agree(rt, view)
+    return check * views.most + test * (views.first + ADDED * (views.most - views.first))
 
 
-def _trained(net: keras.Model, batches: Batches, count: int) -> float:
-    """Seconds a step, of so many or of an epoch."""
-    timed = _Timed()
-    net.fit(
-        batches.dataset, steps_per_epoch=min(batches.steps, count), callbacks=[timed], verbose=0
-    )
-    return timed.seconds()
+def affordable(views: Views, check: int, test: int, photos: float) -> Views:
+    """The most of these views that take at most so many passes (``photos``); at least one."""
+    most = views.most
+    while most > 1 and passes(_at_most(views, most), check, test) > photos:
+        most -= 1
+    return _at_most(views, most)
 
 
-def predicted(net: keras.Model, batches: Batches) -> float:
-    """Seconds a photo, of the first steps."""
-    timed = _Timed()
-    net.predict(batches.dataset, steps=min(batches.steps, PREDICTED), callbacks=[timed], verbose=0)
-    return timed.seconds() / batches.batch
+def _at_most(views: Views, most: int) -> Views:
+    return Views(first=min(views.first, most), most=most)
 
 
-def of_state(arrays: list[np.ndarray], folder: Path, rt: Runtime) -> float:
-    """Seconds to keep a state of these arrays in that folder."""
-    file = folder / ".timed.part.npz"
-    began = time.monotonic()
-    np.savez(file, *arrays)
-    took = time.monotonic() - began
-    file.unlink()
-    return runtime.agree(rt, took)
+# How progress rises with the optimiser's count of steps: a step, the progress when it begins, and
+# the progress of each step.
+Ramp = tuple[int, float, float]
 
 
-def xla(
-    cfg: Config,
-    rt: Runtime,
-    table: photos.Table,
-    place: inputs.Place,
-    events: Any,
-    budget: schedule.Budget | None,
-) -> Runtime:
-    """The same runtime with XLA where the training ends sooner by it, and without it elsewhere.
+@dataclass(frozen=True)
+class Pace:
+    """Measured seconds, by stage where there are several."""
 
-    Where the machine alone does not settle it (``rt.xla_open``), a network like the first member's trains a few steps each
-    way. The run folder keeps what was timed, so that a later session computes in the same way.
+    step: list[float]  # a training step
+    check: list[float]  # validating and keeping the state, once
+    look: float  # one photo predicted in one view, at the last stage's size
+
+    def by(self, stage: int, step: float, check: float) -> Pace:
+        """The same where an epoch of that stage has taken so long; others get slower, not faster.
+
+        This is of what was measured before training: one slow epoch is no slow machine.
+        """
+        slower = max(1.0, step / max(self.step[stage], 1e-9))
+        steps, checks = [s * slower for s in self.step], [c * slower for c in self.check]
+        steps[stage], checks[stage] = step, check
+        return Pace(steps, checks, self.look * slower)
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a network still has to do, from the middle of a stage on."""
+
+    pace: Pace
+    epochs: list[float]  # still planned, by stage; 0 for those that are done
+    steps: int  # of an epoch
+    early: float  # seconds of predictions between the stages
+    votes: float  # seconds of all predictions after training, as set
+    one_view: float  # seconds of the least of them
+
+    def training(self, share: float = 1.0) -> float:
+        """Seconds of the epochs that are planned, shortened to that share."""
+        seconds = 0.0
+        for stage, planned in enumerate(self.epochs):
+            if planned:
+                leg = next_leg(stage, 0, planned, self.steps, share)
+                each = leg.steps * self.pace.step[stage] + self.pace.check[stage]
+                seconds += leg.epochs * each
+        return seconds
+
+    def share(self, left: float, whole: float) -> float:
+        """The share of the training, 0 to 1, that there is time for in ``left`` seconds.
+
+        0 where it is not enough for a single step of each stage. whole: seconds that the network
+        had when this session came to it, of which its predictions get their share.
+        """
+        least = self.training(0.0)
+        if left < least + self.early + self.one_view:
+            return 0.0
+        reserve = min(self.votes, max(VOTES_SHARE * whole, self.one_view))
+        room = max(least, left - self.early - reserve)
+        if self.training() <= room:
+            return 1.0
+        # An epoch is validated however short it is, so time is no plain product of the share.
+        fits, too_much = 0.0, 1.0
+        for _ in range(30):
+            middle = (fits + too_much) / 2
+            fits, too_much = (middle, too_much) if self.training(middle) <= room else (fits, middle)
+        return max(fits, 1e-9)
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What one call of fit trains: some epochs of one stage, each of so many steps."""
+
+    stage: int  # from 0
+    first: int  # epochs of the stage that are done
+    epochs: int  # of this call
+    total: int  # epochs of the stage, as it is planned now
+    steps: int  # of each epoch
+    worth: float  # epochs of the plan that each of them stands for; 1 where time does not press
+    later: float = 0.0  # pixels of a photo × epochs that later stages will train
+    planned: float = 0.0  # epochs of the plan that the stage still had when the leg began
+
+
+def next_leg(stage: int, first: int, planned: float, steps: int, share: float) -> Leg:
+    """The epochs that are left of a stage, shortened to ``share``.
+
+    planned: epochs of the plan still to come; steps: of a whole epoch. Fewer epochs of about the
+    usual length rather than shorter ones: each is validated and kept, which takes time too.
     """
-    if not rt.xla_open:
-        return rt
-    cfg, record = cfg.of_members()[0], steps.Steps(place.out)
-    facts = {
-        "device": list(rt.devices),
-        "precision": rt.precision,
-        "tensorflow": tf.__version__,
-        **cfg.model_dump(
-            mode="json", include={"backbone", "batch", "hidden", "optimizer", "stages", "unfreeze"}
-        ),
-    }
-    known = record.about("XLA", facts) if cfg.resume else None
-    if known is None:
-        if budget and budget.left() < XLA_TIME:
-            on, timed = False, False
-            why = f"not timed: less than {XLA_TIME / 60:.0f} minutes are left"
-        else:
-            print("XLA        timing a few steps with it and without, which takes a compilation")
-            on, why, timed = _both_ways(cfg, rt, table, place)
-        known = {"on": on, "why": why}
-        if timed:
-            record.finish("XLA", facts, (), **known)
-    rt = runtime.with_xla(rt, known["on"])
-    print(
-        f"XLA        {'on' if rt.xla else 'off'}: {known['why']}", runtime.batch_norm(rt), sep="\n"
-    )
-    events.send("xla", **known)
-    return rt
+    epochs = max(1, math.ceil(planned * share - 1e-6))
+    shortened = max(1, round(planned * share * steps / epochs))
+    return Leg(stage, first, epochs, first + epochs, shortened, planned / epochs, 0.0, planned)
 
 
-def _both_ways(
-    cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place
-) -> tuple[bool, str, bool]:
-    """Whether to train with XLA, why, and whether that will hold another time too."""
-    shape = max(
-        cfg.stages, key=lambda stage: stage.epochs * stage.height * stage.width
-    )  # where most of the time goes
-    start: dict[bool, float] = {}
-    step: dict[bool, float] = {}
-    failed: dict[bool, str] = {}
-    lasting = True
-    for on in (True, False):
-        try:
-            start[on], step[on] = _alone(cfg, runtime.with_xla(rt, on), table, place, shape)
-        except (tf.errors.OpError, *runtime.memory_errors()) as error:
-            # Training has its own way with too little memory. A compiler that is not whole is a
-            # reason, not an end.
-            short = runtime.is_out_of_memory(error)
-            if not on and not short:
-                raise
-            lasting &= not short
-            # TensorFlow begins with "Graph execution error:" and a traceback, and names the
-            # operations last.
-            said = [
-                line.strip()
-                for line in str(error).splitlines()
-                if line.strip() and "[[" not in line
-            ]
-            failed[on] = said[-1] if said else type(error).__name__
-        gc.collect()
-    if failed:
-        why = "; ".join(
-            f"a step {'with' if on else 'without'} it fails: {error}"
-            for on, error in failed.items()
-        )
-        return set(failed) == {False}, why, lasting
-    # A size is compiled once, or traced; the steps are as many as the heaviest size of the training
-    # would make of them.
-    pixels = sum(stage.epochs * stage.height * stage.width for stage in cfg.stages) / (
-        shape.height * shape.width
-    )
-    count = pixels * len(table.train) / rt.batch_size(cfg.batch)
-    whole = {on: start[on] * len(cfg.stages) + step[on] * count for on in step}
-    why = (
-        f"a step at {shape.height}x{shape.width} takes {step[True]:.3g} s with it and {step[False]:.3g} s without, to get "
-        f"there took {start[True]:.0f} and {start[False]:.0f} s; the whole training would take {whole[True]:.0f} or "
-        f"{whole[False]:.0f} s"
-    )
-    return whole[True] < whole[False], why, True
-
-
-def _alone(
-    cfg: Config, rt: Runtime, table: photos.Table, place: inputs.Place, shape: Stage
-) -> tuple[float, float]:
-    """Seconds until a new network has trained, validated and predicted a little at that size, and of a training step after it."""
-    size = (shape.height, shape.width)
-    net, _ = model.build(cfg.replace(weights="none"), rt, len(table.classes))
-    model.open_layers(cfg, net, len(cfg.stages) - 1)
-    rate = model.compile_model(cfg, net, rt)
-    if rate:
-        rate.follow(schedule.Course(0, 0.0, 0.0))
-    cache = pipeline.PhotoCache(table.train, *size, cfg.fit, cfg.cache_share, place.scratch)
-    batches = pipeline.make_batches(
-        cfg,
-        cache,
-        np.arange(len(table.train)),
-        table.train["label"].to_numpy(),
-        size,
-        len(table.classes),
-        train=lambda epoch: cfg.strength,
-        rt=rt,
-    )
-    # One batch again and again: decoding photos takes as long either way.
-    batch = tf.data.Dataset.from_tensors(next(iter(batches.dataset))).repeat()
-    began = time.monotonic()
-    net.fit(batch, steps_per_epoch=WARM, verbose=0)
-    net.evaluate(batch, steps=1, verbose=0)
-    net.predict(batch, steps=1, verbose=0)
-    start = time.monotonic() - began
-    timed = _Timed()
-    net.fit(batch, steps_per_epoch=XLA_STEPS, callbacks=[timed], verbose=0)
-    return start, timed.seconds()
-
-
-class _Timed(keras.callbacks.Callback):
-    """Seconds of a step: the mean, as an epoch has it, without the first one where there are more.
-
-    A GPU may be behind the program, but Keras turns the logs into numbers before it calls this: the step has ended.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ends = [time.monotonic()]
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.ends.append(time.monotonic())
-
-    on_predict_batch_end = on_train_batch_end
-
-    def seconds(self) -> float:
-        first = 1 if len(self.ends) > 2 else 0
-        return (self.ends[-1] - self.ends[first]) / max(1, len(self.ends) - 1 - first)
+def show(seconds: float) -> str:
+    """``"2:05"`` or ``"1:02:05"``."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
