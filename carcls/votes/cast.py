@@ -1,106 +1,67 @@
-"""Test-time augmentation: views of photos through a network. What follows from them is in votes.py."""
+"""Views of photos through a network, which gives votes."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from carcls import machine as runtime
-from carcls.config import Config, Stage
-from carcls.data import batches as pipeline
-from carcls.data import files as inputs
+from carcls.config import Config
+from carcls.data.batches import Looks, make_batches
+from carcls.data.cache import PhotoCache
+from carcls.data.photos import Rows
 from carcls.errors import ConfigError
-from carcls.machine import Runtime
+from carcls.machine import Machine, is_out_of_memory, memory_errors
 from carcls.nets.model import restore, state
-from carcls.votes import votes
-from carcls.votes.votes import Votes
+from carcls.values import Views
+from carcls.votes.votes import Votes, disputed, doublings
 
 
-def vote(
-    cfg: Config,
-    rt: Runtime,
-    model: Any,
-    frame: pd.DataFrame,
-    place: inputs.Place,
-    views: int,
-    cap: int = 0,
-    stage: Stage | None = None,
-    cache: pipeline.PhotoCache | None = None,
-) -> tuple[Votes, float]:
-    """Every photo of the frame through the model, once for each of so many views; also returns the seconds it took.
+def cast_votes(
+    net: Any, cache: PhotoCache, rows: Rows, views: Views, cfg: Config, machine: Machine
+) -> Votes:
+    """Every photo of the rows through the network, once for each of its views.
 
-    The photos have the stage's size, the last one's if None; cache holds them decoded, if they are already.
-
-    With a cap above views, photos that are still disputed get more, in rounds (``votes.disputed``). A round
-    batches views of different photos together, so that what is saved is time, and photos are decoded once.
+    All get the first views. Photos that are still disputed get more, in rounds, up to the most. A
+    round batches views of different photos together, so that what is saved is time.
     """
-    stage = stage or cfg.stages[-1]
-    size = (stage.height, stage.width)
-    cache = cache or photo_cache(cfg, frame, place, stage)
-    labels = frame["label"].to_numpy()
-    classes = model.output_shape[-1]
-
-    batch = cfg.batch
-
-    def passes(rows: np.ndarray, numbers: range) -> np.ndarray:
-        nonlocal batch
-        while True:
-            mine = cfg.replace(batch=batch)
-            made = pipeline.make_batches(
-                mine, cache, rows, labels[rows], size, classes, views=numbers, rt=rt
-            )
-            logits = predict(rt, model, made)
-            if logits is not None:
-                return softmax(made.collect(logits))  # (views, rows, classes)
-            batch = rt.batch_size(made.batch // 2)
-            print(
-                f"out of memory while predicting {made.batch} photos at a time; going on with {batch}",
-                flush=True,
-            )
-
-    start = time.perf_counter()
-    cap = max(views, cap)
-    probs = np.zeros((cap, len(frame), classes), np.float32)
-    on = np.arange(len(frame))
-    probs[:views] = passes(on, range(views))
-    cast = np.full(len(frame), views, np.int64)
-    while views < cap:
-        on = on[votes.disputed(probs[:views, on])]
-        if not len(on):
+    probs = np.zeros((views.most, len(rows), net.output_shape[-1]), np.float32)
+    n_views = np.zeros(len(rows), np.int64)
+    going_on, seen = np.arange(len(rows)), 0
+    for after in doublings(views.first, views.most):
+        if seen:
+            going_on = going_on[disputed(probs[:seen, going_on])]
+        if not len(going_on):
             break
-        after = votes.next_round(views, cap)
-        probs[views:after, on] = passes(on, range(views, after))
-        cast[on] = views = after
-    made = Votes(frame["id"].tolist(), probs[: cast.max()], labels.astype(np.int64), cast)
-    return made, time.perf_counter() - start
+        asked, looks = rows.take(going_on), Looks(range(seen, after))
+        probs[seen:after, going_on], cfg = _look(net, cache, asked, looks, cfg, machine)
+        n_views[going_on] = seen = after
+    ids = [cache.ids[row] for row in rows.rows]
+    return Votes(ids, probs[:seen], rows.labels.astype(np.int64), n_views, cfg.tta_combine)
 
 
-def predict(rt: Runtime, model: Any, made: pipeline.Batches) -> np.ndarray | None:
-    """(steps × B, classes) logits; None if memory did not suffice and a smaller batch is possible, else that error.
-
-    The weights are the same after it in any case. With several processes it raises: one alone cannot change the batch.
-    """
-    kept = state(model, optimizer=False) if rt.backend == "jax" else None
-    try:
-        return model.predict(made.dataset, steps=made.steps, verbose=0)
-    except runtime.memory_errors() as error:
-        if not runtime.is_out_of_memory(error) or made.batch <= len(rt.devices) or rt.processes > 1:
-            raise
-        if kept:
-            restore(model, kept)
-        return None
-
-
-def photo_cache(
-    cfg: Config, frame: pd.DataFrame, place: inputs.Place, stage: Stage
-) -> pipeline.PhotoCache:
-    """The frame's photos for predicting at the stage's size."""
-    return pipeline.PhotoCache(
-        frame, stage.height, stage.width, cfg.fit, cfg.cache_share, place.scratch
-    )
+def _look(
+    net: Any, cache: PhotoCache, rows: Rows, looks: Looks, cfg: Config, machine: Machine
+) -> tuple[np.ndarray, Config]:
+    """Probabilities (views, photos, classes) float32, and settings whose batch fits into memory."""
+    # With JAX a failed prediction may have given away the weights' memory; hence a copy.
+    weights = state(net, optimizer=False) if machine.backend == "jax" else None
+    while True:
+        batches = make_batches(cache, rows, net.output_shape[-1], looks, cfg, machine)
+        try:
+            logits = net.predict(batches.dataset, steps=batches.steps, verbose=0)
+        except memory_errors() as error:
+            smallest = batches.batch <= len(machine.devices)
+            # One of several processes cannot change the batch alone.
+            if not is_out_of_memory(error) or smallest or machine.processes > 1:
+                raise
+        else:
+            return softmax(batches.collect(logits)), cfg
+        if weights:
+            restore(net, weights)
+        cfg = cfg.replace(batch=machine.batch_size(batches.batch // 2))
+        told = f"out of memory while predicting {batches.batch} photos at a time"
+        print(f"{told}; going on with {cfg.batch}", flush=True)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -109,38 +70,20 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (e / e.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def check_views(cfg: Config, frame: pd.DataFrame, place: inputs.Place) -> None:
-    """Raise ConfigError if two test-time views are the same pixels: passes that do not differ add nothing (S52).
+def check_views_differ(cache: PhotoCache, rows: Rows, cfg: Config) -> None:
+    """Raise ConfigError if two test-time views are the same pixels: such passes add nothing.
 
-    Looks at up to eight photos of the frame, before anything is trained. It looks at pixels because a network may
-    say the same of different views, and that is no fault of theirs.
+    Looks at the pixels of the first eight photos, as a network may say the same of different views.
     """
-    last = cfg.stages[-1]
-    few = frame[frame["readable"]].head(8)
-    cache = pipeline.PhotoCache(
-        few, last.height, last.width, cfg.fit, cfg.cache_share, place.scratch
-    )
-    labels = few["label"].to_numpy()
-    batches = pipeline.make_batches(
-        cfg.replace(batch=len(few)),
-        cache,
-        np.arange(len(few)),
-        labels,
-        (last.height, last.width),
-        2,
-        views=range(max(cfg.tta_views, cfg.tta_cap)),
-    )
+    few = rows.take(np.arange(min(8, len(rows))))
+    looks = Looks(range(cfg.asked_views.most))
+    batches = make_batches(cache, few, 2, looks, cfg.replace(batch=len(few)))
     images = np.concatenate([images.numpy() for images, _, _ in batches.dataset])
-    check_distinct(batches.collect(images.reshape(len(images), -1)))
-
-
-def check_distinct(views: np.ndarray) -> None:
-    """views (views, photos, pixels): raise ConfigError if two of them are equal for all photos."""
     first: dict[bytes, int] = {}
-    for number, view in enumerate(views):
+    for number, view in enumerate(batches.collect(images.reshape(len(images), -1))):
         twin = first.setdefault(view.tobytes(), number)
         if twin != number:
             raise ConfigError(
-                f"test-time views {twin} and {number} are identical for all of {len(view)} photos, so averaging them "
-                "cannot help; raise tta_strength or set tta_views=1"
+                f"test-time views {twin} and {number} are identical for all of {len(few)} photos, "
+                "so averaging them cannot help; raise strength or set views=1"
             )
