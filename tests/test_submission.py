@@ -1,6 +1,5 @@
-"""submission.csv: order, columns, label type, checks before writing, and the alarm."""
+"""submission.csv: order, columns, label type, what is checked first, what replaces what."""
 
-import hashlib
 import json
 
 import numpy as np
@@ -10,113 +9,133 @@ import pytest
 from carcls.data import photos
 from carcls.errors import InputError
 from carcls.report import submission
+from carcls.report.submission import Submission
+
+IDS = ["a.jpg", "b.jpg", "c.jpg"]
+PROBS = np.eye(3)[[2, 0, 1]]  # of IDS
 
 
-def table(classes=(0, 1, 2), ids=("b.jpg", "a.jpg", "c.jpg")) -> photos.Table:
-    train = pd.DataFrame(
-        {
-            "id": list("xyz"),
-            "path": "",
-            "label": [0, 1, 2],
-            "fold": photos.TRAIN,
-            "source": "train",
-            "height": 1,
-            "width": 1,
-            "readable": True,
-        }
-    )
-    return photos.Table(train, list(classes), "Name", "Kind", list(ids), pd.DataFrame())
+def table(classes=(0, 1, 2), ids=("b.jpg", "a.jpg", "c.jpg")):
+    rows = [("x", 0, photos.TRAIN), ("y", 1, photos.TRAIN), ("z", 2, photos.TRAIN)]
+    rows += [("v", 1, photos.VALIDATION), ("w", 2, photos.VALIDATION), ("u", 2, photos.TRAIN)]
+    rows += [(ident, -1, photos.TEST) for ident in ids]
+    frame = pd.DataFrame(rows, columns=["id", "label", "fold"])
+    return photos.Table(frame, list(classes), "Name", "Kind", list(ids), pd.DataFrame())
 
 
-PROBS = np.eye(3)[[2, 0, 1]]  # for a.jpg, b.jpg, c.jpg
+def session(folder, run="run", **columns):
+    """The submission as a session of a run sees it."""
+    return Submission(folder / "submission.csv", table(**columns), run)
 
 
-def test_rows_are_in_the_samples_order_with_its_columns(tmp_path):
-    submission.write(tmp_path / "s.csv", table(), ["a.jpg", "b.jpg", "c.jpg"], PROBS, "test", 0.5)
-    assert (tmp_path / "s.csv").read_text() == "Name,Kind\nb.jpg,0\na.jpg,2\nc.jpg,1\n"
-
-
-def test_string_labels_stay_strings(tmp_path):
-    submission.write(
-        tmp_path / "s.csv",
-        table(classes=("van", "suv", "007")),
-        ["a.jpg", "b.jpg", "c.jpg"],
-        PROBS,
-        "test",
-        0.5,
-    )
-    assert (tmp_path / "s.csv").read_text() == "Name,Kind\nb.jpg,van\na.jpg,007\nc.jpg,suv\n"
+def facts(folder, name="submission"):
+    return json.loads((folder / f"{name}.json").read_text())
 
 
 @pytest.mark.parametrize(
-    ("ids", "probs", "said"),
+    ("classes", "rows"),
     [
-        (
-            ["a.jpg", "b.jpg"],
-            PROBS[:2],
-            "2 predictions of 2 ids, 3 rows.*1 of them without prediction .c.jpg",
-        ),
-        (["a.jpg", "b.jpg", "b.jpg"], PROBS, "3 predictions of 2 ids"),
-        (["a.jpg", "b.jpg", "c.jpg", "d.jpg"], PROBS[[0, 1, 2, 0]], "4 predictions"),
-        (
-            ["a.jpg", "b.jpg", "c.jpg"],
-            PROBS * np.nan,
-            "3 photos have no finite prediction, a.jpg first",
-        ),
-        (["a.jpg", "b.jpg", "c.jpg"], PROBS[:, :2], r"\(3, 2\), expected \(3, 3\)"),
+        ((0, 1, 2), "b.jpg,0\na.jpg,2\nc.jpg,1\n"),
+        (("van", "suv", "007"), "b.jpg,van\na.jpg,007\nc.jpg,suv\n"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_an_earlier_file_stays(tmp_path, ids, probs, said):
-    (tmp_path / "s.csv").write_text("earlier")
-    with pytest.raises(InputError, match=said):
-        submission.write(tmp_path / "s.csv", table(), ids, probs, "test", 0.5)
-    assert (tmp_path / "s.csv").read_text() == "earlier"
+def test_rows_are_in_the_samples_order_with_its_columns_and_labels(tmp_path, classes, rows):
+    session(tmp_path, classes=classes).offer(IDS, PROBS, "test", 0.5)
+    assert (tmp_path / "submission.csv").read_text() == "Name,Kind\n" + rows
 
 
-def test_what_made_it_is_beside_it_and_earlier_ones_are_kept(tmp_path):
-    path = tmp_path / "submission.csv"
-    ids = ["a.jpg", "b.jpg", "c.jpg"]
-    texts = []
-    for number, made_by in enumerate(("one", "two", "three")):
-        submission.write(
-            path, table(), ids, np.roll(PROBS, number, 0), made_by, 0.25 * number, run=made_by
-        )
-        texts.append(path.read_text())
-    submission.write(
-        path, table(), ids, PROBS, "four", 0.75, run="three"
-    )  # a better one of the same run
-    assert len(set(texts)) == 3
-    assert [(tmp_path / f"submission.earlier{n}.csv").read_text() for n in (1, 2)] == texts[:2]
+@pytest.mark.parametrize(
+    ("ids", "probs", "error"),
+    [
+        (IDS[:2], PROBS[:2], "2 predictions of 2 ids, 3 rows.*1 of them .*c.jpg"),
+        ([*IDS[:2], "b.jpg"], PROBS, "3 predictions of 2 ids"),
+        ([*IDS, "d.jpg"], PROBS[[0, 1, 2, 0]], "4 predictions"),
+        (IDS, PROBS * np.nan, "3 photos .* a.jpg first"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_an_earlier_file_stays(
+    tmp_path, ids, probs, error, capsys
+):
+    (tmp_path / "submission.csv").write_text("earlier")
+    with pytest.raises(InputError, match=error):
+        session(tmp_path).offer(ids, probs, "test", 0.5)
+    session(tmp_path).offer(ids, probs, "test", 0.5, early=True)  # training goes on
+    assert "warning" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["submission.csv"]
+    assert (tmp_path / "submission.csv").read_text() == "earlier"
+
+
+def test_what_made_it_is_beside_it_and_what_others_left_is_kept(tmp_path):
+    path, contents = tmp_path / "submission.csv", []
+    for number, run in enumerate(("one", "two", "three")):
+        session(tmp_path, run).offer(IDS, np.roll(PROBS, number, 0), run, 0.25 * number)
+        contents.append(path.read_text())
+    session(tmp_path, "three").offer(IDS, PROBS, "four", 0.75)  # a better one of the same run
+    assert len(set(contents)) == 3
+    kept = [(tmp_path / f"submission.earlier{n}.csv").read_text() for n in (1, 2)]
+    assert kept == contents[:2]
     assert not (tmp_path / "submission.earlier3.csv").exists()
-    about, before = (
-        json.loads((tmp_path / f"{n}.json").read_text())
-        for n in ("submission", "submission.earlier2")
-    )
-    assert (about["made_by"], about["validation_accuracy"], about["rows"]) == ("four", 0.75, 3)
-    assert before["made_by"] == "two"
+    assert facts(tmp_path, "submission.earlier2")["made_by"] == "two"
+    now = facts(tmp_path)
+    assert (now["made_by"], now["validation_accuracy"], now["rows"]) == ("four", 0.75, 3)
     (tmp_path / "result.json").write_text("of four")
-    path.write_text("mine")  # nobody's but the user's, whatever is beside it
-    submission.write(path, table(), ids, PROBS, "four", 0.75, run="three")
-    assert (tmp_path / "submission.earlier3.csv").read_text() == "mine"
-    assert (tmp_path / "result.earlier3.json").read_text() == "of four"  # not of what is there now
+    path.write_text("by hand")  # nobody's but the user's, whatever is beside it
+    session(tmp_path, "three").offer(IDS, PROBS, "four", 0.75)
+    assert (tmp_path / "submission.earlier3.csv").read_text() == "by hand"
+    assert (tmp_path / "result.earlier3.json").read_text() == "of four"
     assert not (tmp_path / "result.json").exists()
-    assert about["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("left", "offered", "replaced"),  # keyword arguments of offer
+    [
+        ({"accuracy": 0.9, "step": 1}, {"accuracy": 0.95}, False),  # of a later step
+        ({"accuracy": 0.9, "step": 1}, {"accuracy": 0.95, "early": True}, False),
+        ({"accuracy": 0.9, "step": 1}, {"accuracy": 0.8, "step": 1}, True),
+        ({"accuracy": 0.9}, {"accuracy": 0.8}, True),  # of a finished step: better founded
+        ({"accuracy": 0.9}, {"accuracy": 0.8, "early": True}, False),
+        ({"accuracy": 0.9}, {"accuracy": 0.9, "early": True}, True),
+    ],
+)
+def test_only_what_is_better_founded_replaces_an_earlier_session(tmp_path, left, offered, replaced):
+    session(tmp_path).offer(IDS, np.roll(PROBS, 1, 0), "left", **left)
+    before = (tmp_path / "submission.csv").read_text()
+    again = session(tmp_path)
+    again.offer(IDS, PROBS, "offered", **offered)
+    assert again.made_by == facts(tmp_path)["made_by"] == ("offered" if replaced else "left")
+    assert ((tmp_path / "submission.csv").read_text() == before) != replaced
+    assert not list(tmp_path.glob("*earlier*"))
+    again.offer(IDS, PROBS, "later in this session", 0.1, early=True)
+    assert (again.made_by == "later in this session") == replaced
+
+
+def test_a_kill_between_the_two_files_leaves_a_submission_of_this_run(tmp_path):
+    session(tmp_path).offer(IDS, np.roll(PROBS, 1, 0), "before", 0.5)
+    old = (tmp_path / "submission.csv").read_bytes()
+    session(tmp_path).offer(IDS, PROBS, "after", 0.6)
+    (tmp_path / "submission.csv").write_bytes(old)
+    session(tmp_path).offer(IDS, PROBS, "after", 0.6)
+    assert not list(tmp_path.glob("*earlier*"))
 
 
 def test_one_class_that_takes_nearly_everything_is_flagged():
-    assert submission.warnings(table(), [1] * 19 + [0]) == [
-        "class 1 takes 95% of the submission but 33% of the training photos: the network has not learned; do not submit this"
-    ]
+    (flag,) = submission.warnings(table(), [1] * 19 + [0])
+    assert "class 1 takes 95% of the submission but 25% of the training photos" in flag
     assert submission.warnings(table(), [0, 1, 2] * 5) == []
     assert submission.warnings(table(), [0, 1] * 40) == ["never predicted: class 2"]
 
 
+def test_without_a_network_the_most_frequent_class_is_predicted():
+    probs, accuracy = submission.most_frequent(table())
+    assert probs.tolist() == [[0.25, 0.25, 0.5]] * 3
+    assert accuracy == 0.5
+
+
 def test_accuracy_of_a_submission(tmp_path):
-    (tmp_path / "answers.csv").write_text("Id,Category\na,1\nb,2\nc,3\n")
-    (tmp_path / "mine.csv").write_text("Id,Category\nc,3\nb,2\na,7\n")
-    assert submission.accuracy(tmp_path / "mine.csv", tmp_path / "answers.csv") == pytest.approx(
-        2 / 3
-    )
-    (tmp_path / "mine.csv").write_text("Id,Category\nc,3\nd,2\n")
-    with pytest.raises(InputError, match="mine.csv: 2 ids do not match the 3 of"):
-        submission.accuracy(tmp_path / "mine.csv", tmp_path / "answers.csv")
+    answers, path = tmp_path / "answers.csv", tmp_path / "submitted.csv"
+    answers.write_text("Id,Category\na,1\nb,2\nc,3\n")
+    path.write_text("Id,Category\nc,3\nb,2\na,7\n")
+    assert submission.accuracy(path, answers) == pytest.approx(2 / 3)
+    path.write_text("Id,Category\nc,3\nd,2\n")
+    with pytest.raises(InputError, match="submitted.csv: 2 ids do not match the 3 of"):
+        submission.accuracy(path, answers)

@@ -1,4 +1,4 @@
-"""submission.csv: the sample's order, columns and label type, checked before anything is written."""
+"""submission.csv: checked before anything is written, and only replaced by a better-founded one."""
 
 from __future__ import annotations
 
@@ -15,122 +15,165 @@ import pandas as pd
 from carcls import disk
 from carcls.data import photos
 from carcls.errors import InputError
+from carcls.votes.evidence import ONE_CLASS
 
-OF_A_RESULT = ("result.json", "report.html")  # beside it, and about it
-NEARLY_ALL = 0.9  # share of one class that no car competition has, unless training has it too
+ABOUT_A_RUN = ("result.json", "report.html")  # beside a submission, and moved away with it
 
 
-def write(
-    path: Path,
-    table: photos.Table,
-    ids: list[str],
-    probs: np.ndarray,
-    made_by: str,
-    accuracy: float,
-    run: str = "",
-    step: int = 0,
-) -> list[str]:
-    """Write one row for each id of the sample submission; returns warnings to show.
+class Submission:
+    """The submission of a run, which may have several sessions, and submission.json beside it.
 
-    ids: of the predicted photos; probs (photos, classes) in the order of ids. made_by and accuracy, on validation, go to
-    submission.json beside it: a run replaces its submission whenever it has a better-founded one. What another run has
-    left there is first copied to submission.earlier1.csv, or the next number that is free, and what says more of it (OF_A_RESULT)
-    is renamed with that number. ``run`` says which run this is, in all its sessions, ``step`` how far it has come. Raises
-    InputError unless every id of the sample is there once with finite probabilities.
+    What another run, or a person, left there is kept as submission.earlier1.csv and so on.
     """
-    if probs.shape != (len(ids), len(table.classes)):
-        raise InputError(
-            f"{path.name}: probabilities are {probs.shape}, expected {(len(ids), len(table.classes))}"
-        )
-    if not np.isfinite(probs).all():
-        bad = [i for i, row in zip(ids, probs, strict=True) if not np.isfinite(row).all()]
-        raise InputError(
-            f"{path.name}: {len(bad)} photos have no finite prediction, {bad[0]} first; nothing written"
-        )
-    row = {i: n for n, i in enumerate(ids)}
-    missing = [i for i in table.sample_ids if i not in row]
-    if missing or len(row) != len(ids) or len(ids) != len(table.sample_ids):
-        raise InputError(
-            f"{path.name}: {len(ids)} predictions of {len(row)} ids, {len(table.sample_ids)} rows in the sample "
-            f"submission, {len(missing)} of them without prediction ({', '.join(missing[:3])}); nothing written"
-        )
-    labels = [table.classes[k] for k in probs.argmax(1)]
-    frame = pd.DataFrame(
-        {
-            table.id_column: table.sample_ids,
-            table.label_column: [labels[row[i]] for i in table.sample_ids],
+
+    def __init__(self, path: Path, table: photos.Table, run: str):
+        self.path, self.table = path, table
+        self.run = run  # the same in all sessions of a run
+        self.made_by = ""  # what made the submission that is at the path now
+        self.warnings: list[str] = []  # of that one
+        self._of_this_session = False
+
+    def offer(
+        self,
+        ids: list[str],
+        probs: np.ndarray,
+        made_by: str,
+        accuracy: float,
+        step: int = 0,
+        early: bool = False,
+    ) -> None:
+        """Write these predictions unless an earlier session of this run left better-founded ones.
+
+        probs (photos, classes); accuracy: on validation; step: how far the run has come. What a
+        later step made stays. early: training goes on, so what is more accurate stays too, and a
+        failure is only a warning. Raises InputError if predictions are missing.
+        """
+        left = read_facts(self.path)
+        if left and left["run"] != self.run:
+            left = None
+        if left and not self._of_this_session:
+            before = left["validation_accuracy"]
+            if left["step"] > step or (early and before > accuracy):
+                self.made_by, self.warnings = left["made_by"], left["warnings"]
+                kept = f"still {self.made_by}; validation {before:.4f}"
+                print(f"submission {self.path.name}: {kept}, not {accuracy:.4f} by {made_by}")
+                return
+        try:
+            labels = self._labels(ids, probs)
+            if self.path.exists() and not left:
+                self._keep_earlier()
+            self._write(labels, {"made_by": made_by, "validation_accuracy": accuracy, "step": step})
+        except (InputError, OSError) as error:
+            if not early:
+                raise
+            print(f"warning: no submission yet from {made_by}: {error}")
+        else:
+            print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
+
+    def _labels(self, ids: list[str], probs: np.ndarray) -> list[int | str]:
+        """The most probable class for each row of the sample. Raises InputError."""
+        assert probs.shape == (len(ids), len(self.table.classes)), probs.shape
+        sample, predicted = self.table.sample_ids, dict(zip(ids, probs.argmax(1), strict=True))
+        missing = [i for i in sample if i not in predicted]
+        bad = np.flatnonzero(~np.isfinite(probs).all(1))
+        wrong = ""
+        if len(bad):
+            wrong = f"{len(bad)} photos have no finite prediction, {ids[bad[0]]} first"
+        elif missing or not len(predicted) == len(ids) == len(sample):
+            wrong = (
+                f"{len(ids)} predictions of {len(predicted)} ids, {len(sample)} rows in the sample "
+                f"submission, {len(missing)} of them without prediction ({', '.join(missing[:3])})"
+            )
+        if wrong:
+            raise InputError(f"{self.path.name}: {wrong}; nothing written")
+        return [self.table.classes[predicted[i]] for i in sample]
+
+    def _write(self, labels: list[int | str], facts: dict[str, Any]) -> None:
+        """The file and submission.json beside it."""
+        columns = {self.table.id_column: self.table.sample_ids, self.table.label_column: labels}
+        content = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
+        facts |= {
+            "rows": len(labels),
+            "warnings": warnings(self.table, labels),
+            "run": self.run,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "before": _sha256(self.path) if self.path.exists() else "",
         }
-    )
-    content = frame.to_csv(index=False, lineterminator="\n")
-    found = warnings(table, labels)
-    about = {
-        "made_by": made_by,
-        "validation_accuracy": accuracy,
-        "rows": len(frame),
-        "warnings": found,
-        "run": run,
-        "step": step,
-        "sha256": hashlib.sha256(content.encode()).hexdigest(),
-    }
-    there = written(path)
-    if path.exists() and (there is None or there["run"] != run):
-        number = next(
-            n
-            for n in itertools.count(1)
-            if not path.with_name(f"{path.stem}.earlier{n}{path.suffix}").exists()
-        )
-        for file in (path.with_suffix(".json"), path):
+        # First the facts, which know the old file and the new one: after a kill in between they
+        # still describe a submission of this run.
+        disk.write_atomic(self.path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
+        disk.write_atomic(self.path, content)
+        self.made_by, self.warnings = facts["made_by"], facts["warnings"]
+        self._of_this_session = True
+
+    def _keep_earlier(self) -> None:
+        """Copy another run's submission, and rename what is about it, to the next free number."""
+
+        def numbered(file: Path, number: int) -> Path:
+            return file.with_name(f"{file.stem}.earlier{number}{file.suffix}")
+
+        free = next(n for n in itertools.count(1) if not numbered(self.path, n).exists())
+        for file in (self.path.with_suffix(".json"), self.path):
             if file.exists():
-                shutil.copyfile(file, file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
-        for name in OF_A_RESULT:
-            file = path.with_name(name)
+                shutil.copyfile(file, numbered(file, free))
+        for file in map(self.path.with_name, ABOUT_A_RUN):
             if file.exists():
-                file.replace(file.with_name(f"{file.stem}.earlier{number}{file.suffix}"))
-    # First what it says of the file, old or new: a kill in between leaves a submission that is
-    # known.
-    about["before"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
-    disk.write_atomic(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
-    disk.write_atomic(path, content)
-    return found
+                file.replace(numbered(file, free))
 
 
-def written(path: Path) -> dict[str, Any] | None:
-    """What submission.json says of the submission there; None if it is not of a run, or was changed since."""
+def read_facts(path: Path) -> dict[str, Any] | None:
+    """What submission.json says of the submission at that path.
+
+    None if there is no such file, it is not of a run, or the submission was changed since.
+    """
     try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        known = hashlib.sha256(path.read_bytes()).hexdigest() in (about["sha256"], about["before"])
-        return (
-            about
-            if known and {"run", "step", "made_by", "validation_accuracy", "warnings"} <= set(about)
-            else None
-        )
+        facts = json.loads(path.with_suffix(".json").read_text())
+        known = _sha256(path) in (facts["sha256"], facts["before"])
+        complete = {"run", "step", "made_by", "validation_accuracy", "warnings"} <= set(facts)
+        return facts if known and complete else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def warnings(table: photos.Table, labels: list) -> list[str]:
-    """What looks wrong with predictions: one class takes nearly everything, or a class is never predicted."""
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def warnings(table: photos.Table, labels: list[int | str]) -> list[str]:
+    """What looks wrong with predictions: a class that takes nearly all, classes never predicted."""
     counts = pd.Series(labels).value_counts()
-    trained = table.train["label"].map(lambda k: table.classes[k]).value_counts(normalize=True)
+    train = table.rows(photos.TRAIN).labels
     top, share = counts.index[0], counts.iloc[0] / len(labels)
+    share_of_train = float((train == table.classes.index(top)).mean())
     found = []
-    if share > NEARLY_ALL and trained.get(top, 0) < NEARLY_ALL:
+    if share > ONE_CLASS > share_of_train:
         found.append(
-            f"class {top} takes {share:.0%} of the submission but {trained.get(top, 0):.0%} of the training photos: "
-            "the network has not learned; do not submit this"
+            f"class {top} takes {share:.0%} of the submission but {share_of_train:.0%} of the "
+            "training photos: the network has not learned; do not submit this"
         )
-    never = [str(c) for c in table.classes if c not in counts.index]
+    never = [str(name) for name in table.classes if name not in counts.index]
     if never and len(labels) >= 20 * len(table.classes):
         found.append(f"never predicted: class {', '.join(never)}")
     return found
 
 
+def most_frequent(table: photos.Table) -> tuple[np.ndarray, float]:
+    """For want of a network: the shares of the classes in training, for every test photo.
+
+    (test photos, classes), and the accuracy on validation of the most frequent class.
+    """
+    train = table.rows(photos.TRAIN).labels
+    shares = np.bincount(train, minlength=len(table.classes)) / len(train)
+    probs = np.tile(shares, (len(table.rows(photos.TEST)), 1))
+    return probs, float((table.rows(photos.VALIDATION).labels == shares.argmax()).mean())
+
+
 def accuracy(path: Path, answers: Path) -> float:
-    """Share of the answers' rows that a submission has right. Raises InputError if their ids differ."""
-    given, true = (
+    """The share of the answers that a submission has right. Raises InputError if ids differ."""
+    submitted, true = (
         pd.read_csv(file, dtype=str).set_axis(["id", "label"], axis=1).set_index("id")
         for file in (path, answers)
     )
-    if set(given.index) != set(true.index) or not given.index.is_unique:
-        raise InputError(f"{path}: {len(given)} ids do not match the {len(true)} of {answers}")
-    return float((given["label"] == true["label"].reindex(given.index)).mean())
+    if set(submitted.index) != set(true.index) or not submitted.index.is_unique:
+        raise InputError(f"{path}: {len(submitted)} ids do not match the {len(true)} of {answers}")
+    return float((submitted["label"] == true["label"].reindex(submitted.index)).mean())

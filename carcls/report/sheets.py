@@ -1,0 +1,234 @@
+"""Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from carcls.config import Config
+from carcls.data import augment, boxes, photos, pixels
+from carcls.errors import InputError
+from carcls.report.charts import GREEN, GREY, RED, Classes, drawing, shorten
+from carcls.report.views import sort_by_dispute
+from carcls.votes.votes import Votes
+
+CAPTIONS = {
+    "augmentation.png": "Left: training photos as they are; right: random augmentations of each, "
+    "as strong as at the start of training. Look for cars that you could not recognise.",
+    "audit.png": "Photos about which the audit found something, dropped ones first (red), and "
+    "what was done. Look for dropped photos that you could use. audit.csv lists all findings.",
+    "boxes.png": "Photos with the box (yellow) that they are cut to, and its share of the photo: "
+    "the smallest first, then others at random. Look for boxes that cut off parts of the car or "
+    "show another one.",
+    "disputed.png": "The photos on which the views disagree most: how many vote for which class, "
+    "and the true class. Green: predicted rightly; red: wrongly. Look for what they have in "
+    "common: small cars, odd angles, several cars.",
+    "errors.png": "Validation photos that are predicted wrongly, the most confident errors "
+    "first: true class → predicted class (its probability). Look for labels that are wrong.",
+    "suspicious.png": "Photos whose label the votes contradict, the most confident first: the "
+    "label in train.csv, the class that the votes say, and its probability. Look for labels "
+    "that are wrong; leave those that are right, however hard the photo.",
+}
+
+TILE = (138, 184)  # height and width of a photo on a sheet, px
+COLUMNS = 6
+GAP = 0.16  # between photos, inches
+NAME = 18  # characters of a class's name above a photo
+
+
+# --- Before training ------------------------------------------------------------------------------
+
+
+def augmentation(cfg: Config, table: photos.Table, path: Path) -> Path:
+    """Training photos, one a row, beside random augmentations of them at the starting strength."""
+    count, draws = 6, 5
+    size = height, width = cfg.stages[-1].size
+    policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength.start)
+    train = table.frame[table.frame["fold"] == photos.TRAIN]
+    train = train.sample(min(count, len(train)), random_state=cfg.seed)
+    with drawing(path, 2.2 * (draws + 1), 2.2 * height / width * len(train) + 0.5) as figure:
+        axes = figure.subplots(len(train), draws + 1, squeeze=False)
+        for n, (item, box) in enumerate(zip(train.itertuples(), boxes.of(train), strict=True)):
+            try:
+                photo = pixels.read_box(
+                    item.path, box, 2 * height, 2 * width, item.height, item.width
+                )
+            except InputError:  # grey, as it is in training
+                photo = np.full((*size, 3), augment.GREY, np.uint8)
+            axes[n, 0].imshow(augment.view(photo, size, cfg.fit))
+            for draw in range(draws):
+                axes[n, 1 + draw].imshow(policy(photo, (cfg.seed, n, draw)))
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for draw, axis in enumerate(axes[0]):
+            title = f"{cfg.augment}, draw {draw}" if draw else "as it is"
+            axis.set_title(title, fontsize=9)
+    return path
+
+
+def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
+    """Photos with all that the audit found about them: dropped ones first, some of each kind."""
+    findings = zip(table.audit["finding"], table.audit["action"], strict=True)
+    found = table.audit.assign(
+        dropped=table.audit["action"] == "dropped",
+        kind=table.audit.groupby("finding").cumcount(),
+        lines=[wrap(f"{finding} → {action}".split(), width=28) for finding, action in findings],
+    )
+    found = found.groupby(["source", "id"], sort=False, as_index=False).agg(
+        {"lines": "sum", "dropped": "any", "kind": "min"}
+    )
+    with_file = table.looked[table.looked["path"] != ""]
+    found = found.merge(with_file.drop_duplicates(["source", "id"]))
+    kept = table.frame.loc[table.frame["source"] != "test", "id"]
+    found["dropped"] &= ~found["id"].isin(kept)  # of two rows one may have been kept
+    found = found.sort_values(["dropped", "kind"], ascending=[False, True], kind="stable")
+    found = found.head(most)
+    titles = [[_name(item), *item.lines] for item in found.itertuples()]
+    borders = [RED if dropped else GREY for dropped in found["dropped"]]
+    nothing = "the audit found nothing"
+    if len(table.audit):
+        nothing = "what the audit found is about no photo that has a file"
+    return sheet(found, titles, path, nothing, borders)
+
+
+def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
+    """Photos with the box that they are cut to: the smallest shares, then others at random."""
+    sides, area = boxes.of(frame), np.maximum(1, frame["height"] * frame["width"])
+    frame = frame.assign(share=(sides[:, 2:] - sides[:, :2]).prod(axis=1) / area)
+    frame = frame[frame["readable"] & (frame["share"] < 1)].sort_values("share", kind="stable")
+    smallest, others = frame.iloc[: count // 3], frame.iloc[count // 3 :]
+    others = others.sample(min(count - len(smallest), len(others)), random_state=1)
+    frame = pd.concat([smallest, others])
+    titles = [[_name(item), f"{item.share:.0%} of the photo"] for item in frame.itertuples()]
+    return sheet(frame, titles, path, "no photo has a box smaller than itself")
+
+
+def _name(item: Any) -> str:
+    return shorten(f"{item.source} {item.id}", 28)
+
+
+# --- After it -------------------------------------------------------------------------------------
+
+
+def disputed(frame: pd.DataFrame, votes: Votes, classes: Classes, path: Path) -> Path:
+    """The 24 photos whose views disagree most, with how many views say what; frame: of votes."""
+    predicted, counts = votes.together().argmax(1), votes.first_places()
+    agreement = votes.agreement()
+    chosen = [i for i in sort_by_dispute(votes)[:24] if agreement[i] < 1]
+    titles, borders = [], []
+    for i in chosen:
+        truth = votes.labels[i]
+        true = f"true {shorten(classes[truth], NAME)}"
+        titles.append([*wrap(tally(counts[i], classes), gap="  "), true])
+        borders.append(GREEN if truth == predicted[i] else RED)
+    return sheet(frame.iloc[chosen], titles, path, "on no photo do the views disagree", borders)
+
+
+def tally(counts: np.ndarray, classes: Classes, most: int = 3) -> list[str]:
+    """Of views by class (classes,), the biggest first, as in ``["7: 5", "9: 3", "rest: 1"]``."""
+    order = [int(c) for c in np.argsort(-counts, kind="stable") if counts[c]]
+    parts = [f"{shorten(classes[c], NAME)}: {counts[c]}" for c in order[:most]]
+    rest = int(counts[order[most:]].sum())
+    return [*parts, f"rest: {rest}"] if rest else parts
+
+
+def errors(
+    frame: pd.DataFrame, truth: np.ndarray, probs: np.ndarray, classes: Classes, path: Path
+) -> Path:
+    """The 24 wrong predictions that are most confident; frame: of truth and probs."""
+    predicted, sure = probs.argmax(1), probs.max(1)
+    wrong = np.flatnonzero(predicted != truth)
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:24]
+    names = [shorten(name, NAME) for name in classes]
+    titles = [
+        wrap([names[truth[i]], f"→ {names[predicted[i]]}", f"({sure[i]:.2f})"]) for i in wrong
+    ]
+    return sheet(frame.iloc[wrong], titles, path, "no photo is predicted wrongly")
+
+
+def suspicious(frame: pd.DataFrame, labels: pd.DataFrame, classes: Classes, path: Path) -> Path:
+    """The first 24 photos of ``pseudo.suspicious``, whose rows are positions in the frame."""
+    names = [shorten(name, NAME) for name in classes]
+    labels = labels.head(24).astype({"row": int, "given": int, "predicted": int})
+    titles = [
+        wrap([f"given {names[given]},", f"votes say {names[predicted]}", f"({sure:.2f})"])
+        for given, predicted, sure in labels[["given", "predicted", "probability"]].to_numpy(object)
+    ]
+    return sheet(frame.iloc[labels["row"]], titles, path, "the votes contradict no label")
+
+
+# --- A sheet --------------------------------------------------------------------------------------
+
+
+def sheet(
+    frame: pd.DataFrame,
+    titles: Sequence[Sequence[str]],
+    path: Path,
+    nothing: str,
+    borders: Sequence[str] = (),
+) -> Path:
+    """The photos of a frame, each under its title's lines and in a border, grey by default.
+
+    nothing: what an empty frame is drawn as.
+    """
+    if frame.empty:
+        with drawing(path, 12, 1.2) as figure:
+            figure.text(0.5, 0.5, nothing, ha="center", va="center", fontsize=12)
+        return path
+    # In inches, counted by hand, as constrained layout cuts off titles of several lines.
+    high, wide = TILE[0] / 100, TILE[1] / 100
+    lines = [len(title) for title in titles]
+    above = [0.1 + 0.145 * max(lines[n : n + COLUMNS]) for n in range(0, len(lines), COLUMNS)]
+    tops = np.cumsum(above) + np.arange(len(above)) * (high + GAP)  # of each row, from the top
+    total, width = tops[-1] + high + GAP, COLUMNS * (wide + GAP)
+    with drawing(path, width, total) as figure:
+        figure.set_layout_engine("none")
+        for n, title in enumerate(titles):
+            left, bottom = GAP / 2 + n % COLUMNS * (wide + GAP), total - tops[n // COLUMNS] - high
+            axis = figure.add_axes((left / width, bottom / total, wide / width, high / total))
+            photo = tile(frame.iloc[n])
+            if photo is None:
+                photo = np.full((*TILE, 3), augment.GREY, np.uint8)
+                middle: Any = {"ha": "center", "va": "center", "transform": axis.transAxes}
+                axis.text(0.5, 0.5, "unreadable", color="white", **middle)
+            axis.imshow(photo, aspect="auto")
+            axis.set_title("\n".join(title), fontsize=8.5, pad=5)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set(color=borders[n] if borders else GREY, linewidth=3)
+    return path
+
+
+def tile(item: pd.Series) -> np.ndarray | None:
+    """The whole photo of a row, uint8 (*TILE, 3), its box in yellow; None if it is unreadable."""
+    if not item.get("readable", True):
+        return None
+    size = height, width = item["height"], item["width"]
+    try:
+        photo = pixels.read_photo(item["path"], *TILE, *size)
+    except InputError:
+        return None
+    if set(boxes.SIDES) <= set(item.index):
+        box = item[boxes.SIDES].to_numpy(float)
+        if box.tolist() != [0, 0, width, height]:
+            scale = np.tile([photo.shape[1] / width, photo.shape[0] / height], 2)
+            left, top, right, bottom = np.round(box * scale).astype(int).tolist()
+            thick = max(1, max(photo.shape) // 90)
+            cv2.rectangle(photo, (left, top), (right - 1, bottom - 1), (255, 220, 0), thick)
+    return augment.view(photo, TILE, "pad")
+
+
+def wrap(words: Sequence[str], gap: str = " ", width: int = 30) -> list[str]:
+    """Lines of words in order, as many in a line as fit into that many characters, one at least."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1] + gap + word) <= width:
+            lines[-1] += gap + word
+        else:
+            lines.append(word)
+    return lines
