@@ -1,5 +1,7 @@
-"""Shared by all tests: settings that must be there before the first import, small photos and competitions."""
+"""Shared by all tests: what must be set before the first import, small photos, and a tiny run."""
 
+import contextlib
+import io
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -7,6 +9,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 with warnings.catch_warnings():
@@ -23,6 +26,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import small
+
+from carcls import config, run
+from carcls.config import Config
+from carcls.nets import registry
+from carcls.report import page
 
 CARS10 = Path(__file__).parents[2] / "shared" / "data" / "cars10"
 
@@ -50,21 +58,13 @@ def easy_photo(
     return photo.clip(0, 255).astype(np.uint8)
 
 
-def says(tops, sure: float = 0.8, classes: int = 3) -> np.ndarray:
-    """(views, photos) classes → votes (views, photos, classes) float32 that put them first with that probability."""
-    tops = np.asarray(tops)
-    probs = np.full((*tops.shape, classes), (1 - sure) / (classes - 1), np.float32)
-    np.put_along_axis(probs, tops[..., None], sure, axis=2)
-    return probs
-
-
 @pytest.fixture
 def competition(tmp_path: Path) -> Path:
     return easy_competition(tmp_path / "competition", 36, 10)
 
 
 def easy_competition(root: Path, train: int, test: int) -> Path:
-    """Three easy classes, so many train and test photos, unpacked, in the competition's layout."""
+    """Three easy classes, so many photos, unpacked, in the competition's layout."""
     rng = np.random.default_rng(0)
     rows = []
     for n in range(train):
@@ -80,9 +80,52 @@ def easy_competition(root: Path, train: int, test: int) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A backbone of two small convolutions with BN, so that a whole run takes seconds."""
-    from carcls.nets import registry as backbones
-
-    entry = backbones.Backbone("tiny", "keras", small.tiny, "x / 127.5 - 1", None, "tests")
-    monkeypatch.setitem(backbones.REGISTRY, "tiny", entry)
+    """The network of ``small``, so that a whole run takes seconds."""
+    monkeypatch.setitem(registry.REGISTRY, "tiny", small.ENTRY)
     return "tiny"
+
+
+# What makes a run tiny: 27 photos to train, 9 to check, 10 to predict.
+TINY = {
+    "backbone": "tiny",
+    "weights": "none",
+    "stages": "32x48x2,48x64x2",
+    "batch": 8,
+    "lr": 0.02,
+    "views": 4,
+    "val_fraction": 0.25,
+}
+
+
+@pytest.fixture
+def cfg(competition: Path, tmp_path: Path, tiny: str) -> Config:
+    """Of a tiny run into a folder of its own."""
+    return config.parse({**TINY, "data": str(competition), "out": str(tmp_path / "out")})
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No report and no pictures, which take half of a tiny run's time."""
+    for name in ("before_training", "write"):
+        monkeypatch.setattr(page, name, lambda *_: [])
+
+
+@dataclass(frozen=True)
+class Finished:
+    cfg: Config
+    out: Path
+    said: str  # the log
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A tiny run, to be read only."""
+    folder, said = tmp_path_factory.mktemp("finished"), io.StringIO()
+    data = easy_competition(folder / "competition", 36, 10)
+    # Nobody listens there, and nothing else changes.
+    settings = {**TINY, "monitor_url": "http://127.0.0.1:1"}
+    cfg = config.parse({**settings, "data": str(data), "out": str(folder / "out")})
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setitem(registry.REGISTRY, "tiny", small.ENTRY)
+        run(cfg)
+    return Finished(cfg, folder / "out", said.getvalue())

@@ -1,8 +1,9 @@
-"""Runs that are killed, for test_resume: a process that imports once and forks a run for each line that it reads.
+"""Runs that are killed: in a process of their own (see Killer in test_resume), or by an exception.
 
-A line is JSON: settings, and what happens in the run: "file": it kills itself with SIGKILL before the n-th time that a file
-is about to get its name or is removed; "seconds": it is killed so long after the first batch. Answers with one JSON line:
-how it ended (the exit code, −9 if killed) and how many such file operations there were.
+As a program it imports once and forks a run for each line that it reads. A line is JSON: settings,
+and what happens in the run: "file": it kills itself with SIGKILL before the n-th time that a file
+is about to get its name or is removed; "seconds": it gets "signal" so long after the first batch.
+It answers with one JSON line: the exit code, −9 if killed.
 """
 
 import json
@@ -10,92 +11,107 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import conftest  # noqa: F401  # its settings of the environment
 import keras
 import numpy as np
+import pytest
 import small
 
-from carcls import config
+from carcls import config, run
 from carcls.errors import Stopped
-from carcls.report import charts as figures
-from carcls.report import page as report
-from carcls.spine import run
-from carcls.train import loop as training
-from carcls.train import watchers as callbacks  # noqa: F401  # imported before the fork
+from carcls.report import page
+from carcls.train.state import States
 
 
-def prepare(order: dict, count: list[int]) -> None:
-    """Count the moments at which files come and go, and die at the one that is asked for."""
-    small.add_tiny()
-    figures.augmentation = lambda *_: None  # drawn anew by every session; not what is tested here
-    report.write = lambda *_: []
+@contextmanager
+def stopped_after(epochs: int) -> Iterator[None]:
+    """The run inside is stopped by hand once so many epochs are kept."""
+    save, kept = States.save, []
 
-    def counted(function):
-        def wrapper(*args, **named):
-            count[0] += 1
-            if count[0] == order.get("file"):
+    def stop(self: States, *args: Any) -> None:
+        save(self, *args)
+        kept.append(1)
+        if len(kept) == epochs:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(States, "save", stop)
+        yield
+
+
+def die_at(number: int) -> None:
+    """Kill this process before that file operation."""
+    count = 0
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **named)
 
         return wrapper
 
-    for owner, name in (
-        (Path, "replace"),
-        (Path, "rename"),
-        (Path, "unlink"),
-        (os, "fsync"),
-        (np, "savez"),
+    for owner, names in (
+        (Path, ("replace", "rename", "unlink")),
+        (os, ("fsync",)),
+        (np, ("savez",)),
     ):
-        setattr(owner, name, counted(getattr(owner, name)))
-    if "seconds" in order:
-        fit = keras.Model.fit
-
-        def soon(self, *args, **named):
-            if not getattr(soon, "begun", False):
-                soon.begun = True
-                ends = order.get("signal", signal.SIGKILL)
-                threading.Timer(order["seconds"], os.kill, (os.getpid(), ends)).start()
-            return fit(self, *args, **named)
-
-        keras.Model.fit = soon
+        for name in names:
+            setattr(owner, name, counted(getattr(owner, name)))
 
 
-def child(order: dict, pipe: int) -> None:
-    sys.stdout = sys.stderr = Path(order["log"]).open("a", buffering=1)  # noqa: SIM115  # until the process ends
+def die_after(seconds: float, number: int) -> None:
+    """Send this process that signal so long after training begins."""
+    fit = keras.Model.fit
+
+    def watched(*args: Any, **named: Any) -> Any:
+        keras.Model.fit = fit
+        threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+        return fit(*args, **named)
+
+    keras.Model.fit = watched
+
+
+def child(order: dict[str, Any]) -> int:
+    sys.stdout = sys.stderr = Path(order["log"]).open("a", buffering=1)  # noqa: SIM115
     if "kaggle" in order:
         os.environ["CARCLS_KAGGLE_ROOT"] = order["kaggle"]
-    count, code = [0], 0
-    prepare(order, count)
+    small.add_tiny()
+    # Drawn anew by every session; not what is tested here.
+    page.before_training = page.write = lambda *_: []
+    if "file" in order:
+        die_at(order["file"])
+    if "seconds" in order:
+        die_after(order["seconds"], order["signal"])
     try:
         run(config.parse(order["settings"]))
     except Stopped as stopped:
         print(stopped)
-        code = 143
+        return 143
     except BaseException:
-        import traceback
-
         traceback.print_exc()
-        code = 1
-    os.write(pipe, str(count[0]).encode())
-    os._exit(code)
+        return 1
+    return 0
 
 
 def main() -> None:
-    assert training
+    import carcls.network  # noqa: F401  # before the fork
+
     for line in sys.stdin:
-        order = json.loads(line)
-        reader, writer = os.pipe()
-        pid = os.fork()
+        order, pid = json.loads(line), os.fork()
         if not pid:
-            os.close(reader)
-            child(order, writer)
-        os.close(writer)
-        counted = b"".join(iter(lambda reader=reader: os.read(reader, 100), b""))
+            os._exit(child(order))
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps({"exit": status, "operations": int(counted or 0)}), flush=True)
+        print(json.dumps({"exit": status}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,19 @@
-"""A network that trains in seconds. Imports keras only when it is made: the backend is chosen before."""
+"""A network that trains in seconds. Keras is imported when it is made: its backend comes first."""
 
 from pathlib import Path
 from typing import Any
 
-
-def add_tiny() -> str:
-    """Put "tiny" into the registry of backbones: three small convolutions, one of them depthwise, with BN."""
-    from carcls.nets import registry as backbones
-
-    backbones.REGISTRY["tiny"] = backbones.Backbone(
-        "tiny", "keras", tiny, "x / 127.5 - 1", None, "tests"
-    )
-    return "tiny"
-
-
-def saved(path: Path) -> Path:
-    """A file of weights of "tiny", with statistics that are those of no photos."""
-    import numpy as np
-
-    network, rng = tiny((None, None, 3)), np.random.default_rng(0)
-    network.set_weights(
-        [rng.uniform(0.5, 1.5, w.shape) if "batch_norm" in w.path else w for w in network.weights]
-    )
-    network.save_weights(path)
-    return path
+from carcls.nets import registry
 
 
 def tiny(shape: tuple[int | None, int | None, int]) -> Any:
-    """(height, width, 3) → a keras.Model with 16 channels at a quarter of the size."""
+    """(height, width, 3) → three small convolutions, one depthwise, with BN; 16 channels."""
     import keras
 
     layers = keras.layers
 
     class Block(layers.Layer):
-        """BN and ReLU, and a BN that it never calls, as keras-cv's blocks that do not expand have one."""
+        """BN and ReLU, and a BN that is never called: keras-cv's unexpanded blocks have one."""
 
         def __init__(self, **options: Any):
             super().__init__(**options)
@@ -52,3 +32,24 @@ def tiny(shape: tuple[int | None, int | None, int]) -> Any:
     x = layers.DepthwiseConv2D(5, padding="same", use_bias=False)(x)
     x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x)
     return keras.Model(images, Block()(x))
+
+
+ENTRY = registry.Backbone("tiny", "keras", tiny, "x / 127.5 - 1", None, "tests")
+
+
+def add_tiny() -> str:
+    """Put it into the registry for as long as the process lives."""
+    registry.REGISTRY["tiny"] = ENTRY
+    return "tiny"
+
+
+def saved(path: Path) -> Path:
+    """A file of its weights, with statistics that are those of no photos."""
+    import numpy as np
+
+    network, rng = tiny((None, None, 3)), np.random.default_rng(0)
+    network.set_weights(
+        [rng.uniform(0.5, 1.5, w.shape) if "batch_norm" in w.path else w for w in network.weights]
+    )
+    network.save_weights(path)
+    return path

@@ -26,11 +26,13 @@ from matplotlib.figure import Figure
 import carcls
 
 # The insides that these tests name, in one place.
-from carcls import Config, backbones, run, schedule
-from carcls.__main__ import main
-from carcls.config import Stopped
+from carcls import Config, run
+from carcls.desk.cli import main
+from carcls.errors import Stopped
+from carcls.nets import registry
+from carcls.train.clock import Ahead, Clock, Pace, start
 
-HASH = "carcls.run", "source_hash"
+HASH = "carcls.record", "source_hash"
 
 # --- One run that most tests look at --------------------------------------------------------------
 
@@ -56,8 +58,8 @@ SETTINGS = {
     "lr": 0.0173,
     "seed": 4711,
     "label_smoothing": 0,
-    "tta_views": 4,
-    "tta_strength": 0.05,
+    "views": 4,
+    "strength": 0.1,
     "val_fraction": 0.4,
 }
 
@@ -132,7 +134,7 @@ def data(tmp_path_factory) -> Path:
 def _tiny():
     small.add_tiny()
     yield
-    backbones.REGISTRY.pop("tiny")
+    registry.REGISTRY.pop("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def done(data):
     save, wait = Figure.savefig, socket.socket.settimeout
 
     def keep(self: Figure, target, **named):
-        drawn[re.sub(r"^\.|\.part|\.png$", "", Path(target).name)] = self
+        drawn[re.sub(r"^\.part-|\.png.*$", "", Path(target).name)] = self
         return save(self, target, **named)
 
     def short(self: socket.socket, seconds: float | None) -> None:
@@ -244,33 +246,44 @@ def test_time_for_the_report_alone_is_not_spent_on_training(data, tmp_path, monk
     assert not list(tmp_path.rglob("history.csv"))
 
 
-def test_a_plan_counts_predictions_and_report_and_has_a_reserve(data, tmp_path, monkeypatch):
+def test_time_is_kept_for_the_report_and_for_what_nobody_foresees():
+    now = time.monotonic()
+    clock = Clock(now, now + 100)
+    # What comes after the votes takes so long, and each network has more of it.
+    assert clock.deadline(1.0) <= now + 100 - 10
+    assert clock.deadline(0.5) <= now + 50 - 5
+    for kind, hours in (("gpu", 12), ("cpu", 12), ("tpu", 9)):
+        left = start(Config(), True, kind, now).end - now
+        assert (hours - 1) * 3600 < left < (hours - 0.25) * 3600
+
+
+def test_training_is_shortened_until_its_predictions_fit_too(data, tmp_path, monkeypatch):
     asked = []
 
-    def ask(configured, views, costs, left, *_):
-        asked.append((configured, views, costs, left))
+    def ask(ahead: Ahead, left: float, whole: float) -> float:
+        asked.append((ahead, left))
         raise Stopped("enough")
 
-    make = schedule.make_plan
-    monkeypatch.setattr(schedule, "make_plan", ask)
-    with pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Ahead, "share", ask)
         run(Config(data=str(data), out=str(tmp_path), budget_minutes=60.0, **SETTINGS))
-    ((configured, views, costs, left),) = asked
-    assert 0 < left < 3600
-    assert costs.end >= 5  # pictures and tables take that long
-    assert all(seconds > 0 for seconds in (*costs.train, *costs.check, *costs.view, *costs.early))
+    ((ahead, left),) = asked
+    assert 0 < left < 3600 - 10
+    check, test = round(42 * SETTINGS["val_fraction"]), 6  # photos, about
+    assert ahead.votes >= 3 * ahead.one_view >= 3 * 0.8 * (check + test) * ahead.pace.look > 0
+    assert ahead.early > 0
+    trained = ahead.epochs[0] * (ahead.steps * ahead.pace.step[0] + ahead.pace.check[0])
+    assert ahead.training() == pytest.approx(trained)
 
-    many = tuple(100 * epochs for epochs in configured)  # so that most of the time is training
-    plan = schedule.Plan(many, views)
-    whole = schedule.seconds(plan, costs)
-    trained = sum(
-        epochs * (train + check)
-        for epochs, train, check in zip(many, costs.train, costs.check, strict=True)
-    )
-    assert whole >= trained + views * costs.view[-1] + costs.end
-    assert make(many, views, costs, 1.1 * whole, False) == plan
-    tight = make(many, views, costs, whole, False)  # just as long as everything takes
-    assert schedule.seconds(tight, costs) < 0.99 * whole
+    pace = Pace(step=[0.1, 0.2], check=[1.0, 2.0], look=0.01)
+    ahead = Ahead(pace, epochs=[20, 20], steps=10, early=10, votes=100, one_view=4)
+    assert ahead.training() == pytest.approx(20 * 2 + 20 * 4)
+    assert ahead.share(230, 230) == 1
+    shares = [ahead.share(left, left) for left in (5, 18, 20, 50, 100, 150)]
+    assert shares[0] == 0 < shares[1] and shares == sorted(shares) and shares[-1] < 1
+    for left, share in zip((20, 50, 100, 150), shares[2:], strict=True):
+        # Of all their views a quarter of the time is left to cast some.
+        assert share * ahead.training() + ahead.early + max(4, left / 4) <= left + 1e-6
 
 
 # --- The source's hash ----------------------------------------------------------------------------
@@ -460,7 +473,7 @@ def thin(monkeypatch):
 
 @pytest.mark.parametrize("name", FIRST)
 def test_raw_pixels_reach_the_first_convolution_as_its_weights_expect_them(name, thin, monkeypatch):
-    network, seen, call = backbones.build(name), [], keras.layers.Conv2D.call
+    network, seen, call = registry.build(name), [], keras.layers.Conv2D.call
 
     def record(self, inputs):
         seen.append(np.asarray(inputs))

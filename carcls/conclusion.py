@@ -1,0 +1,142 @@
+"""What a run comes to: the submission, result.json, the report, and the last lines of the log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from carcls import disk, record
+from carcls.data.photos import TRAIN, VALIDATION
+from carcls.jobs import Phase
+from carcls.member import Member
+from carcls.report import page, submission
+from carcls.session import Session
+from carcls.votes import evidence
+from carcls.votes.decide import Decision
+from carcls.votes.votes import describe_saving
+
+MOST_FREQUENT = "the most frequent class"
+MEASURED, PSEUDO, REFIT = 0, 1, 2  # steps of a submission
+VERSIONS = ("keras", "keras-cv", "albumentations", "numpy", "pandas")
+
+
+def conclude(
+    s: Session, members: Sequence[Member], decision: Decision, phases: dict[str, Phase]
+) -> dict[str, Any]:
+    """Offer the submission, write result.json and the report; returns the result."""
+    made_by, step = _rests_on(members, decision, phases)
+    s.submission.offer(decision.ids, decision.test_probs, made_by, decision.accuracy, step)
+    result = _summary(s, members, decision) | {"made_by": s.submission.made_by}
+    result |= {name: phase.about for name, phase in phases.items()}
+    _write(s, result)
+    result["pictures"] = page.write(s.cfg, s.table, members, decision, result, s.place.out)
+    return result
+
+
+def most_frequent(s: Session) -> None:
+    """A valid submission before anything is trained: the most frequent class for every photo."""
+    probs, accuracy = submission.most_frequent(s.table)
+    ids = s.table.sample_ids
+    s.submission.offer(ids, probs, MOST_FREQUENT, accuracy, early=True)
+
+
+def offer_early(s: Session, decision: Decision) -> None:
+    """Offer what the members so far decide, while others are still to come."""
+    test, accuracy = decision.test_probs, decision.accuracy
+    s.submission.offer(decision.ids, test, decision.made_by, accuracy, early=True)
+
+
+def without_training(s: Session) -> Path:
+    """What a run leaves that had no time to train anything."""
+    accuracy = submission.most_frequent(s.table)[1]
+    result = _measured(s, accuracy, len(s.table.rows(VALIDATION)))
+    _write(s, result | {"made_by": s.submission.made_by})
+    s.events.send("end", **result)
+    s.say(
+        "result",
+        f"validation {accuracy:.4f} accuracy of {s.submission.made_by}",
+        f"skipped    training and the report: {s.clock.limit} is too little",
+    )
+    if s.submission.made_by == MOST_FREQUENT:  # and not by an earlier session of this run
+        print("\n*** WARNING: no network was trained: every row is the most frequent class ***")
+    return s.submission.path
+
+
+def tell(s: Session, result: dict[str, Any]) -> None:
+    """The last lines of the log, with what looks wrong."""
+    low, high = result["validation_interval_95"]
+    lines = [
+        f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval "
+        f"{low:.4f}–{high:.4f}, {result['validation_photos']} photos not trained on; they chose "
+        "the best epoch",
+        f"made by    {result['made_by']}",
+        f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in this "
+        "session",
+    ]
+    if any(result["refit"].get("kept", [])):
+        lines.insert(2, "refit      came after that: no labelled photo is left to measure it on")
+    if "true_accuracy" in result:
+        true = result["true_accuracy"]
+        lines.append(f"true       {true:.4f} accuracy of submission.csv on the drawn test photos")
+    lines += [f"pictures   {path}" for path in result.pop("pictures")]
+    s.events.send("end", **result)
+    rows = len(s.table.sample_ids)
+    s.say("result", *lines, f"submission {s.submission.path}, {rows} rows")
+    for warning in s.submission.warnings:
+        print(f"\n*** WARNING: {warning} ***")
+
+
+def _rests_on(
+    members: Sequence[Member], decision: Decision, phases: dict[str, Phase]
+) -> tuple[str, int]:
+    """What the submission rests on in a few words, and its step: a later one stays."""
+    made_by, step = decision.made_by, MEASURED
+    if any(member.earlier for member in members):
+        made_by, step = f"{made_by}, after pseudo-labels", PSEUDO
+    count = sum(member.refit is not None for member in members)
+    if count:
+        some = f"{count} of {len(members)} " if len(members) > 1 else ""
+        photos = phases["refit"].about["photos"]
+        made_by += f", then {some}refitted on all {photos:,} labelled photos (measured before)"
+        step = REFIT
+    return made_by, step
+
+
+def _summary(s: Session, members: Sequence[Member], decision: Decision) -> dict[str, Any]:
+    """The numbers of a run and what is needed to make them again."""
+    choice = decision.choice
+    folds = (TRAIN, VALIDATION) if s.cfg.folds > 1 else (TRAIN,)
+    return _measured(s, decision.accuracy, len(decision.val_probs)) | {
+        "members": decision.alone.to_dict("records"),
+        "gates": [{"open": gate.open, "reason": gate.reason} for gate in decision.gates],
+        "adaptive": [describe_saving(m.val, s.cfg.views) for m in members]
+        if s.cfg.asked_views.adaptive
+        else [],
+        "blends": choice.table.to_dict("records"),
+        "blend_reason": choice.reason,
+        "blend_picked_by_fold": choice.picked,
+        "train_photos": len(s.table.rows(*folds)),
+        "training_seconds": round(sum(member.seconds for member in members), 1),
+        "versions": {name: metadata.version(name) for name in VERSIONS},
+    }
+
+
+def _measured(s: Session, accuracy: float, count: int) -> dict[str, Any]:
+    return {
+        "validation_accuracy": accuracy,
+        "validation_interval_95": list(evidence.wilson(round(accuracy * count), count)),
+        "validation_photos": count,
+        "settings": s.cfg.model_dump(mode="json"),
+        "source": record.source_hash(),
+        "seconds": round(time.monotonic() - s.clock.start),
+    }
+
+
+def _write(s: Session, result: dict[str, Any]) -> None:
+    if s.place.answers:
+        result["true_accuracy"] = submission.accuracy(s.submission.path, s.place.answers)
+    disk.write_atomic(s.place.out / "result.json", json.dumps(result, indent=2) + "\n")

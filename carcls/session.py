@@ -1,0 +1,216 @@
+"""A session: all that every step of a run needs, and what can fail before the work begins."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carcls import disk, hosts, machine, record
+from carcls.config import SESSION_SETTINGS, Config
+from carcls.data import attached, augment, boxes, files, photos
+from carcls.data.cache import PhotoCache, free_memory
+from carcls.data.files import Place
+from carcls.data.photos import TRAIN, VALIDATION, Table
+from carcls.disagreement import BLENDS
+from carcls.errors import ConfigError, InputError, Stopped
+from carcls.machine import Machine
+from carcls.nets import registry, weights
+from carcls.report.submission import Submission
+from carcls.train import clock
+from carcls.train.clock import Clock
+from carcls.votes import blend
+
+if TYPE_CHECKING:
+    from carcls.train.monitor import Events
+
+
+@dataclass
+class Session:
+    """One process's part of a run: a run that is stopped goes on in another session."""
+
+    cfg: Config
+    place: Place
+    table: Table
+    machine: Machine
+    clock: Clock
+    events: Events
+    submission: Submission
+    caches: dict[Any, PhotoCache] = field(default_factory=dict)
+
+    def say(self, tag: str, *lines: object) -> None:
+        """A part of the log: its name, and lines below it."""
+        print(f"\n== {tag}", *lines, sep="\n  ", flush=True)
+
+    def photos(self, size: tuple[int, int], fit: str) -> PhotoCache:
+        """The table's photos at that size: one cache a size.
+
+        Older ones, to which later members and folds come back, go if the new one has no room.
+        """
+        key = (size, fit)
+        if key not in self.caches:
+            new = partial(PhotoCache, self.table.frame, size, fit, self.place.scratch)
+            cache = new()
+            # Bytes that the older ones take once all of their photos are decoded.
+            taken = sum(int(older.offsets[-1]) for older in self.caches.values())
+            if cache.in_memory < len(cache) or taken > 0.25 * free_memory():
+                self.caches.clear()
+                cache = new()
+            self.caches[key] = cache
+        return self.caches[key]
+
+
+def check(cfg: Config) -> None:
+    """What settings alone show to be wrong. Raises ConfigError."""
+    if cfg.blend not in BLENDS:
+        blend.parse_weights(cfg.blend, len(cfg.members))
+    for member in cfg.member_cfgs():
+        registry.find(member.backbone)  # raises if there is none of that name
+        for stage in member.stages:
+            augment.policy(member.augment, *stage.size, member.fit, member.strength.start)
+
+
+@contextmanager
+def start(cfg: Config) -> Iterator[Session]:
+    """Lock the run folder, find files and weights, look at the photos, choose the machine.
+
+    Raises ConfigError and InputError for all that is seen to be wrong before any training. SIGTERM
+    raises Stopped inside.
+    """
+    began = time.monotonic()
+    check(cfg)
+    with locked(files.run_folder(cfg)):
+        place = files.locate(cfg)
+        if hosts.process_of()[0]:
+            place = replace(place, out=hosts.own_folder(place.scratch))
+        for member in cfg.member_cfgs():  # before the photos are looked at, which takes longer
+            weights.find_weights(member.backbone, member)
+        attached.box_files(cfg)
+        record.sweep(place.out)
+        _take_over(cfg, place)
+        table = photos.load(cfg, place)
+        _check_counts(cfg, table)
+        _write_tables(cfg, table, place.out)
+        chosen = machine.setup(cfg)
+        from carcls.train import monitor  # imports keras, whose backend is chosen only now
+
+        hosts.share_files(place.out, place.scratch)
+        disk.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
+        limit = clock.start(cfg, place.on_kaggle, chosen.kind, began)
+        posts_to = cfg.monitor_url if not chosen.process else ""
+        events = monitor.open_events(place.out / "progress.jsonl", posts_to)
+        submission = Submission(place.out / "submission.csv", table, identity(cfg, table))
+        with _told(events), _stoppable():
+            settings, source = cfg.model_dump(mode="json"), record.source_hash()
+            events.send("start", settings=settings, machine=chosen.reasons, source=source)
+            yield Session(cfg, place, table, chosen, limit, events, submission)
+
+
+def identity(cfg: Config, table: Table) -> str:
+    """A name of the run: the same in all its sessions, another with other photos or labels.
+
+    With resume=false nothing is taken over, so that every setting counts.
+    """
+    # Boxes count by what they are, not by where their file is.
+    aside = (SESSION_SETTINGS | {"boxes"}) if cfg.resume else frozenset[str]()
+    settings = json.dumps(cfg.model_dump(mode="json", exclude=set(aside)), sort_keys=True)
+    columns = (table.frame[name] for name in ("id", "label", "fold", "digest"))
+    cut = boxes.of(table.frame).T if cfg.boxes else ()
+    text = settings + record.rows(table.sample_ids, *columns, *cut) + record.source_hash()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _take_over(cfg: Config, place: Place) -> None:
+    """Copy an earlier run, where one is attached, into the run folder, which is writable."""
+    earlier = record.find_earlier(cfg) if cfg.resume else None
+    if earlier and earlier.resolve() != place.out.resolve():
+        taken = record.take_over(earlier, place.out)
+        copied = f"copied {', '.join(taken)}" if taken else f"{place.out} has all of it"
+        print(f"\n== earlier run\n  {earlier}: {copied}")
+
+
+def _check_counts(cfg: Config, table: Table) -> None:
+    """Raise ConfigError where validation has too few photos to compare members."""
+    folds = (TRAIN, VALIDATION) if cfg.folds > 1 else (VALIDATION,)
+    count, least = len(table.rows(*folds)), blend.LEAST
+    if len(cfg.members) > 1 and count < least:
+        raise ConfigError(
+            f"members: {count} validation photos; to compare members {least} are needed"
+        )
+
+
+def _write_tables(cfg: Config, table: Table, out: Path) -> None:
+    """audit.csv and photos.csv."""
+    frame = photos.with_folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else table.frame
+    for name, content in (("audit", table.audit), ("photos", frame)):
+        disk.write_atomic(out / f"{name}.csv", content.to_csv(index=False))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a run folder to this run, all its processes. Raises InputError if another has it."""
+    if hosts.process_of()[0]:
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)  # the folder's own: nothing is left in it
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"out={folder}: another run is at work in it; wait for it, or choose another folder"
+            ) from None
+        except OSError as error:  # some network file systems know no locks
+            why = f"cannot be locked ({error.strerror})"
+            print(f"warning: {folder} {why}; two runs in it would spoil each other")
+        yield
+    finally:
+        with suppress(OSError):  # a forked process may have the folder open too
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+
+
+@contextmanager
+def _told(events: Events) -> Iterator[None]:
+    """Tell whoever watches what ended the session, also a stop by hand."""
+    try:
+        yield
+    except BaseException as error:
+        events.send("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        events.close()
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Meanwhile SIGTERM raises Stopped; only a program's main thread can receive it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stopped: list[Stopped] = []
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(Stopped("SIGTERM; the same run again goes on from the last whole epoch"))
+        raise stopped[0]
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException as error:
+        # TensorFlow's C++ may have made another error of it: a SystemError was seen.
+        if stopped and error is not stopped[0]:
+            raise stopped[0] from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,146 @@
+"""A session: its lock, its end, which run it belongs to, and its photos."""
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+from cases import Case, good
+
+from carcls import hosts, record, session
+from carcls.data import cache
+from carcls.errors import ConfigError, InputError, Stopped
+from carcls.session import Session
+
+
+@pytest.fixture
+def case(tmp_path, tiny) -> Case:
+    return Case(tmp_path / "data", backbone=tiny, weights="none", stages="32x48x1")
+
+
+# --- The lock -------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_belongs_to_one_run_at_a_time(monkeypatch, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    with session.locked(tmp_path):
+        with pytest.raises(InputError, match=f"out={tmp_path}: another run"):
+            session.locked(tmp_path).__enter__()
+        with pytest.raises(ZeroDivisionError), session.locked(other):
+            _ = 1 / 0
+        with monkeypatch.context() as patch:
+            patch.setattr(hosts, "process_of", lambda: (1, 2))
+            with session.locked(tmp_path):  # another process of the same run
+                pass
+    with session.locked(tmp_path), session.locked(other):
+        pass
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(monkeypatch, tmp_path, capsys):
+    def fails(file, operation):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(session.fcntl, "flock", fails)
+    with session.locked(tmp_path):
+        assert "cannot be locked" in capsys.readouterr().out
+
+
+# --- Its start and its end ------------------------------------------------------------------------
+
+
+def test_a_session_has_what_its_steps_need_and_tells_how_it_ended(case):
+    with pytest.raises(Stopped, match="SIGTERM"), session.start(case.cfg) as s:
+        assert {"config.json", "audit.csv", "photos.csv"} <= {p.name for p in s.place.out.iterdir()}
+        assert (len(s.table.frame), s.machine.backend, s.clock.is_limited) == (10, "tensorflow", 0)
+        with pytest.raises(InputError, match="another run"), session.start(case.cfg):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+    lines = [json.loads(line) for line in s.events.path.read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["start", "failed"]
+    assert lines[0]["settings"]["backbone"] == "tiny" and "SIGTERM" in lines[1]["error"]
+    with session.locked(s.place.out):
+        pass
+
+
+def test_a_stop_that_became_another_error_on_its_way_is_a_stop():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped), session._stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Stopped:
+            raise SystemError("returned a result with an exception set") from None
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(SystemError), session._stoppable():
+        raise SystemError("of itself")
+
+
+def test_outside_of_the_main_thread_signals_are_left_alone():
+    ran = []
+
+    def work() -> None:
+        with session._stoppable():
+            ran.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ran == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_members_are_not_compared_on_a_few_photos(case):
+    cfg = case.cfg.replace(members="seed=1+seed=2")
+    with pytest.raises(ConfigError, match="members: 2 validation photos"), session.start(cfg):
+        pass
+
+
+# --- Which run it belongs to ----------------------------------------------------------------------
+
+
+def test_a_run_is_the_same_in_all_its_sessions_and_another_with_other_photos(
+    case, tmp_path, monkeypatch
+):
+    table, cfg = case.load(), case.cfg
+    same = session.identity(cfg, table)
+    later = {"data": "elsewhere", "out": "x", "budget_minutes": 9, "earlier": "x"}
+    assert session.identity(cfg.replace(**later), table) == same
+    assert session.identity(cfg, case.load()) == same
+    more = Case(tmp_path / "more", train=good(300, 1, 1)).load()
+    labels = replace(table, frame=table.frame.assign(label=1 - table.frame["label"]))
+    bytes_ = replace(table, frame=table.frame.assign(digest="0"))
+    fewer = replace(table, sample_ids=table.sample_ids[:1])
+    others = [session.identity(cfg, other) for other in (more, labels, bytes_, fewer)]
+    others += [session.identity(cfg.replace(**{name: 2}), table) for name in ("seed", "views")]
+    anew = cfg.replace(resume=False)
+    others += [session.identity(each, table) for each in (anew, anew.replace(budget_minutes=9))]
+    monkeypatch.setattr(record, "source_hash", lambda: "other")
+    others.append(session.identity(cfg, table))
+    assert len({same, *others}) == 1 + len(others)
+
+
+# --- Its photos -----------------------------------------------------------------------------------
+
+
+def test_there_is_one_cache_a_size_while_there_is_room_beside_it(case, tmp_path, monkeypatch):
+    place = session.files.locate(case.cfg)
+    s = Session(case.cfg, place, case.load(), None, None, None, None)
+    small, large = (32, 48), (48, 64)
+    first = s.photos(small, "pad")
+    assert s.photos(small, "pad") is first and (len(first), first.size) == (10, small)
+    others = [s.photos(large, "pad"), s.photos(small, "crop")]
+    assert s.photos(small, "pad") is first and s.photos(large, "pad") is others[0]
+    promised = sum(int(each.offsets[-1]) for each in (first, *others))
+    monkeypatch.setattr(session, "free_memory", lambda: 4 * promised)
+    s.photos(large, "crop")
+    assert s.photos(small, "pad") is first
+    monkeypatch.setattr(session, "free_memory", lambda: 4 * promised - 1)
+    newest = s.photos((64, 64), "pad")
+    assert list(s.caches.values()) == [newest]
+    # One that does not fit into memory is made again once the others are gone.
+    monkeypatch.setattr(session, "free_memory", lambda: 10**12)
+    monkeypatch.setattr(cache, "free_memory", lambda: 2 - len(s.caches))
+    last = s.photos(small, "pad")
+    assert list(s.caches.values()) == [last] and last.free == 2

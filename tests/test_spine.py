@@ -1,0 +1,413 @@
+"""A run from a folder of photos to submission.csv: what it leaves, keeps, refuses and outlives."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_photo
+from killed import stopped_after
+from test_resume import arrays_in
+
+from carcls import config, jobs, network, record, run
+from carcls.config import Config
+from carcls.data import photos
+from carcls.data.photos import Rows
+from carcls.desk import cli
+from carcls.errors import ConfigError, InputError, TrainingDiverged
+from carcls.train import loop
+from carcls.votes import evidence, pseudo, votes
+from carcls.votes.votes import Votes
+
+quick = pytest.mark.usefixtures("without_pictures")
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def predictions(out: Path, ids: list[str]) -> np.ndarray:
+    """What submission.csv says of these photos."""
+    return pd.read_csv(out / "submission.csv").set_index("Id")["Category"].loc[ids].to_numpy()
+
+
+# --- What a run leaves ----------------------------------------------------------------------------
+
+
+def test_the_submission_is_what_the_votes_say_in_the_samples_order(finished):
+    out, result = finished.out, read(finished.out / "result.json")
+    sample = pd.read_csv(f"{finished.cfg.data}/sample-submission.csv")
+    assert pd.read_csv(out / "submission.csv")["Id"].tolist() == sample["Id"].tolist()
+    test, val = (votes.load(out / "member1" / f"votes_{w}.npz") for w in ("test", "validation"))
+    assert test.probs.shape == (4, 10, 3)
+    assert val.probs.shape == (4, 9, 3)
+    is_open = result["gates"][0]["open"]
+    used, checked = (v.together() if is_open else v.alone() for v in (test, val))
+    assert (predictions(out, test.ids) == used.argmax(1)).all()
+    assert result["validation_accuracy"] == evidence.accuracy(checked, val.labels)
+    about = read(out / "submission.json")
+    assert about["validation_accuracy"] == result["validation_accuracy"]
+    assert about["made_by"] == result["made_by"]
+
+
+def test_a_run_leaves_its_history_settings_pictures_and_report_and_nothing_half_made(finished):
+    out, said = finished.out, finished.said
+    result = read(out / "result.json")
+    assert pd.read_csv(out / "member1" / "history.csv")["stage"].tolist() == [1, 1, 2, 2]
+    assert config.load(out / "config.json") == finished.cfg
+    assert Config(**result["settings"]) == finished.cfg
+    assert result["source"] == record.source_hash()  # S75
+    lines = (out / "progress.jsonl").read_text().splitlines()
+    events = [json.loads(line)["kind"] for line in lines]
+    assert events == ["start", *["epoch"] * 4, "end"]
+    assert {p.name for p in (out / "member1").iterdir()} >= {"best.weights.h5", "last.weights.h5"}
+    assert {p.name for p in out.iterdir()} >= {"audit.csv", "photos.csv", "labels.csv"}
+    pictures = list(out.rglob("*.png"))
+    assert len(pictures) >= 7
+    report = (out / "report.html").read_text()
+    assert report.count("data:image/png") == len(pictures)
+    assert all(str(path) in said for path in pictures)
+    assert not [path for path in out.rglob("*") if ".part" in path.name]
+    assert said.count("monitor http://127.0.0.1:1: ") == 1  # S46: said once, and no harm
+
+
+def test_there_is_a_submission_from_the_first_epoch_on_and_better_ones_replace_it(finished):
+    offers = re.findall(r"submission submission.csv: (.*); validation", finished.said)
+    assert [re.sub(r".*: |,.*", "", offer) for offer in offers] == [
+        "first epoch",
+        "best epoch of stage 1",
+        "one member",
+    ]
+
+
+@quick
+def test_the_same_seed_gives_the_same_votes_and_submission(finished, tiny, tmp_path):
+    again = run(finished.cfg.replace(out=str(tmp_path), monitor_url=""))
+    assert again.read_bytes() == (finished.out / "submission.csv").read_bytes()
+    one, two = (votes.load(at / "member1" / "votes_test.npz") for at in (finished.out, tmp_path))
+    assert (one.probs == two.probs).all()
+
+
+def test_the_tables_are_made_again_from_the_folder_alone(finished, capsys):
+    assert cli.main(["votes", str(finished.out)]) == 0
+    said, result = capsys.readouterr().out, read(finished.out / "result.json")
+    assert f"{result['validation_accuracy']:.4f}" in said
+    assert result["gates"][0]["reason"] in said
+    assert "view 3 alone" in said
+    assert cli.main(["votes", str(finished.out), "tta=never"]) == 0
+    assert cli.main(["votes", str(finished.out), "lr=1"]) == 2
+    assert "lr" in capsys.readouterr().err
+
+
+# --- Members and folds ----------------------------------------------------------------------------
+
+
+@quick
+def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, capsys):
+    members = "seed=1+seed=2/pooling=max"
+    more = {"views": "2-8", "blend": "0.75/0.25", "val_fraction": 0.4, "stages": "32x48x1"}
+    cfg = cfg.replace(members=members, **more)
+    run(cfg)
+    out = tmp_path / "out"
+    result = read(out / "result.json")
+    assert [m["name"] for m in result["members"]] == ["1 tiny seed=1", "2 tiny seed=2 pooling=max"]
+    blended = 0
+    for number, (gate, share) in enumerate(zip(result["gates"], (0.75, 0.25), strict=True), 1):
+        val = votes.load(out / f"member{number}" / "votes_validation.npz")
+        assert set(val.n_views) == {8}
+        test = votes.load(out / f"member{number}" / "votes_test.npz")
+        assert set(test.n_views) <= {2, 4, 8}
+        assert (test.as_asked(cfg.views).n_views == test.n_views).all()  # as the rule says
+        blended += share * (test.together() if gate["open"] else test.alone())
+    assert (predictions(out, test.ids) == blended.argmax(1)).all()
+
+    # Run folders that are not whole: a run that was stopped, and damaged files.
+    shutil.rmtree(out / "member2")
+    assert cli.main(["votes", str(out)]) == 0
+    assert "1 of 2 members" in capsys.readouterr().out
+    rows = pd.read_csv(out / "photos.csv")
+    rows.query("fold != 0").to_csv(out / "photos.csv", index=False)
+    assert cli.main(["votes", str(out)]) == 2
+    assert "photos.csv" in capsys.readouterr().err
+    (out / "member1" / "votes_validation.npz").write_bytes(b"")
+    assert cli.main(["votes", str(out)]) == 2
+    assert "votes_validation.npz" in capsys.readouterr().err
+
+
+@quick
+def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cfg, tmp_path):
+    run(cfg.replace(folds=3, stages="32x48x1", views=2))
+    out = tmp_path / "out"
+    assert read(out / "result.json")["validation_photos"] == 36
+    paths = [out / "member1" / f"fold{k}" / "votes_validation.npz" for k in (1, 2, 3)]
+    seen = [set(votes.load(path).ids) for path in paths]
+    by_fold = pd.read_csv(out / "photos.csv").groupby("fold")["id"].apply(set)
+    assert [by_fold[k] for k in (1, 2, 3)] == seen
+    assert sum(map(len, seen)) == 36
+    assert set().union(*seen) == set(pd.read_csv(f"{cfg.data}/train.csv")["Id"])
+    tests = [votes.load(path.with_name("votes_test.npz")) for path in paths]
+    used = [t.together() if read(out / "result.json")["gates"][0]["open"] else t.alone()
+            for t in tests]  # fmt: skip
+    assert (predictions(out, tests[0].ids) == np.mean(used, 0).argmax(1)).all()
+    assert cli.main(["votes", str(out), "tta=never"]) == 0
+
+
+@quick
+def test_members_are_not_compared_over_folds_that_one_of_them_lacks(
+    cfg, tmp_path, monkeypatch, capsys
+):
+    cfg = cfg.replace(folds=2, stages="32x48x1", views=2, members="seed=1+seed=2")
+    run(cfg)
+    train, rest = loop.train, iter(range(10))
+    # Anew, and without time for the second fold: the folder has the other member's of before.
+    monkeypatch.setattr(loop, "train", lambda *args: None if next(rest) else train(*args))
+    target = run(cfg.replace(resume=False))
+    assert next(rest) == 2  # the second member was not begun
+    result = read(target.parent / "result.json")
+    assert [m["name"] for m in result["members"]] == ["1 tiny seed=1"]
+    assert result["validation_photos"] == 18
+    capsys.readouterr()
+    assert cli.main(["votes", str(tmp_path / "out")]) == 0
+    assert "1 of 2 members" in capsys.readouterr().out
+
+
+# --- More photos: pseudo-labels and refit ---------------------------------------------------------
+
+
+@quick
+def test_pseudo_labels_count_where_validation_is_better_and_the_refit_takes_them_up(
+    cfg, tmp_path, monkeypatch
+):
+    # 36 photos are too few to know the precision of pseudo-labels, and the real rule refuses them.
+    def choose(members, gates, table, views):
+        some = table.rows(photos.TEST).take(np.array([0, 3, 5]))
+        rows = Rows(some.rows, np.array([2, 0, 1]))
+        return pseudo.Chosen(rows, np.array([0, 3, 5]), "", [], "three photos")
+
+    judged = []
+
+    def change_from(self, before):
+        judged.append((before, self))
+        return evidence.Change(len(judged) - 1, 0, 1.0, 1.0)  # the second one helps
+
+    monkeypatch.setattr(pseudo, "choose", choose)
+    monkeypatch.setattr(Votes, "change_from", change_from)
+    two = {"members": "seed=1+seed=2", "blend": "average", "val_fraction": 0.4}
+    run(cfg.replace(pseudo=1, refit_epochs=1, stages="32x48x1", **two))
+    out = tmp_path / "out"
+    assert len(pd.read_csv(out / "pseudo.csv")) == 3
+    assert (judged[0][0].probs != judged[0][1].probs).any()  # it has trained
+    result = read(out / "result.json")
+    assert result["pseudo"]["kept"] == [False, True]
+    assert read(out / "submission.json")["made_by"] == result["made_by"]
+    assert "after pseudo-labels" in result["made_by"]
+    for number, networks in enumerate((["."], ["pseudo"]), 1):
+        assert read(out / f"member{number}" / "member.json")["networks"] == networks
+    facts = {
+        (number, inside): read(out / f"member{number}" / inside / "steps.json")["training"]["facts"]
+        for number in (1, 2)
+        for inside in ("", "pseudo", "refit")
+    }
+    for number, start in ((1, ""), (2, "pseudo")):
+        rates = [facts[number, inside]["lr"] / cfg.lr for inside in ("pseudo", "refit")]
+        assert rates == pytest.approx([jobs.PSEUDO_RATE, jobs.REFIT_RATE])
+        best = out / f"member{number}" / start / "best.weights.h5"
+        assert facts[number, "refit"]["the first weights"] == record.digest_of(best)
+    # Pseudo-labels are used again where they were kept.
+    assert facts[1, "refit"]["the photos"] != facts[2, "refit"]["the photos"]
+
+
+@quick
+def test_refused_pseudo_labels_change_nothing(cfg, tmp_path):
+    run(cfg.replace(pseudo=1, stages="32x48x1"))
+    result = read(tmp_path / "out" / "result.json")
+    assert result["pseudo"]["photos"] == 0  # nine validation photos say too little
+    assert "pseudo" not in result["made_by"]
+    assert not (tmp_path / "out" / "member1" / "pseudo").exists()
+    assert len(pd.read_csv(tmp_path / "out" / "pseudo.csv")) == 0
+
+
+@quick
+def test_a_refit_learns_all_labelled_photos_once_they_have_measured(
+    cfg, tmp_path, monkeypatch, capsys
+):
+    two = "seed=1+seed=2/schedule=plateau/patience=1"
+    plain = cfg.replace(stages="32x48x1", val_fraction=0.4, blend="average", members=two)
+    run(plain)
+    out = tmp_path / "out"
+    measured, loaded = read(out / "result.json"), network.load_members(plain, out)
+    judged = []
+
+    def moved_too_far(*seen):
+        judged.append(seen)
+        return "judged" if len(judged) % 2 == 0 else ""
+
+    monkeypatch.setattr(evidence, "moved_too_far", moved_too_far)
+    capsys.readouterr()
+    refit = plain.replace(refit_epochs=3)
+    target = run(refit)
+    said = capsys.readouterr().out
+    assert said.count("done before") == 2  # what is there is gone on from
+    assert "val acc" not in said  # of photos that the network has seen
+    frame = pd.read_csv(out / "photos.csv").query("fold >= 0")
+    learned = frame.sort_values("fold", ascending=False, kind="stable")
+    digest = record.rows(*(learned[name] for name in ("id", "label", "digest")), *[[]] * 3)
+    refitted = [out / f"member{n}" / "refit" for n in (1, 2)]
+    for folder in refitted:
+        assert read(folder / "steps.json")["training"]["facts"]["the photos"] == digest
+        history = pd.read_csv(folder / "history.csv")
+        assert history["val_accuracy"].isna().tolist() == [True] * 3  # whatever patience says
+        best, last = (arrays_in(folder / f"{which}.weights.h5") for which in ("best", "last"))
+        assert best == last  # its last epoch counts
+    after = [votes.load(folder / "votes_test.npz") for folder in refitted]
+    for n, expected in enumerate((after[0], loaded[1].test[0])):
+        now = network.load_members(refit, out)[n]
+        np.testing.assert_array_equal(now.test[0].probs, expected.probs)
+        np.testing.assert_array_equal(now.val.probs, loaded[n].val.probs)
+        # What is submitted is judged: with a closed gate the photo alone.
+        is_open = measured["gates"][n]["open"]
+        for found, seen in zip(judged[n][2:], (loaded[n].test[0], after[n]), strict=True):
+            np.testing.assert_allclose(found, seen.together() if is_open else seen.alone())
+    result = read(out / "result.json")
+    assert result["refit"]["photos"] == 36
+    assert result["refit"]["kept"] == [True, False]
+    assert "judged" in result["refit"]["reasons"][1]
+    assert result["validation_accuracy"] == measured["validation_accuracy"]
+    assert "1 of 2 refitted on all 36 labelled photos" in result["made_by"]
+    assert cli.main(["votes", str(out)]) == 0
+
+    again = target.read_bytes()
+    capsys.readouterr()
+    assert run(refit).read_bytes() == again
+    assert "images/s" not in capsys.readouterr().out
+    monkeypatch.setattr(jobs, "refit", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # stopped on the way there: what was submitted stays
+        run(refit)
+    assert target.read_bytes() == again
+
+
+@quick
+@pytest.mark.parametrize("diverges", [False, True])
+def test_a_member_stays_as_it_is_if_the_blend_leaves_it_out_or_its_refit_diverges(
+    cfg, tmp_path, monkeypatch, diverges
+):
+    train = loop.train
+
+    def diverging(s, job, *rest):
+        if job.folder.name == "refit":
+            raise TrainingDiverged("the loss is nan", "try")
+        return train(s, job, *rest)
+
+    if diverges:
+        monkeypatch.setattr(loop, "train", diverging)
+    two = {"members": "seed=1+seed=2", "blend": "0/1", "val_fraction": 0.4}
+    run(cfg.replace(stages="32x48x1", refit_epochs=1, **two))
+    result, out = read(tmp_path / "out" / "result.json"), tmp_path / "out"
+    assert result["refit"]["kept"] == [False, not diverges]
+    assert ("diverged (the loss is nan)" in result["refit"]["reasons"][1]) == diverges
+    assert ("refitted" in result["made_by"]) == (not diverges)
+    assert not (out / "member1" / "refit").exists()
+    test = votes.load(out / "member2" / ("" if diverges else "refit") / "votes_test.npz")
+    used = test.together() if result["gates"][1]["open"] else test.alone()
+    assert (predictions(out, test.ids) == used.argmax(1)).all()
+
+
+# --- Odd input, and what can be known early -------------------------------------------------------
+
+
+@quick
+def test_an_unreadable_test_photo_still_gets_its_row(cfg, competition):
+    (competition / "test_upload" / "903.png").write_bytes(b"not a photo")
+    (competition / "test_upload" / "904.png").unlink()
+    target = run(cfg.replace(stages="32x48x1"))
+    assert len(pd.read_csv(target)) == 10
+    assert {"903.png", "904.png"} <= set(pd.read_csv(target.parent / "audit.csv")["id"])
+
+
+@quick
+def test_string_labels_and_two_classes_go_through(cfg, tmp_path):
+    rng, root, rows = np.random.default_rng(0), tmp_path / "flat", []
+    for n in range(24):
+        photo = rng.integers(0, 120, (40, 50, 3), np.uint8) + np.uint8(100 * (n % 2))
+        write_photo(root / "train" / f"{n}.png", photo)
+        rows.append((n, ("van", "suv")[n % 2]))
+    for n in range(50, 53):
+        write_photo(root / "test" / f"{n}.png", rng.integers(0, 120, (40, 50, 3), np.uint8))
+    pd.DataFrame(rows, columns=["key", "kind"]).to_csv(root / "train.csv", index=False)
+    sample = pd.DataFrame({"key": [52, 50, 51], "kind": "van"})
+    sample.to_csv(root / "sample_submission.csv", index=False)
+    made = pd.read_csv(run(cfg.replace(data=str(root), stages="32x48x1", views=1)))
+    assert list(made.columns) == ["key", "kind"]
+    assert made["key"].tolist() == [52, 50, 51]
+    assert set(made["kind"]) <= {"van", "suv"}
+
+
+def test_what_can_be_known_early_fails_before_anything_is_made_or_lost(cfg, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "submission.csv").write_text("earlier")
+    for change, error, said in (
+        ({"backbone": "resnet9000"}, ConfigError, "backbone='resnet9000'.*expected one of"),
+        ({"augment": "wild", "views": 1}, ConfigError, "augment='wild'"),
+        ({"data": str(tmp_path / "none")}, InputError, "none"),
+        ({"backbone": "efficientnet_lite_b1", "weights": "/w.h5"}, InputError, "w.h5"),
+    ):
+        with pytest.raises(error, match=said):
+            run(cfg.replace(**change))
+    assert (out / "submission.csv").read_text() == "earlier"
+    assert not list(out.glob("member*"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(cfg, tmp_path, capsys):
+    (tmp_path / "out" / "photos.csv").mkdir(parents=True)
+    words = [f"{k}={getattr(cfg, k)}" for k in ("data", "out", "backbone", "weights")]
+    assert cli.main(["run", *words]) == 2
+    assert "photos.csv" in capsys.readouterr().err
+
+
+@quick
+def test_a_training_outlives_another_that_diverges_and_so_does_an_earlier_submission(
+    cfg, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "submission.csv").write_text("earlier")
+    cfg = cfg.replace(stages="32x48x2", views=1)
+    # Next to the largest float32: with 1e30 the loss stays finite on some processors.
+    diverging = cfg.replace(lr=3e38, optimizer="sgd", warmup=0)
+    names = ("data", "out", "backbone", "weights", "views", "lr", "optimizer", "warmup", "batch")
+    words = [f"{name}={getattr(diverging, name)}" for name in names]
+    assert cli.main(["run", *words, "stages=32x48x2", "val_fraction=0.25"]) == 3
+    assert "learning rate" in capsys.readouterr().err
+    last = (out / "progress.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["kind"] == "failed"
+    # Had the first epoch's network predicted numbers, the earlier one would be beside its own.
+    kept = out / "submission.earlier1.csv"
+    assert (kept if kept.exists() else out / "submission.csv").read_text() == "earlier"
+
+    with stopped_after(1):
+        run(cfg)
+    with pytest.raises(TrainingDiverged):
+        run(diverging)
+    assert "resumed" not in capsys.readouterr().out
+    run(cfg)
+    assert "resumed    after 1 epochs" in capsys.readouterr().out
+    with pytest.raises(TrainingDiverged):
+        run(diverging)
+    assert cli.main(["votes", str(out)]) == 2  # its config.json is of the one without votes
+    assert "member1" in capsys.readouterr().err
+    run(cfg)
+    said = capsys.readouterr().out
+    assert said.count("done before") == 1
+    assert said.count("cast before") == 2
+
+
+def test_preview_writes_the_grid(cfg, tmp_path, capsys):
+    look = str(tmp_path / "look")
+    assert cli.main(["preview", "--data", cfg.data, "--out", look, "stages=48x64x1"]) == 0
+    path = tmp_path / "look" / "augmentation.png"
+    assert str(path) in capsys.readouterr().out
+    assert path.stat().st_size > 5000
