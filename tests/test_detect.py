@@ -10,7 +10,8 @@ import pytest
 from conftest import write_photo
 
 from carcls.data import boxes, photos
-from carcls.desk import cli, detect, sample
+from carcls.desk import cars, cli, detect, sample, scenes
+from carcls.errors import InputError
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos640"
 
@@ -18,10 +19,10 @@ PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "photos640"
 def scene(
     rng: np.random.Generator, car: np.ndarray | None = None
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """A drawn background (480, 640, 3) uint8 RGB with the photo of a car somewhere, 0.4 to 0.85 of its width; and where."""
+    """A drawn background (480, 640, 3) uint8 RGB with the photo of a car on it; and where it is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "_car", lambda *_: None)
-        photo = sample.photo(sample.MODELS[0], rng)[..., ::-1].copy()
+        patch.setattr(cars, "draw", lambda *_: None)
+        photo = scenes.photo(cars.MODELS[0], rng)[..., ::-1].copy()
     if car is None:
         return photo, (0, 0, 0, 0)
     scale = min(rng.uniform(0.4, 0.85) * 640 / car.shape[1], 440 / car.shape[0])
@@ -45,7 +46,7 @@ def detector() -> detect.Detector:
 
 
 def test_cars_are_found_in_scenes(detector):
-    """Photos of cars, which they fill, on drawn backgrounds. With CARCLS_SLOW=1 and -s it prints other sizes and shares."""
+    """Photos of cars on drawn backgrounds. CARCLS_SLOW=1 and -s print other sizes and shares."""
     if not PHOTOS.is_dir():
         pytest.skip("photos640 is not beside the repository")
     rng = np.random.default_rng(0)
@@ -66,21 +67,20 @@ def test_cars_are_found_in_scenes(detector):
                 found = [each for at in range(0, 64, 8) for each in detector(images[at : at + 8])]
             place = np.stack([box for box, _ in found]) * np.tile([640 / size[1], 480 / size[0]], 2)
             union, inside = overlap(place, np.array(true, float))
-            line = f"{long} px, share {share}: overlap {union.mean():.3f}, {inside.mean():.3f} of the car inside"
-            print(line)
+            print(
+                f"{long} px, share {share}: overlap {union.mean():.3f}, "
+                f"{inside.mean():.3f} of the car inside"
+            )
             if (long, share) == (detect.LONG, detect.SHARE):
                 assert min(each[1] for each in found) > detect.LEAST
-                assert (
-                    union.mean() > 0.7 and inside.mean() > 0.95 and np.percentile(inside, 10) > 0.9
-                ), line
+                assert union.mean() > 0.7 and inside.mean() > 0.95
+                assert np.percentile(inside, 10) > 0.9
 
 
 def test_the_box_of_a_map():
     evidence = np.full((6, 8), -1.0)
     evidence[1:3, 5:7] = 1.0
-    evidence[2, 0] = (
-        0.9  # far away, and as large as a place can be: below a tenth of the other's area it would not count
-    )
+    evidence[2, 0] = 0.9  # far away; below a tenth of the other's area it would not count
     left, top, right, bottom = detect.box_of(evidence, (60, 80))
     assert 0 <= left < 5 and 5 < top < 15 and 65 < right < 75 and 25 < bottom < 35
     evidence[2, 0] = -1.0
@@ -92,7 +92,7 @@ def test_the_box_of_a_map():
 
 
 def test_rows_keep_their_order_and_px_are_those_of_each_photo(tmp_path, monkeypatch):
-    """Photos of several shapes, some more than a batch of one, one that cannot be read and one without a car."""
+    """Photos of several shapes, one that cannot be read, and one without a car."""
 
     class Whole:
         def __init__(self, name):
@@ -108,23 +108,13 @@ def test_rows_keep_their_order_and_px_are_those_of_each_photo(tmp_path, monkeypa
 
     monkeypatch.setattr(detect, "Detector", Whole)
     shapes = [(90, 160), (160, 90), (90, 160), (300, 400)] + [(90, 160)] * 9
-    rows = [
-        (
-            "train",
-            f"{n}.png",
-            str(
-                write_photo(
-                    tmp_path / f"{n}.png", np.full((*shape, 3), 0 if n == 2 else 200, np.uint8)
-                )
-            ),
-            *shape,
-            n != 1,
-        )
-        for n, shape in enumerate(shapes)
-    ]
-    found = detect.detect(
-        pd.DataFrame(rows, columns=["source", "id", "path", "height", "width", "readable"]), "any"
-    )
+    rows = []
+    for n, shape in enumerate(shapes):
+        photo = np.full((*shape, 3), 0 if n == 2 else 200, np.uint8)
+        path = write_photo(tmp_path / f"{n}.png", photo)
+        rows.append(("train", f"{n}.png", str(path), *shape, n != 1))
+    columns = ["source", "id", "path", "height", "width", "readable"]
+    found = detect.detect(pd.DataFrame(rows, columns=columns), "any")
     assert found["id"].tolist() == [f"{n}.png" for n in range(13)]
     assert found[boxes.SIDES].isna().all(axis=1).tolist() == [n in (1, 2) for n in range(13)]
     assert found.loc[[0, 3, 12], boxes.SIDES].to_numpy().tolist() == [
@@ -147,32 +137,23 @@ def test_the_command_makes_what_a_run_takes(tmp_path, capsys):  # S12
     assert boxes.read(made).rows["left"].notna().sum() >= 30  # of drawn cars
     assert cv2.imread(str(tmp_path / "out" / "boxes.png")) is not None
 
-    # Sorted and written anew in a spreadsheet, and corrected: it stays, and is what the run then
-    # gets.
-    mended = rows.rename(columns={"source": "Source", "id": "Id"}).sort_values(
-        "Id", ascending=False
-    )
+    # Sorted and written anew in a spreadsheet, and corrected: it stays, and is what a run gets.
+    mended = rows.rename(columns={"source": "Source", "id": "Id"})
+    mended = mended.sort_values("Id", ascending=False)
     mended["Source"] = " " + mended["Source"].str.title()
     mended.iloc[0, 2:] = [1, 2, 300, 200, 1.0]
     mended.to_csv(made, index=False)
     assert cli.main(words) == 0
     assert f"{made}: is there already and stays" in capsys.readouterr().out
     assert len(pd.read_csv(made)) == 32 and pd.read_csv(made)["right"].iloc[0] == 300
-    mended.iloc[1:].assign(Id=mended["Id"].replace(mended["Id"].iloc[1], "other.jpg")).to_csv(
-        made, index=False
-    )
+    other = mended["Id"].replace(mended["Id"].iloc[1], "other.jpg")
+    mended.iloc[1:].assign(Id=other).to_csv(made, index=False)
     assert cli.main(words) == 2
-    assert (
-        "has 1 photos that are not here, and lacks 2 that are; choose another --out"
-        in capsys.readouterr().err
-    )
+    assert "has 1 photos that are not here, and lacks 2 that are" in capsys.readouterr().err
 
     mended.assign(source="train").to_csv(made, index=False)
     assert cli.main(words) == 2
-    assert (
-        "columns Source, Id, left, top, right, bottom, score, source; expected"
-        in capsys.readouterr().err
-    )
+    assert "columns Source, Id, left, top" in capsys.readouterr().err
 
     assert cli.main([*words, "--network", "efficientnet_lite_b7"]) == 2
     assert "weights efficientnet_lite_b7: no package has them" in capsys.readouterr().err
@@ -181,19 +162,15 @@ def test_the_command_makes_what_a_run_takes(tmp_path, capsys):  # S12
 def test_a_network_that_finds_no_car_is_left_out(tmp_path, monkeypatch, capsys):
     frame = pd.DataFrame({"source": "train", "id": ["1", "2"]})
     found = {"one": [[1, 2, 30, 40, 0.9], [None] * 4 + [0.1]], "two": [[None] * 4 + [0.1]] * 2}
-    monkeypatch.setattr(
-        detect,
-        "detect",
-        lambda frame, name: frame.assign(
-            **dict(zip([*boxes.SIDES, "score"], zip(*found[name], strict=True), strict=True))
-        ),
-    )
+
+    def detected(frame, name):
+        columns = zip([*boxes.SIDES, "score"], zip(*found[name], strict=True), strict=True)
+        return frame.assign(**dict(columns))
+
+    monkeypatch.setattr(detect, "detect", detected)
     assert detect.make(frame, ["one", "two"], tmp_path) == [tmp_path / "boxes_one.csv"]
-    assert (
-        f"{tmp_path / 'boxes_two.csv'}: no car found in any of 2 photos; left out"
-        in capsys.readouterr().out
-    )
-    with pytest.raises(photos.InputError, match="two found no car in any of 2 photos"):
+    assert "boxes_two.csv: no car found in any of 2 photos" in capsys.readouterr().out
+    with pytest.raises(InputError, match="two found no car in any of 2 photos"):
         detect.make(frame, ["two"], tmp_path)
 
 

@@ -10,18 +10,10 @@ import numpy as np
 import pytest
 
 from carcls import disk
-from carcls.data import files as inputs
-from carcls.desk import sample
+from carcls.desk import cars, sample
 from carcls.errors import InputError
 
-FILES = [
-    "answers/answers.csv",
-    "sample-submission.csv",
-    "sample.json",
-    "test.zip",
-    "train.csv",
-    "train.zip",
-]
+FILES = sorted([*sample.FILES, "sample.json"])
 
 
 def rows(path: Path) -> list[tuple[str, str]]:
@@ -86,7 +78,7 @@ def test_classes_are_unbalanced_and_all_there():
     for total in (20, 21, 37, 600):
         counts = Counter(sample._labels(total, np.random.default_rng(total)))
         assert sum(counts.values()) == total
-        assert set(counts) == set(range(len(sample.MODELS)))
+        assert set(counts) == set(range(len(cars.MODELS)))
     assert 2 < max(counts.values()) / min(counts.values()) < 3
 
 
@@ -109,7 +101,7 @@ def test_a_sample_that_was_killed_while_it_was_drawn_is_redrawn(tmp_path, monkey
         write(path, content)
 
     write = disk.write_atomic
-    monkeypatch.setattr(inputs, "write_atomic", killed)
+    monkeypatch.setattr(disk, "write_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
         sample.draw(tmp_path, train=20, test=2)
     monkeypatch.undo()
@@ -129,9 +121,9 @@ def test_files_that_are_no_sample_are_not_replaced(tmp_path):
 
 
 def test_every_model_differs_from_every_other_in_several_details():
-    details = [f for f in sample.Model.__dataclass_fields__ if f not in ("name", "share")]
-    for i, a in enumerate(sample.MODELS):
-        for b in sample.MODELS[:i]:
+    details = [f for f in cars.Model.__dataclass_fields__ if f not in ("name", "share")]
+    for i, a in enumerate(cars.MODELS):
+        for b in cars.MODELS[:i]:
             assert sum(getattr(a, f) != getattr(b, f) for f in details) >= 3, (a.name, b.name)
 
 

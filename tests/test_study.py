@@ -2,16 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from carcls import config
+from carcls import config, record, spine
 from carcls.config import Config
-from carcls.desk import cli, study
+from carcls.desk import cli, study, study_page
 from carcls.errors import ConfigError, InputError, Stopped, TrainingDiverged
-from carcls.train import loop as train
 
 
 @pytest.fixture
@@ -91,20 +91,17 @@ def test_no_seed_and_several_hosts_are_no_study(base, monkeypatch):
 
 
 def test_arms_have_folders_of_their_own():
-    folders = {
-        study.folder_of(name) for name in ("a=1,2", "a=1_2", "a=1/2", "a=1 2", "a" * 70, "a" * 71)
-    }
-    assert len(folders) == 6
-    assert not any("/" in folder for folder in folders)
+    names = ("a=1,2", "a=1_2", "a=1/2", "a=1 2", "a" * 70, "a" * 71)
+    folders = [study.folder_of(Path("study"), name, 1) for name in names]
+    assert len(set(folders)) == 6
+    assert {folder.parent.parent for folder in folders} == {Path("study")}
 
 
 def test_intervals_are_students():
-    mean, half = study.interval(np.array([1.0, 2.0, 3.0]))
-    assert (mean, half) == (
-        2,
-        pytest.approx(4.3027 / math.sqrt(3), rel=1e-4),
-    )  # t of two degrees of freedom
-    assert math.isnan(study.interval(np.array([1.0]))[1])
+    mean, half = study_page.interval(np.array([1.0, 2.0, 3.0]))
+    assert mean == 2
+    assert half == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)  # t of two degrees of freedom
+    assert math.isnan(study_page.interval(np.array([1.0]))[1])
 
 
 def rows(arm: str, accuracies: list[float], losses: list[float], **notes: str) -> list[dict]:
@@ -137,7 +134,7 @@ def test_differences_are_between_the_same_seeds():
         + rows("one", [0.9], [0.1])
         + rows("lost", [math.nan], [math.nan], seed1="diverged")
     )
-    found = study.summary(table, {("old", 3): ["lr 0.1 → 0.2"]}).set_index("arm")
+    found = study_page.summary(table, {("old", 3): ["lr 0.1 → 0.2"]}).set_index("arm")
     assert found["verdict"].to_dict() == {
         "base": "",
         "max": "accuracy worse, log-loss better",
@@ -152,7 +149,7 @@ def test_differences_are_between_the_same_seeds():
     assert found.loc["base", "accuracy_half"] > 0.4
     assert math.isnan(found.loc["old", "accuracy_change"])
     assert found["seeds"].tolist() == [3, 3, 3, 3, 3, 3, 1, 0]
-    text = study.lines(found.reset_index())
+    text = study_page.lines(found.reset_index())
     assert "-0.050 ± 0.025" in text[2]
     assert "±" not in text[7]  # of one seed there is no interval
     assert "nan" not in "".join(text)
@@ -160,106 +157,122 @@ def test_differences_are_between_the_same_seeds():
 
 def test_a_fault_of_the_base_is_said_to_be_the_bases():
     base = rows("base", [0.5, math.nan], [3.0, math.nan], seed2="diverged")
-    found = study.summary(pd.DataFrame(base + rows("max", [0.4, 0.6], [2.9, 1.9])), {})
+    found = study_page.summary(pd.DataFrame(base + rows("max", [0.4, 0.6], [2.9, 1.9])), {})
     assert found["verdict"].tolist() == ["seed 2: diverged", "not compared: base, seed 2: diverged"]
+
+
+def leave_run(cfg: Config, about: dict | None = None) -> None:
+    """What a study reads of a finished run, without a training."""
+    folder = Path(cfg.out) / "member1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "config.json").write_text(cfg.model_dump_json())
+    measured = {"accuracy": 0.5 + 0.1 * (cfg.pooling == "max"), "log_loss": 1.0}
+    result = {"members": [measured], "validation_photos": 9, "source": "s", "versions": "v"}
+    (folder.parent / "result.json").write_text(json.dumps(result))
+    columns = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "lr", "seconds"]
+    rows = [[1, 0.4, 1.5, 0.4, 1.5, 0.02, 9.0], [2, 0.5, 1.0, 0.5, 1.0, 0.01, 2.0]]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "history.csv", index=False)
+    facts = {"lr": cfg.lr, "pooling": cfg.pooling, "dropout": cfg.dropout}
+    record.Steps(folder).finish("training", facts, [], **(about or {}))
 
 
 @pytest.fixture
 def started(monkeypatch) -> list:
-    """(pooling, learning rate, seed) of every training that begins; the third one is stopped, and 9 diverges."""
-    fit, seen = train.fit, []
+    """(pooling, lr, seed) of every run that begins; the third is stopped, lr=9 diverges."""
+    seen: list = []
+    monkeypatch.setattr(
+        study_page, "draw_arm", lambda seeds, base, path: path.write_bytes(b"a picture")
+    )
 
-    def counted(cfg, *args, **others):
+    def run(cfg):
         seen.append((cfg.pooling, cfg.lr, cfg.seed))
         if len(seen) == 3:
             raise Stopped("enough")
         if cfg.lr == 9:
             raise TrainingDiverged("the loss is NaN", "a lower lr")
-        return fit(cfg, *args, **others)
+        leave_run(cfg)
 
-    monkeypatch.setattr(train, "fit", counted)
+    monkeypatch.setattr(spine, "run", run)
     return seen
 
 
-def test_a_study_trains_each_arm_with_each_seed_and_leaves_a_table_with_curves(
-    base, tmp_path, started, capsys
-):
-    """It goes on where it was stopped, and a further arm joins what is there."""
+def test_a_study_runs_each_arm_with_each_seed_goes_on_and_grows(base, tmp_path, started, capsys):
     given = (base, ["pooling=max", "lr=9"], 2, ["lr"])
     out = tmp_path / "out" / "study"
     with pytest.raises(Stopped):
         study.study(*given)
-    assert pd.read_csv(out / "study.csv")["arm"].tolist() == [
-        "base",
-        "pooling=max",
-    ]  # nothing made is lost
-    assert (out / "study.html").is_file()
+    assert pd.read_csv(out / "study.csv")["arm"].tolist() == ["base", "pooling=max"]
+    assert (out / "study.html").is_file()  # nothing made is lost
 
     page = study.study(*given)
     said = capsys.readouterr().out
-    assert page == out / "study.html"
-    first, second = (
-        [("avg", 0.02, seed), ("max", 0.02, seed), ("avg", 9, seed)] for seed in (1, 2)
-    )
-    assert started == [*first, first[2], *second]  # what was finished is not trained again
-    table = pd.read_csv(out / "study.csv", keep_default_na=False)
-    planned = [(arm, seed) for arm in ("base", "lr=9", "pooling=max") for seed in (1, 2)]
-    assert sorted(zip(table["arm"], table["seed"], strict=True)) == planned
-    lost = table["arm"] == "lr=9"
-    assert (table.loc[lost, "note"] == "diverged: the loss is NaN; a lower lr").all()
-    assert (table.loc[~lost, "note"] == "").all()
-    for row in table[~lost].itertuples():
-        result = json.loads((out / row.arm / f"seed{row.seed}" / "result.json").read_text())
-        assert result["validation_accuracy"] == float(row.accuracy)
-        assert result["settings"]["pooling"] == row.arm.removeprefix("pooling=").replace(
-            "base", "avg"
-        )
-        assert result["refit"] == {}
-        assert float(row.seconds_per_epoch) > 0  # S17
+    assert started[3:] == [(p, lr, s) for s in (1, 2) for p, lr in SETTINGS]
+    table = pd.read_csv(page.parent / "study.csv", keep_default_na=False).set_index(["arm", "seed"])
+    assert sorted(table.index) == [(a, s) for a in ("base", "lr=9", "pooling=max") for s in (1, 2)]
+    assert set(table.loc["lr=9", "note"]) == {"diverged: the loss is NaN; a lower lr"}
+    assert table.loc[("pooling=max", 2), "accuracy"] == "0.6"
+    assert table.loc[("base", 1), "seconds_per_epoch"] == "2.0"  # S17, the first decodes
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 3  # S73: a row an arm
     assert "not compared: seed 1: diverged" in text
     assert "adam, cosine 0.02, rising over 10%" in said
-    assert (out / "base" / "seed1" / ".scratch").samefile(
-        out / "pooling=max" / "seed2" / ".scratch"
-    )
+    own = [out / arm / seed / ".scratch" for arm, seed in (("base", "seed1"), ("lr=9", "seed2"))]
+    assert own[0].samefile(own[1])  # photos are unpacked once
 
-    # Another question of the same base; another base would replace what there is.
+    # Another question of the same base joins; another base would replace what there is.
     study.study(base, ["dropout=0.1"], 1)
-    assert started[7:] == [("avg", 0.02, 1)]
     assert page.read_text().count("data:image/png;base64,") == 4
-    with pytest.raises(
-        ConfigError, match=r"study has a study of lr 0.02, not 0.03; choose another --out"
-    ):
+    with pytest.raises(ConfigError, match=r"study of lr 0.02, not 0.03; choose another --out"):
         study.study(base.replace(lr=0.03), ["dropout=0.1"], 1)
+
+
+SETTINGS = (("avg", 0.02), ("max", 0.02), ("avg", 9))
+
+
+def test_what_was_trained_from_something_else_is_not_compared(base, tmp_path, started):
+    started += [None] * 3
+    study.study(base, ["pooling=max"], 1)
+    out = tmp_path / "out" / "study"
     table = study._read(out / "study.csv")
     assert not any(study.unequal(table, out).values())
-
-    # What was trained from something else, or is gone, is not compared.
     note = out / "pooling=max" / "seed1" / "member1" / "steps.json"
-    kept = json.loads(note.read_text())
-    kept["training"]["facts"]["lr"] = 0.03
-    kept["training"]["about"]["machine"] = ["jax", "tpu"]
-    note.write_text(json.dumps(kept))
-    assert study.unequal(table, out)["pooling=max", 1] == ["what was trained is there no more"]
-    table.loc[(table["arm"] == "pooling=max") & (table["seed"] == 1), "made_from"] = study._digest(
-        kept["training"]
-    )
+    steps = json.loads(note.read_text())
+    steps["training"]["facts"]["lr"] = 0.03
+    steps["training"]["about"]["machine"] = ["jax", "tpu"]
+    note.write_text(json.dumps(steps))
+    gone = ["what was trained is there no more"]
+    assert study.unequal(table, out)["pooling=max", 1] == gone
+    table.loc[table["arm"] == "pooling=max", "made_from"] = study._digest(steps["training"])
     assert study.unequal(table, out)["pooling=max", 1] == ["lr 0.02 → 0.03", "another machine"]
     note.unlink()
-    assert study.unequal(table, out)["pooling=max", 1] == ["what was trained is there no more"]
+    assert study.unequal(table, out)["pooling=max", 1] == gone
 
-    # What a training has met: memory that ran out, a time that was too short.
-    folder = out / "base" / "seed1"
-    note = folder / "member1" / "steps.json"
-    for about, what in (
+
+@pytest.mark.parametrize(
+    ("about", "note"),
+    [
         ({"smaller": 4}, "memory ran out: batches of 4"),
         ({"shortened": "1.5 of 2 passes"}, "1.5 of 2 passes"),
-    ):
-        kept = json.loads(note.read_text())
-        kept["training"]["about"] = about
-        note.write_text(json.dumps(kept))
-        assert study._row(study.Arm("base", base), 1, folder)["note"].startswith(what)
+    ],
+)
+def test_what_a_training_has_met_is_in_its_row(base, tmp_path, about, note):
+    leave_run(base.replace(out=str(tmp_path / "run")), about)
+    assert study._row(study.Arm("base", base), 1, tmp_path / "run")["note"].startswith(note)
+
+
+def test_a_study_reads_what_a_run_leaves(base, tmp_path):
+    """With real trainings."""
+    study.study(base.replace(stages="32x48x1"), ["pooling=max"], 1)
+    out = tmp_path / "out" / "study"
+    table = study._read(out / "study.csv")
+    assert not any(study.unequal(table, out).values())
+    assert (table["note"] == "").all() and (table["made_from"] != "").all()
+    for row in table.itertuples():
+        result = json.loads((out / row.arm / "seed1" / "result.json").read_text())
+        assert result["validation_accuracy"] == row.accuracy
+        pooling = row.arm.removeprefix("pooling=").replace("base", "avg")
+        assert result["settings"]["pooling"] == pooling
+        assert result["settings"]["views"] == "1" and result["refit"] == {}
 
 
 def test_a_table_that_is_no_studys_is_named(tmp_path):
@@ -273,18 +286,9 @@ def test_a_table_that_is_no_studys_is_named(tmp_path):
 def test_the_command(monkeypatch):
     asked: list = []
     monkeypatch.setattr(study, "study", lambda *args: asked.append(args))
-    words = [
-        "study",
-        "--data",
-        "here",
-        "lr=0.1",
-        "--arm",
-        "pooling=max",
-        "hidden=8",
-        "--arm",
-        "lr=0.2",
-    ]
-    assert cli.main([*words, "--seeds", "4", "--differ", "lr, batch"]) == 0
+    words = ["study", "--data", "here", "lr=0.1", "--arm", "pooling=max", "hidden=8"]
+    words += ["--arm", "lr=0.2", "--seeds", "4", "--differ", "lr, batch"]
+    assert cli.main(words) == 0
     ((cfg, *others),) = asked
     assert (cfg.data, cfg.lr) == ("here", 0.1)
     assert others == [["pooling=max hidden=8", "lr=0.2"], 4, ["lr", "batch"]]

@@ -1,7 +1,8 @@
 """``make bench``: how fast the input and a training step are, beside references, in one run.
 
-Machines differ and are shared, so what counts are the ratios. Every pair is measured alternately, three times or, where the
-ratio is near 1, nine; the median is printed and the ratio's lowest and highest beside it.
+Machines differ and are shared, so what counts are the ratios. Every pair is measured alternately,
+three times or, where the ratio is near 1, nine; the median is printed, and the ratio's lowest and
+highest beside it.
 """
 
 from __future__ import annotations
@@ -14,205 +15,165 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before batches imports TensorFlow
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from carcls import disk
-from carcls import machine as runtime
-from carcls import network as members
+from carcls import disk, machine
 from carcls.config import Config
-from carcls.data import augment, photos
-from carcls.data import batches as pipeline
-from carcls.data import files as inputs
+from carcls.data import augment, batches, files, photos, pixels
+from carcls.data.batches import Epochs, Looks
+from carcls.data.cache import PhotoCache
+from carcls.data.photos import Rows
 from carcls.desk import sample
 from carcls.errors import InputError
-from carcls.votes import decide, votes
+from carcls.votes import decide
+from carcls.votes.votes import Votes
 
 ROUNDS = 3
-FED_ROUNDS = 9  # make bench, two cores: from 0.93 to 0.99 in one run
-SIZES = (128, 224)
-LIMIT = 2500  # photos: all of a small competition's, as an epoch has them; a pipeline's start weighs more on fewer
+FED_ROUNDS = 9  # for a ratio near 1 (MEASUREMENTS: fed by the pipeline)
+SIZES = (128, 224)  # px, both sides
+CLASSES = 10
+LIMIT = 2500  # photos; of fewer than an epoch has, a pipeline's start is too large a part
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured on: photos of a table, at one size, with a folder for what is kept."""
+
+    cfg: Config
+    frame: pd.DataFrame
+    size: int  # px, both sides
+    scratch: Path
+
+    @property
+    def rows(self) -> Rows:
+        return Rows(np.arange(len(self.frame)), self.frame["label"].to_numpy(np.int64))
+
+    def cache(self) -> PhotoCache:
+        """A new one: nothing is decoded yet."""
+        return PhotoCache(self.frame, (self.size, self.size), self.cfg.fit, self.scratch)
 
 
 def main(data: str = "", large: str = "") -> None:
-    """Print the ratios. data: a competition's folder, else the drawn sample. large: a folder of large photos, for decoding."""
+    """Print the ratios for a competition's folder, else the sample; large: a folder for decoding.
+
+    Raises InputError if there are no photos.
+    """
     if large and not _photos_in(Path(large)):
         raise InputError(
             f"large={large}: expected a folder with photos ({', '.join(disk.PHOTO_SUFFIXES)})"
         )
     if data:
-        inputs.check(Config(data=data))
-    _votes()  # first, as it reports the most memory that the process has had
+        files.check(Config(data=data))
+    _measure_votes()  # first, as it reports the most memory that the process has had
     data = data or str(sample.draw(disk.cache_home() / "sample"))
     with tempfile.TemporaryDirectory() as out:
-        cfg = Config(data=data, out=out, weights="none", batch=32)
-        place = inputs.locate(cfg)
-        frame = photos.load(cfg, place).train.head(LIMIT)
+        cfg = Config(data=data, out=out, weights="none", batch=32, fit="crop", augment="light")
+        place = files.locate(cfg)
+        table = photos.load(cfg, place)
+        frame = table.frame.iloc[table.rows(photos.TRAIN).rows].head(LIMIT).reset_index(drop=True)
         print(f"{len(frame)} photos of {data}")
         for size in SIZES:
-            _inputs(cfg, place, frame, size)
+            _measure_input(Task(cfg, frame, size, place.scratch))
         if large:
-            _large(cfg, place, Path(large))
-        _step(cfg, frame)
-
-
-def _large(cfg: Config, place: inputs.Place, folder: Path) -> None:
-    paths = _photos_in(folder)
-    sizes = [photos.read_photo(p).shape[:2] for p in paths]
-    frame = pd.DataFrame(
-        {
-            "id": [p.name for p in paths],
-            "path": [str(p) for p in paths],
-            "height": [s[0] for s in sizes],
-            "width": [s[1] for s in sizes],
-            "readable": True,
-            "label": 0,
-        }
-    )
-    frame = pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
-    for size in SIZES:
-        _first_epoch(cfg, place, frame, size, "large photos")
+            large_frame = _large_frame(Path(large))
+            for size in SIZES:
+                _measure_first_epoch(Task(cfg, large_frame, size, place.scratch), "large photos")
+        _measure_step(Task(cfg, frame, SIZES[0], place.scratch))
 
 
 def _photos_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.suffix.lower() in disk.PHOTO_SUFFIXES)
 
 
-def _inputs(cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int) -> None:
-    _first_epoch(cfg, place, frame, size, "input")
+def _large_frame(folder: Path) -> pd.DataFrame:
+    """A table of the photos in a folder, each as often as it takes for 256."""
+    paths = _photos_in(folder)
+    sizes = [pixels.read_photo(path).shape[:2] for path in paths]
+    frame = pd.DataFrame(
+        {
+            "id": [path.name for path in paths],
+            "path": [str(path) for path in paths],
+            "height": [height for height, _ in sizes],
+            "width": [width for _, width in sizes],
+            "readable": True,
+            "label": 0,
+        }
+    )
+    return pd.concat([frame] * max(1, 256 // len(frame)), ignore_index=True)
+
+
+# --- Input ----------------------------------------------------------------------------------------
+
+
+def _measure_input(task: Task) -> None:
+    _measure_first_epoch(task, "input")
     with tempfile.TemporaryDirectory() as folder:
-        keras_data = _keras_layers(frame, size, Path(folder))
-        cache = pipeline.PhotoCache(frame, size, size, "crop", cfg.cache_share, place.scratch)
-        _ours(cfg, place, frame, size, cached=True, cache=cache)
+        keras_data, cache = _keras_layers(task, Path(folder)), task.cache()
+        _train_on(task, cache, epochs=1)  # decoded now
         _compare(
-            f"input, {size} px, cached epoch, batch 32",
+            f"input, {task.size} px, cached epoch, batch {task.cfg.batch}",
             {
                 "Keras tutorial layers (flip, rotation, zoom)": lambda: _drain(
-                    keras_data, len(frame)
+                    keras_data, len(task.frame)
                 ),
-                "ours, flip + crop + affine": lambda: _ours(
-                    cfg, place, frame, size, cached=True, cache=cache
-                ),
+                "ours, flip + crop + affine": lambda: _train_on(task, cache, epochs=3),
             },
         )
 
 
-def _votes(photos_: int = 6675, classes: int = 10, views: int = 64, count: int = 3) -> None:
-    """All tables and the blend from votes of the competition's size, as ``python -m carcls votes`` makes them."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, classes, photos_)
-    ids = [str(i) for i in range(photos_)]
-    made = []
-    for number in range(count):
-        scores = rng.normal(size=(photos_, classes))  # what the views share
-        scores[np.arange(photos_), labels] += 2.5 - 0.3 * number
-        probs = np.empty((views, photos_, classes), np.float32)
-        for view in probs:
-            seen = np.exp(scores + 0.5 * rng.normal(size=scores.shape))
-            view[:] = seen / seen.sum(1, keepdims=True)
-        cast = votes.full(ids, probs, labels)
-        seconds = {"validation_votes": 1.0, "adaptive_validation_votes": 1.0}
-        made.append(
-            members.Member(
-                str(number),
-                Path(),
-                cast,
-                (cast,),
-                {},
-                seconds,
-                (8, views),
-                Config().stages[-1],
-                [""],
-            )
-        )
-    start = time.perf_counter()
-    cfg = Config(
-        tta_views=8, tta_cap=views, members=tuple({"seed": number} for number in range(count))
-    )
-    decide.decide(cfg, made, np.arange(photos_))
-    took, memory = (
-        time.perf_counter() - start,
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
-    )
-    print(
-        f"\nevery table of {photos_:,} photos × {classes} classes × {views} views × {count} members: {took:.1f} s, "
-        f"this process at most {memory:.1f} GB",
-        flush=True,
-    )
-
-
-def _first_epoch(
-    cfg: Config, place: inputs.Place, frame: pd.DataFrame, size: int, title: str
-) -> None:
-    """Nothing is decoded yet: what making batches adds to decoding and resizing, and what augmentation does."""
+def _measure_first_epoch(task: Task, title: str) -> None:
+    """What making batches adds to decoding and resizing, and what augmentation adds to that."""
     _compare(
-        f"{title}, {size} px, first epoch",
+        f"{title}, {task.size} px, first epoch",
         {
-            "decode + resize alone (cv2, threads)": partial(_decode_only, frame, size),
-            "ours, batches of decoded photos": partial(
-                _ours, cfg, place, frame, size, cached=False, train=False
-            ),
-            "ours, with flip + crop + affine": partial(
-                _ours, cfg, place, frame, size, cached=False
-            ),
+            "decode + resize alone (cv2, threads)": partial(_decode, task),
+            "ours, batches of decoded photos": lambda: _look_at(task, task.cache()),
+            "ours, with flip + crop + affine": lambda: _train_on(task, task.cache(), epochs=1),
         },
     )
 
 
-def _decode_only(frame: pd.DataFrame, size: int) -> float:
-    """The least that a network needs: photos/s of reading, decoding at reduced scale and resizing to its size, in as many
-    threads as cores."""
+def _decode(task: Task) -> float:
+    """Photos/s of the least that a network needs: reading, decoding at reduced scale, resizing."""
+    paths = task.frame["path"].tolist()
+    shorter = task.frame[["height", "width"]].min(axis=1).to_numpy()
 
     def one(i: int) -> None:
         data = np.fromfile(paths[i], np.uint8)
-        reduce = next((r for r in (8, 4, 2) if full[i].min() // r >= size), 1)
-        flag = {
-            1: cv2.IMREAD_COLOR,
-            2: cv2.IMREAD_REDUCED_COLOR_2,
-            4: cv2.IMREAD_REDUCED_COLOR_4,
-            8: cv2.IMREAD_REDUCED_COLOR_8,
-        }[reduce]
+        reduce = next((r for r in (8, 4, 2) if shorter[i] // r >= task.size), 1)
+        flag = getattr(cv2, f"IMREAD_REDUCED_COLOR_{reduce}" if reduce > 1 else "IMREAD_COLOR")
         photo = cv2.imdecode(data, flag)
         assert photo is not None, f"{paths[i]} cannot be decoded"
-        augment.view(photo, (size, size), "crop")
+        augment.view(photo, (task.size, task.size), "crop")
 
-    paths, full = frame["path"].tolist(), frame[["height", "width"]].to_numpy()
     cv2.setNumThreads(1)
     start = time.perf_counter()
-    with ThreadPoolExecutor(pipeline.threads()) as pool:
-        list(pool.map(one, range(len(frame))))
-    return len(frame) / (time.perf_counter() - start)
+    with ThreadPoolExecutor(batches.threads()) as pool:
+        list(pool.map(one, range(len(paths))))
+    return len(paths) / (time.perf_counter() - start)
 
 
-def _ours(
-    cfg: Config,
-    place: inputs.Place,
-    frame: pd.DataFrame,
-    size: int,
-    cached: bool,
-    cache: Any = None,
-    train: bool = True,
-) -> float:
-    cfg = cfg.replace(fit="crop", augment="light")
-    cache = cache or pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, place.scratch)
-    epochs = 3 if cached else 1
-    made = pipeline.make_batches(
-        cfg,
-        cache,
-        np.arange(len(frame)),
-        frame["label"].to_numpy(),
-        (size, size),
-        10,
-        train=(lambda epoch: 1.0) if train else None,
-        epochs=range(epochs),
-    )
-    return _drain(made.dataset, made.steps * cfg.batch * epochs if train else len(frame))
+def _train_on(task: Task, cache: PhotoCache, epochs: int) -> float:
+    """Photos/s of our batches for training."""
+    how = Epochs(0, range(epochs), lambda epoch: 1.0)
+    made = batches.make_batches(cache, task.rows, CLASSES, how, task.cfg)
+    return _drain(made.dataset, made.steps * made.batch * epochs)
+
+
+def _look_at(task: Task, cache: PhotoCache) -> float:
+    """Photos/s of our batches of photos as they are."""
+    made = batches.make_batches(cache, task.rows, CLASSES, Looks(), task.cfg)
+    return _drain(made.dataset, len(task.frame))
 
 
 def _drain(dataset: Any, count: int) -> float:
@@ -222,69 +183,65 @@ def _drain(dataset: Any, count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _keras_layers(frame: pd.DataFrame, size: int, folder: Path) -> Any:
-    """Keras's tutorial: image_dataset_from_directory, cached, then flip, rotation and zoom layers on batches."""
+def _keras_layers(task: Task, folder: Path) -> Any:
+    """Keras's tutorial: photos from a directory, cached, then layers that augment."""
     import keras
     import tensorflow as tf
 
-    for n, row in enumerate(frame.itertuples()):
+    for n, row in enumerate(task.frame.itertuples()):
         target = folder / str(row.label) / f"{n}.jpg"
         target.parent.mkdir(exist_ok=True)
         target.symlink_to(Path(row.path).resolve())
-    layers = keras.Sequential(
-        [
-            keras.layers.RandomFlip("horizontal"),
-            keras.layers.RandomRotation(0.02),
-            keras.layers.RandomZoom(0.1),
-        ]
-    )
+    turn, zoom = keras.layers.RandomRotation(0.02), keras.layers.RandomZoom(0.1)
+    layers = keras.Sequential([keras.layers.RandomFlip("horizontal"), turn, zoom])
+    size = (task.size, task.size)
     data = keras.utils.image_dataset_from_directory(
-        folder, image_size=(size, size), batch_size=None, seed=1, verbose=False
-    )
-    data = data.cache()
+        folder, image_size=size, batch_size=None, seed=1, verbose=False
+    ).cache()
     for _ in data:
         pass
-    return (
-        data.batch(32).map(lambda x, y: (layers(x, training=True), y), tf.data.AUTOTUNE).prefetch(2)
-    )
+    data = data.batch(task.cfg.batch)
+    return data.map(lambda x, y: (layers(x, training=True), y), tf.data.AUTOTUNE).prefetch(2)
 
 
-def _step(cfg: Config, frame: pd.DataFrame, size: int = 128) -> None:
-    """A training step of Keras as it comes and of ours, each in a process of its own: TensorFlow's kernels are
-    chosen once per process."""
-    arms = {plain: _Child(cfg, frame, size, plain) for plain in (True, False)}
+# --- A training step ------------------------------------------------------------------------------
+
+
+def _measure_step(task: Task) -> None:
+    """Keras as it comes and ours, in two processes: each chooses TensorFlow's kernels once."""
+    plain, ours = (_Child(task, is_plain) for is_plain in (True, False))
     try:
         _compare(
-            f"training step, {cfg.backbone}, {size} px, batch {cfg.batch}",
+            f"training step, {task.cfg.backbone}, {task.size} px, batch {task.cfg.batch}",
             {
-                "Keras as it comes (without XLA)": partial(arms[True].rate, "memory"),
-                "ours, one batch in memory": partial(arms[False].rate, "memory"),
+                "Keras as it comes (without XLA)": partial(plain.rate, "memory"),
+                "ours, one batch in memory": partial(ours.rate, "memory"),
             },
         )
         _compare(
-            f"training fed by the pipeline, {size} px, batch {cfg.batch}",
+            f"training fed by the pipeline, {task.size} px, batch {task.cfg.batch}",
             {
-                "ours, one batch in memory": partial(arms[False].rate, "memory"),
-                "ours, fed by the pipeline": partial(arms[False].rate, "fed"),
+                "ours, one batch in memory": partial(ours.rate, "memory"),
+                "ours, fed by the pipeline": partial(ours.rate, "fed"),
             },
             FED_ROUNDS,
         )
     finally:
-        for child in arms.values():
+        for child in (plain, ours):
             child.close()
 
 
 class _Child:
-    """A process that trains a few steps whenever it is asked to."""
+    """A process that trains a few steps when it is asked to."""
 
-    def __init__(self, cfg: Config, frame: pd.DataFrame, size: int, plain: bool):
+    def __init__(self, task: Task, is_plain: bool):
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         self.process = context.Process(
-            target=_serve_steps, args=(other, cfg, frame, size, plain), daemon=True
+            target=_serve_steps, args=(other, task, is_plain), daemon=True
         )
-        if not plain:  # as in a run; TensorFlow reads it when it is imported, here before ``runtime.setup``. Plain ones came first.
-            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+        if not is_plain:  # as in a run. TensorFlow reads it when it is imported; plain ones have
+            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # started before.
         self.process.start()
         other.close()  # so that a child that dies is an end of file here, not a wait for ever
 
@@ -298,64 +255,96 @@ class _Child:
         self.process.join()
 
 
-def _serve_steps(
-    pipe: Connection, cfg: Config, frame: pd.DataFrame, size: int, plain: bool
-) -> None:
-    rt = (
-        runtime.Runtime("tensorflow", ("cpu",), "float32", False, False)
-        if plain
-        else runtime.setup(cfg)
-    )
+class _Plain(machine.Machine):
+    """Keras as it comes, with its own layers."""
+
+    @property
+    def fast_layers(self) -> bool:
+        return False
+
+
+def _serve_steps(pipe: Connection, task: Task, is_plain: bool) -> None:
+    if is_plain:
+        computer: machine.Machine = _Plain("tensorflow", ("cpu",))
+    else:
+        computer = machine.setup(task.cfg)
 
     import tensorflow as tf
 
-    from carcls.nets import model, schedule
+    from carcls.nets import model  # imports Keras, for which setup has chosen the backend
 
-    cache = pipeline.PhotoCache(frame, size, size, cfg.fit, cfg.cache_share, Path(cfg.out))
-    labels = frame["label"].to_numpy()
-    made = pipeline.make_batches(
-        cfg,
-        cache,
-        np.arange(len(frame)),
-        labels,
-        (size, size),
-        10,
-        train=lambda epoch: 1.0,
-        epochs=range(1000),
-    )
+    how = Epochs(0, range(1000), lambda epoch: 1.0)
+    made = batches.make_batches(task.cache(), task.rows, CLASSES, how, task.cfg)
     batch = next(iter(made.dataset))
-    sources = {
+    sources: dict[str, Iterator[Any]] = {
         "memory": iter(tf.data.Dataset.from_tensors(batch).repeat()),
         "fed": iter(made.dataset),
     }
-    net, _ = model.build(cfg, rt, 10)
-    model.open_layers(cfg, net, 0)
-    rate = model.compile_model(cfg, net, rt)
-    assert rate is not None
-    rate.follow(schedule.Course(0, 0.01, 0.0))  # a small rate, always the same
+    net, _ = model.build(task.cfg, computer, CLASSES, made.steps)
+    model.open_layers(task.cfg, net, 0)
+    rate = model.compile_model(task.cfg, net, computer)
+    assert rate is not None  # as with every schedule but plateau
+    rate.follow(0, 0.01, 0.0)  # a small rate, always the same
     net.make_train_function()
     while True:
-        source: Iterator[Any] = sources[pipe.recv()]
+        source = sources[pipe.recv()]
         for step in range(14):
             if step == 2:  # the first ones may trace, or find full buffers
                 start = time.perf_counter()
             net.train_function(source)
-        pipe.send(12 * cfg.batch / (time.perf_counter() - start))
+        pipe.send(12 * task.cfg.batch / (time.perf_counter() - start))
+
+
+# --- Votes ----------------------------------------------------------------------------------------
+
+
+class _Voter(NamedTuple):
+    """A member of an ensemble, as far as a decision needs one."""
+
+    name: str
+    val: Votes
+    test: tuple[Votes, ...]
+
+
+def _measure_votes(
+    count: int = 6675, classes: int = CLASSES, views: int = 64, networks: int = 3
+) -> None:
+    """The decision from votes of the competition's size, as ``carcls votes`` makes it."""
+    rng, ids = np.random.default_rng(0), [str(i) for i in range(count)]
+    labels, voters = rng.integers(0, classes, count), []
+    for number in range(networks):
+        scores = rng.normal(size=(count, classes))  # what the views share
+        scores[np.arange(count), labels] += 2.5 - 0.3 * number
+        probs = np.empty((views, count, classes), np.float32)
+        for view in probs:
+            seen = np.exp(scores + 0.5 * rng.normal(size=scores.shape))
+            view[:] = seen / seen.sum(1, keepdims=True)
+        votes = Votes(ids, probs, labels, np.full(count, views))
+        voters.append(_Voter(str(number), votes, (votes,)))
+    members = tuple({"seed": number} for number in range(networks))
+    cfg = Config(members=members).replace(views=f"8-{views}")
+    start = time.perf_counter()
+    decide.decide(cfg, voters, np.arange(count))
+    seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"\na decision on {count:,} photos × {classes} classes × {views} views × {networks} "
+        f"members: {seconds:.1f} s, this process at most {memory:.1f} GB",
+        flush=True,
+    )
 
 
 def _compare(title: str, arms: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> None:
-    """Measure the arms alternately, every other round in reverse, and print images/s and each one's ratio to the first."""
-    seen: dict[str, list[float]] = {name: [] for name in arms}
+    """Measure the arms alternately, every other round in reverse, and print rates and ratios."""
+    rates: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(rounds):
         for name, measure in list(arms.items())[:: -1 if number % 2 else 1]:
-            seen[name].append(measure())
-    first, *_others = seen
+            rates[name].append(measure())
+    first = next(iter(rates))
     print(f"\n{title}")
-    for name, values in seen.items():
-        ratios = [v / f for v, f in zip(values, seen[first], strict=True)]
-        ratio = (
-            ""
-            if name == first
-            else f"   {statistics.median(ratios):5.2f} × ({min(ratios):.2f}–{max(ratios):.2f})"
-        )
-        print(f"  {name:45} {statistics.median(values):8.0f} images/s{ratio}", flush=True)
+    for name, values in rates.items():
+        ratios = [v / f for v, f in zip(values, rates[first], strict=True)]
+        line = f"  {name:45} {statistics.median(values):8.0f} images/s"
+        if name != first:
+            line += f"   {statistics.median(ratios):5.2f} × ({min(ratios):.2f}–{max(ratios):.2f})"
+        print(line, flush=True)

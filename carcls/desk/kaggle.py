@@ -1,6 +1,7 @@
 """The ``kaggle`` command as a program that is run: its answers, its ways to fail, its login.
 
-It ends with 0 on many refusals, so whoever calls it looks for the words of success. Nothing here reads a key or token.
+It ends with 0 on many refusals, so whoever calls it looks for the words of success. Nothing here
+reads a key or token.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pathlib import Path
 
 from carcls.errors import InputError
 
-INSTALL = "pip install -e '.[push]' in the repository (kaggle 2.2.4 and six, which it needs and does not ask for)"
+INSTALL = "`make .venv/push` in the repository installs it (or pip install -e '.[push]')"
 LOGIN = (
-    f"log in with `{Path(sys.executable).parent / 'kaggle'} auth login`, or set KAGGLE_USERNAME and KAGGLE_KEY, "
-    "or put kaggle.json (Kaggle → Settings → API) into ~/.kaggle"
+    f"log in with `{Path(sys.executable).parent / 'kaggle'} auth login`, or set KAGGLE_USERNAME "
+    "and KAGGLE_KEY, or put kaggle.json (Kaggle → Settings → API) into ~/.kaggle"
 )
 SECONDS = 120.0  # for an answer; the command itself would wait for ever
 _ASKS_FOR_LOGIN = "Authentication required to call the Kaggle API"
@@ -54,7 +55,8 @@ def command() -> str:
 def call(*words: str, seconds: float = SECONDS) -> Reply:
     """Run ``kaggle words…``; the caller judges the reply.
 
-    Raises InputError if there is no such command, it gives no answer in time, cannot start, or knows no login.
+    Raises InputError if there is no such command, or it gives no answer in time, cannot start, or
+    knows no login.
     """
     args = [command(), "-W", *words]  # -W: no advice about newer versions among the words
     try:
@@ -70,8 +72,8 @@ def call(*words: str, seconds: float = SECONDS) -> Reply:
         )
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"kaggle {' '.join(words[:2])}: no answer in {seconds:.0f} s; whether it was done is not known: look on Kaggle "
-            "before you repeat it"
+            f"kaggle {' '.join(words[:2])}: no answer in {seconds:.0f} s; whether it was done is "
+            "not known: look on Kaggle before you repeat it"
         ) from None
     except (
         OSError
@@ -84,7 +86,8 @@ def call(*words: str, seconds: float = SECONDS) -> Reply:
         raise InputError(f"{args[0]}: does not start ({reply.text.splitlines()[-1]}); {INSTALL}")
     if _ASKS_FOR_LOGIN in reply.text:  # also what it says to 401, a login that has expired
         raise InputError(
-            f"kaggle {' '.join(words[:2])}: Kaggle knows no login here, or it has expired or was revoked; {LOGIN}"
+            f"kaggle {' '.join(words[:2])}: Kaggle knows no login here, or it has expired or was "
+            f"revoked; {LOGIN}"
         )
     return reply
 
@@ -103,7 +106,7 @@ def refused(doing: str, reply: Reply, hint: str = "") -> InputError:
 
 
 def username() -> str:
-    """The user as whom the kaggle command acts: by environment, kaggle.json, token or `kaggle auth login`.
+    """The user as whom the kaggle command acts, by whatever way of login.
 
     Raises InputError if there is no login.
     """
@@ -115,9 +118,10 @@ def username() -> str:
 
 
 def follow(words: Sequence[str], each: Callable[[str], None], silence: float) -> Reply | None:
-    """Run ``kaggle words…`` and hand over each line as it comes; None if none came for so many seconds.
+    """Run ``kaggle words…`` and hand over each line as it comes.
 
-    The reply has what the command said beside them, on stderr. Raises InputError if there is no such command.
+    The reply has what the command wrote to stderr; it is None if no line came for ``silence``
+    seconds. Raises InputError if there is no such command.
     """
     lines: queue.Queue[str | None] = queue.Queue()
     args = [command(), "-W", *words]

@@ -1,4 +1,4 @@
-"""``make dataset``: what a kernel without internet needs and Kaggle does not have, weights and boxes, as Kaggle datasets."""
+"""``make dataset``: weights and boxes that a kernel needs and Kaggle does not have, as datasets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from carcls import config, disk
+from carcls import config, disk, record
 from carcls.data import attached, boxes
-from carcls.desk import bundle, weights
-from carcls.desk import kaggle as remote
+from carcls.desk import bundle, kaggle, weights
 from carcls.errors import InputError
-from carcls.nets import registry as backbones
+from carcls.nets import registry
+from carcls.nets.weights import WEIGHTS_FILE, find_weights
 
 FOLDER = Path("build/dataset")
 METADATA = "dataset-metadata.json"
@@ -26,28 +26,9 @@ UPLOAD_SECONDS = 1800.0
 READY_SECONDS = 600.0  # in which Kaggle unpacks what was uploaded
 # Of what Kaggle's images have, that which kernel.py imports, by its name in an import. requests
 # brings urllib3, jinja2 brings markupsafe.
-KAGGLE_HAS = frozenset(
-    {
-        "albumentations",
-        "cv2",
-        "h5py",
-        "jax",
-        "jinja2",
-        "keras",
-        "keras_cv",
-        "markupsafe",
-        "matplotlib",
-        "numpy",
-        "pandas",
-        "PIL",
-        "pydantic",
-        "requests",
-        "scipy",
-        "sklearn",
-        "tensorflow",
-        "urllib3",
-    }
-)
+_IN_IMAGES = """albumentations cv2 h5py jax jinja2 keras keras_cv markupsafe matplotlib numpy
+pandas PIL pydantic requests scipy sklearn tensorflow urllib3"""
+KAGGLE_HAS = frozenset(_IN_IMAGES.split())
 
 
 @dataclass(frozen=True)
@@ -60,13 +41,28 @@ class Dataset:
     source: str  # a line that says where they came from
 
 
+def main(words: Sequence[str], owner: str, every: bool, send: bool = True) -> None:
+    """Build the datasets that kernels with these settings need, and upload them."""
+    owner = owner or kaggle.username()
+    print(wheels())
+    for dataset in build(words, owner, every):
+        size = sum((dataset.folder / file).stat().st_size for file in dataset.files)
+        files = ", ".join(dataset.files)
+        print(f"dataset    {dataset.folder}, {size / 1e6:.1f} MB: {files}", flush=True)
+        print(dataset.source)
+        print(f"pushed     {push(dataset)}" if send else "not pushed")
+
+
 def dataset_id(owner: str, backbone: str) -> str:
-    """The dataset with a network's weights, as ``make dataset`` names it and ``make push`` attaches it."""
+    """The dataset with a network's weights, as it is named when it is made and when attached."""
     return f"{owner}/carcls-{backbone.replace('_', '-')}"
 
 
 def box_files(cfg: config.Config) -> list[Path]:
-    """The files of ``boxes`` that a kernel needs attached: those that are on this desk, read. Raises InputError."""
+    """The files of ``boxes`` that a kernel needs attached, because they are on this desk.
+
+    Raises InputError if one cannot be read.
+    """
     names = [Path(text).name for text in cfg.boxes.split(",")]  # a kernel finds them by these
     if len(set(names)) < len(names):
         raise InputError(
@@ -79,9 +75,9 @@ def box_files(cfg: config.Config) -> list[Path]:
 
 
 def boxes_id(owner: str, files: Sequence[Path]) -> str:
-    """The dataset with these files of ``boxes``, as ``make dataset`` names it and ``make push`` attaches it.
+    """The dataset with these files of ``boxes``, as it is named when it is made and when attached.
 
-    Its name has a digest of them: other boxes, or these after a correction, are another dataset, and none is taken for another.
+    Its name has a digest of them, so that boxes that were corrected are another dataset.
     """
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
@@ -93,29 +89,29 @@ def boxes_id(owner: str, files: Sequence[Path]) -> str:
 def build(
     words: Sequence[str], owner: str, every: bool = False, top: Path = FOLDER
 ) -> list[Dataset]:
-    """A folder for each network of these settings whose weights no Kaggle model has; every: for those, too. And one of boxes.
+    """A folder for each network whose weights no Kaggle model has, and one for boxes.
 
-    Raises ConfigError on settings that cannot be used, InputError if weights or boxes are not found here or
-    do not fit.
+    every: a folder also for networks whose weights Kaggle has as a model.
+    Raises ConfigError on settings that cannot be used, InputError if weights or boxes are not
+    found here or do not fit.
     """
     cfg = config.from_words(list(words), bundle.PRESET)
-    made, files = [], box_files(cfg)
-    members = sorted(
-        cfg.of_members(), key=lambda mine: mine.weights != "none"
-    )  # of a network, one that needs some is last
-    for mine in {mine.backbone: mine for mine in members}.values():
-        backbone = backbones.find(mine.backbone)
-        if mine.weights == "none":
-            print(f"{mine.backbone}: weights=none needs no dataset")
-        elif backbone.model and mine.weights == "imagenet" and not every:
+    datasets, files = [], box_files(cfg)
+    # Of members with the same network, one that needs weights is the last, and counts.
+    members = sorted(cfg.member_cfgs(), key=lambda member: member.weights != "none")
+    for member in {member.backbone: member for member in members}.values():
+        model = registry.find(member.backbone).model
+        if member.weights == "none":
+            print(f"{member.backbone}: weights=none needs no dataset")
+        elif model and member.weights == "imagenet" and not every:
             print(
-                f"{mine.backbone}: needs no dataset; `make push` attaches Kaggle's model {backbone.model}"
+                f"{member.backbone}: needs no dataset; `make push` attaches Kaggle's model {model}"
             )
         else:
-            made.append(_weights(mine, dataset_id(owner, mine.backbone), top))
+            datasets.append(_weights(member, dataset_id(owner, member.backbone), top))
     if files:
-        made.append(_boxes(files, boxes_id(owner, files), top))
-    return made
+        datasets.append(_boxes(files, boxes_id(owner, files), top))
+    return datasets
 
 
 def _boxes(files: Sequence[Path], name: str, top: Path) -> Dataset:
@@ -130,11 +126,11 @@ def _boxes(files: Sequence[Path], name: str, top: Path) -> Dataset:
 def _weights(cfg: config.Config, name: str, top: Path) -> Dataset:
     if cfg.backbone in weights.PACKAGES and cfg.weights == "imagenet":
         weights.make(cfg.backbone)
-    file = backbones.find_weights(cfg.backbone, cfg)
+    file = find_weights(cfg.backbone, cfg)
     assert file is not None  # weights=none was left out
     folder = top / name.partition("/")[2]
     part = _part(folder)
-    preset = file.name == backbones.WEIGHTS_FILE
+    preset = file.name == WEIGHTS_FILE
     inside = part / f"{cfg.backbone}_imagenet" if preset else part
     inside.mkdir(exist_ok=True)
     for source in (
@@ -144,12 +140,25 @@ def _weights(cfg: config.Config, name: str, top: Path) -> Dataset:
     ):
         if source.is_file():
             shutil.copyfile(source, inside / source.name)
-    attached.write_manifest(part, {cfg.backbone: (inside / file.name).relative_to(part).as_posix()})
+    write_manifest(part, {cfg.backbone: (inside / file.name).relative_to(part).as_posix()})
     description = (
-        f"Weights of {cfg.backbone} for kernels without internet, made by `make dataset` of carcls; "
-        "manifest.json has sizes and sha256. Their licence is that of where they come from."
+        f"Weights of {cfg.backbone} for kernels without internet, made by `make dataset` of "
+        "carcls; manifest.json has sizes and sha256. Their licence is that of where they come from."
     )
     return _finish(part, folder, name, description, f"weights    {file}")
+
+
+def write_manifest(folder: Path, weights: dict[str, str]) -> Path:
+    """manifest.json of all files in a folder; weights: backbone → its file, relative to it."""
+    files = {}
+    for subfolder, name in disk.photo_files(folder):
+        if name not in (attached.MANIFEST, METADATA):
+            path = PurePosixPath(subfolder, name)
+            file = folder / path
+            files[str(path)] = {"sha256": record.digest_of(file), "bytes": file.stat().st_size}
+    content = {"format": attached.FORMAT, "weights": weights, "files": files}
+    disk.write_atomic(folder / attached.MANIFEST, json.dumps(content, indent=2) + "\n")
+    return folder / attached.MANIFEST
 
 
 def _part(folder: Path) -> Path:
@@ -162,7 +171,7 @@ def _part(folder: Path) -> Path:
 
 
 def _finish(part: Path, folder: Path, name: str, description: str, source: str) -> Dataset:
-    """Put the part in the folder's place, with Kaggle's metadata. Raises InputError on what Kaggle would refuse."""
+    """Put the part in the folder's place, with metadata that Kaggle takes. Raises InputError."""
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)
@@ -202,35 +211,39 @@ def check(folder: Path) -> list[str]:
 
 
 def status(dataset: str) -> tuple[str | None, str]:
-    """The state of a dataset on Kaggle (ready, …), None if there is none, and Kaggle's words. Raises InputError."""
-    reply = remote.call("datasets", "status", dataset)
+    """A dataset's state on Kaggle (ready, …; None: there is none), and Kaggle's words.
+
+    Raises InputError if Kaggle does not answer that.
+    """
+    reply = kaggle.call("datasets", "status", dataset)
     if not reply.code:
         return reply.text.split()[-1] if reply.text else "unknown", reply.words
     # A dataset that is not there and one that we may not see are answered alike.
     if re.search(r"\b40[34]\b|not found|denied", reply.text, re.IGNORECASE):
         return None, reply.words
-    raise remote.refused(f"state of dataset {dataset}", reply)
+    raise kaggle.refused(f"state of dataset {dataset}", reply)
 
 
 def push(dataset: Dataset, seconds: float = UPLOAD_SECONDS, every: float = 5.0) -> str:
-    """Create the dataset, private, or a new version of it, and wait until it can be attached; returns what was done.
+    """Create the dataset, private, or a new version of it, and wait until it can be attached.
 
-    Raises InputError with Kaggle's words if it refused or gave no answer in time.
+    Returns what was done. Raises InputError with Kaggle's words if it refused, or in time gave no
+    answer.
     """
     state, _ = status(dataset.id)
     # zip: without it folders are left out in silence; Kaggle unpacks x.zip into a folder x again.
     words = ["-p", str(dataset.folder), "--dir-mode", "zip"]
     if state is None:
-        reply = remote.call("datasets", "create", *words, seconds=seconds)
+        reply = kaggle.call("datasets", "create", *words, seconds=seconds)
     else:
-        reply = remote.call("datasets", "version", *words, "-m", "make dataset", seconds=seconds)
+        reply = kaggle.call("datasets", "version", *words, "-m", "make dataset", seconds=seconds)
     done = "created" if state is None else "new version"
     if (
         reply.code
         or "is being created" not in reply.text
         or re.search(r"^(Skipping|Upload unsuccessful)", reply.text, re.M)
     ):
-        raise remote.refused(f"upload of dataset {dataset.id}", reply)
+        raise kaggle.refused(f"upload of dataset {dataset.id}", reply)
     deadline = time.monotonic() + READY_SECONDS
     while True:
         state, words_now = status(dataset.id)
@@ -244,10 +257,9 @@ def push(dataset: Dataset, seconds: float = UPLOAD_SECONDS, every: float = 5.0) 
 
 
 def wheels() -> str:
-    """Which packages a dataset would have to bring: none. Raises InputError if kernel.py wants one Kaggle lacks."""
+    """Which packages a dataset must bring: none. Raises InputError if Kaggle lacks one."""
     found = set()
-    package = Path(__file__).resolve().parents[1]
-    for path in package.glob("*.py"):
+    for path in record.bundled(Path(__file__).resolve().parents[1]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}

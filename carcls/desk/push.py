@@ -1,4 +1,4 @@
-"""``make push``: kernel.py and kernel-metadata.json in a clean folder, checked, and sent by the kaggle command."""
+"""``make push``: kernel.py and its metadata in a clean folder, checked, and sent to Kaggle."""
 
 from __future__ import annotations
 
@@ -12,49 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from carcls import config, disk
-from carcls.desk import bundle, offline
-from carcls.desk import kaggle as remote
+from carcls.config import Config
+from carcls.desk import bundle, kaggle, metadata, offline
 from carcls.errors import ConfigError, InputError
-from carcls.nets import registry as backbones
+from carcls.nets import registry
 
 FOLDER = Path("build/kernel")
-METADATA = "kernel-metadata.json"
-PLACEHOLDER = "INSERT_YOUR_USERNAME"
-# Values as Kaggle names them; NvidiaTeslaT4 is two of them.
-ACCELERATORS = {
-    "t4": {"machine_shape": "NvidiaTeslaT4", "enable_gpu": True, "enable_tpu": False},
-    "tpu": {"machine_shape": "TpuV5E8", "enable_gpu": False, "enable_tpu": True},
-}
-_KNOWN = {
-    "id",
-    "id_no",
-    "title",
-    "code_file",
-    "language",
-    "kernel_type",
-    "is_private",
-    "enable_gpu",
-    "enable_tpu",
-    "enable_internet",
-    "machine_shape",
-    "dataset_sources",
-    "competition_sources",
-    "kernel_sources",
-    "model_sources",
-    "keywords",
-    "docker_image",
-    "docker_image_pinning_type",
-}
-_NAME = r"[A-Za-z0-9][\w-]*"
-_SOURCES = {
-    "dataset_sources": (rf"{_NAME}/{_NAME}", "owner/slug"),
-    "competition_sources": (_NAME, "slug"),
-    "kernel_sources": (rf"{_NAME}/{_NAME}", "owner/slug"),
-    "model_sources": (
-        rf"{_NAME}/{_NAME}/{_NAME}/[\w.-]+/\d+",
-        "owner/model/framework/variation/version",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -62,56 +25,52 @@ class Request:
     """What to push, as the command line says it."""
 
     words: Sequence[str] = ()  # of SET
-    accelerator: str = ""  # key of ACCELERATORS; empty: as the metadata has it
+    accelerator: str = ""  # key of metadata.ACCELERATORS; empty: as the metadata has it
     title: str = ""  # empty: as the metadata has it; the slug follows
     owner: str = ""  # empty: whom the kaggle command acts as
     datasets: Sequence[str] = ()  # to attach besides what the weights need
     kernels: Sequence[str] = ()  # whose output to attach
 
 
-def slug(title: str) -> str:
-    """A title as Kaggle makes it part of an address."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+def main(request: Request, send: bool = True) -> None:
+    """Build the folder, say what is in it, and push it. Raises as ``build`` and ``push``."""
+    data = build(request)
+    print(*lines(data, request.words), sep="\n", flush=True)
+    if not send:
+        print(f"not pushed; {FOLDER} is what `kaggle kernels push -p {FOLDER}` would send")
+        return
+    answer = push(data)
+    print(f"pushed     {answer}")
+    address = re.search(r"kaggle\.com/(?:code/)?([\w-]+/[\w-]+)", answer)
+    # A kernel that exists keeps its address whatever its title is now.
+    moved = address is not None and address[1].lower() != data["id"].lower()
+    print(f"next       make watch{f' KERNEL={address[1]}' if address and moved else ''}")
 
 
 def build(
-    request: Request, template: Path = Path(METADATA), folder: Path = FOLDER
+    request: Request, template: Path = Path(metadata.FILE), folder: Path = FOLDER
 ) -> dict[str, Any]:
     """Make the folder anew with kernel.py and its metadata, checked; returns the metadata.
 
-    Raises ConfigError on settings that cannot be used, InputError on all else that Kaggle would refuse.
+    Raises ConfigError on settings that cannot be used, InputError on what Kaggle would refuse.
     """
     files = offline.box_files(config.from_words(list(request.words), bundle.PRESET))
     settings = bundle.settings(list(request.words))  # with the names of those files alone
     cfg = config.parse({"preset": bundle.PRESET, **settings})
     _refuse(cfg, request)
-    data = _complete(_read(template), cfg, settings, request, files)
+    data = _complete(metadata.read(template), cfg, settings, request, files)
     text = bundle.text(settings)
     if folder.exists():
         shutil.rmtree(folder)
     disk.write_atomic(folder / str(data.get("code_file") or "kernel.py"), text)
-    disk.write_atomic(folder / METADATA, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-    problems = check(folder)
+    disk.write_atomic(folder / metadata.FILE, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    problems = metadata.check(folder)
     if problems:
         raise InputError("; ".join([f"{template}: nothing was sent", *problems]))
     return data
 
 
-def _read(template: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(template.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{template}: not a JSON file ({error}); run this in the repository"
-        ) from None
-    if not isinstance(found, dict):
-        raise InputError(
-            f"{template}: holds {type(found).__name__}; expected a kernel's metadata by name"
-        )
-    return found
-
-
-def _refuse(cfg: config.Config, request: Request) -> None:
+def _refuse(cfg: Config, request: Request) -> None:
     """What is right here and wrong in a kernel. Raises ConfigError."""
     named = [
         ("data", cfg.data, ""),
@@ -121,13 +80,16 @@ def _refuse(cfg: config.Config, request: Request) -> None:
             "; make push EARLIER=owner/slug attaches an earlier version's output",
         ),
     ]
-    for mine in cfg.of_members():
-        if mine.weights not in ("imagenet", "none"):
-            dataset = offline.dataset_id("you", mine.backbone)
-            more = f'; make dataset SET="…" uploads weights, and with DATASET={dataset} weights=imagenet finds them'
-            named.append(("weights", mine.weights, more))
-        if mine.augment not in config.POLICIES:
-            named.append(("augment", mine.augment, ""))
+    for member in cfg.member_cfgs():
+        if member.weights not in ("imagenet", "none"):
+            dataset = offline.dataset_id("you", member.backbone)
+            more = (
+                '; make dataset SET="…" uploads weights, and with '
+                f"DATASET={dataset} weights=imagenet finds them"
+            )
+            named.append(("weights", member.weights, more))
+        if member.augment not in config.POLICIES:
+            named.append(("augment", member.augment, ""))
     for name, path, more in named:
         if path and not path.startswith("/kaggle/"):
             raise ConfigError(f"{name}={path}: a kernel sees only what begins with /kaggle/{more}")
@@ -135,19 +97,20 @@ def _refuse(cfg: config.Config, request: Request) -> None:
         raise ConfigError(
             f"out={cfg.out}: what a kernel leaves is /kaggle/working, its default; leave out out"
         )
-    if request.accelerator and request.accelerator not in ACCELERATORS:
+    if request.accelerator and request.accelerator not in metadata.ACCELERATORS:
         raise ConfigError(
-            f"ACCELERATOR={request.accelerator}: expected one of {', '.join(ACCELERATORS)}"
+            f"ACCELERATOR={request.accelerator}: expected one of {', '.join(metadata.ACCELERATORS)}"
         )
     if request.accelerator == "tpu" and cfg.backend == "tensorflow":
         raise ConfigError(
-            "backend=tensorflow with ACCELERATOR=tpu: Kaggle's TensorFlow cannot drive it; expected jax"
+            "backend=tensorflow with ACCELERATOR=tpu: Kaggle's TensorFlow cannot drive it; "
+            "expected jax"
         )
 
 
 def _complete(
     data: dict[str, Any],
-    cfg: config.Config,
+    cfg: Config,
     settings: dict[str, Any],
     request: Request,
     boxes: Sequence[Path],
@@ -157,43 +120,51 @@ def _complete(
     if request.title:
         data |= {
             "title": request.title,
-            "id": f"{str(data.get('id') or '').partition('/')[0]}/{slug(request.title)}",
+            "id": f"{str(data.get('id') or '').partition('/')[0]}/{metadata.slug(request.title)}",
         }
     owner, _, rest = str(data.get("id") or "").partition("/")
-    if request.owner or owner in ("", PLACEHOLDER):
-        owner = request.owner or remote.username()
+    if request.owner or owner in ("", metadata.PLACEHOLDER):
+        owner = request.owner or kaggle.username()
         data["id"] = f"{owner}/{rest}"
-    data |= ACCELERATORS.get(request.accelerator, {})
+    data |= metadata.ACCELERATORS.get(request.accelerator, {})
     if data.get("enable_tpu") is True:
         data.pop("docker_image", None)  # the TPU has an image of its own
     if cfg.monitor_url and not data.get("enable_internet"):
         print(
-            "monitor_url is set, so the kernel gets the internet, which the competition's rules must allow"
+            "monitor_url is set, so the kernel gets the internet, which the competition's rules "
+            "must allow"
         )
         data["enable_internet"] = True
     if "competition" in settings:
         data["competition_sources"] = [cfg.competition]
-    # Weights follow the networks: models of networks that are not asked for only make the kernel
-    # slower to start.
-    known = {backbone.model for backbone in backbones.REGISTRY.values() if backbone.model}
-    models, datasets = (
-        [m for m in _list(data, "model_sources") if m not in known],
-        _list(data, "dataset_sources"),
-    )
-    for mine in bundle.networks(cfg):
-        model = backbones.find(mine.backbone).model
+    return _attach(data, cfg, request, boxes)
+
+
+def _attach(
+    data: dict[str, Any], cfg: Config, request: Request, boxes: Sequence[Path]
+) -> dict[str, Any]:
+    """The metadata with the weights of the networks, boxes, and what the request names."""
+    owner = data["id"].partition("/")[0]
+    # Models of networks that are not asked for only make the kernel slower to start.
+    ours = {backbone.model for backbone in registry.REGISTRY.values() if backbone.model}
+    models = [model for model in _list(data, "model_sources") if model not in ours]
+    datasets = _list(data, "dataset_sources")
+    for member in bundle.networks(cfg):
+        model = registry.find(member.backbone).model
         if model:
             models.append(model)
         elif not request.datasets:
-            datasets.append(offline.dataset_id(owner, mine.backbone))
+            datasets.append(offline.dataset_id(owner, member.backbone))
         else:
-            print(f"weights of {mine.backbone} are expected in {', '.join(request.datasets)}")
+            print(f"weights of {member.backbone} are expected in {', '.join(request.datasets)}")
     if boxes:
         datasets.append(offline.boxes_id(owner, boxes))
-    data["model_sources"] = models
-    data["dataset_sources"] = list(dict.fromkeys([*datasets, *request.datasets]))
-    data["kernel_sources"] = list(dict.fromkeys([*_list(data, "kernel_sources"), *request.kernels]))
-    return data
+    kernels = [*_list(data, "kernel_sources"), *request.kernels]
+    return data | {
+        "model_sources": models,
+        "dataset_sources": list(dict.fromkeys([*datasets, *request.datasets])),
+        "kernel_sources": list(dict.fromkeys(kernels)),
+    }
 
 
 def _list(data: dict[str, Any], name: str) -> list[Any]:
@@ -203,77 +174,18 @@ def _list(data: dict[str, Any], name: str) -> list[Any]:
     )  # check then complains of what is in it
 
 
-def check(folder: Path) -> list[str]:
-    """All that Kaggle would refuse or misread in a folder to push, a line each."""
-    data = _read(folder / METADATA)
-    found = [
-        f"{name}: unknown, and Kaggle would ignore it in silence"
-        for name in sorted(set(data) - _KNOWN)
-    ]
-    owner, _, name = str(data.get("id", "")).partition("/")
-    title = data.get("title")
-    if not re.fullmatch(_NAME, owner) or owner == PLACEHOLDER:
-        found.append(
-            f"id={data.get('id')!r}: expected owner/slug with your user name on Kaggle as owner"
-        )
-    if not re.fullmatch(r"[a-z0-9-]{5,}", name):
-        found.append(f"id={data.get('id')!r}: slug {name!r}; expected at least 5 of a–z, 0–9 and -")
-    if not isinstance(title, str) or len(title) < 5:
-        found.append(f"title={title!r}: expected at least 5 characters")
-    elif re.search(r"[^ -~]|\d,\d|&", title):
-        found.append(
-            f"title={title!r}: how Kaggle spells it in an address is not sure; expected a–z, 0–9, spaces and -"
-        )
-    elif slug(title) != name:
-        found.append(
-            f"title={title!r} has the slug {slug(title)!r}, id has {name!r}; expected the same"
-        )
-    for key, expected in (("language", "python"), ("kernel_type", "script")):
-        if data.get(key) != expected:
-            found.append(f"{key}={data.get(key)!r}: expected {expected!r}")
-    for key in ("is_private", "enable_gpu", "enable_tpu", "enable_internet"):
-        if not isinstance(data.get(key), bool):  # left out, internet would be on
-            found.append(f"{key}={data.get(key)!r}: expected true or false")
-    shape = {key: data.get(key) for key in ("machine_shape", "enable_gpu", "enable_tpu")}
-    if shape not in ACCELERATORS.values():
-        rows = " or ".join(str(values) for values in ACCELERATORS.values())
-        found.append(f"{shape}: expected {rows}")
-    if data.get("enable_tpu") and "docker_image" in data:
-        found.append("docker_image: a TPU has an image of its own; expected none")
-    for key, (pattern, form) in _SOURCES.items():
-        rows = data.get(key, [])
-        bad = (
-            [rows]
-            if not isinstance(rows, list)
-            else [r for r in rows if not re.fullmatch(pattern, str(r))]
-        )
-        found += [f"{key}: {row!r}; expected {form}" for row in bad]
-        if isinstance(rows, list) and key in ("dataset_sources", "kernel_sources"):
-            found += [
-                f"{key}: {row!r}; its slug has fewer than 5 characters"
-                for row in rows
-                if row not in bad and len(row.partition("/")[2]) < 5
-            ]
-    code = folder / str(data.get("code_file"))
-    if not code.is_file():
-        found.append(f"code_file={data.get('code_file')!r}: no such file in {folder}")
-    elif code.stat().st_size > bundle.LIMIT:
-        found.append(f"{code}: {code.stat().st_size} bytes; Kaggle takes less than {bundle.LIMIT}")
-    return found
-
-
-def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = remote.SECONDS) -> str:
+def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = kaggle.SECONDS) -> str:
     """Send a folder that ``build`` made; returns the line with version and address.
 
-    Raises InputError with Kaggle's words if it refused, wholly or an input, or gave no answer in time.
+    Raises InputError with Kaggle's words if it refused the push or an input, or did not answer.
     """
     for dataset in data["dataset_sources"]:  # a kernel that lacks one would be started all the same
         _expect_ready(dataset)
-    reply = remote.call("kernels", "push", "-p", str(folder), seconds=seconds)
+    reply = kaggle.call("kernels", "push", "-p", str(folder), seconds=seconds)
     doing = f"push of {data['id']}"
     if reply.code or "successfully pushed" not in reply.text:
         taken = re.search(r"already in use|409|Conflict", reply.text)
-        raise remote.refused(
+        raise kaggle.refused(
             doing, reply, 'choose another title: make push TITLE="my cars"' if taken else ""
         )
     if "not valid" in reply.text:
@@ -287,13 +199,16 @@ def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = remote.SE
 
 
 def _expect_models(kernel: str, models: list[str]) -> None:
-    """Kaggle's answer names models that it did not attach too, but the command (2.2.4) does not print them, so ask."""
+    """Ask which models were attached: the command (2.2.4) does not print those that were not.
+
+    Raises InputError if some are missing.
+    """
     if not models:
         return
     with tempfile.TemporaryDirectory() as folder:
-        pulled = Path(folder) / METADATA
+        pulled = Path(folder) / metadata.FILE
         try:
-            words = remote.call("kernels", "pull", kernel, "-p", folder, "-m").words
+            words = kaggle.call("kernels", "pull", kernel, "-p", folder, "-m").words
         except InputError as error:
             words = str(error)
         if not pulled.is_file():  # the push itself was done
@@ -312,32 +227,28 @@ def _expect_ready(dataset: str) -> None:
     if state != "ready":
         found = "is not there" if state is None else f"is {state}"
         raise InputError(
-            f"dataset {dataset} {found} (Kaggle said: {words}); nothing was sent. Make it with make dataset and the same SET, "
-            'or name others with DATASET="owner/slug …", and boxes that are in one as boxes=/kaggle/input/…'
+            f"dataset {dataset} {found} (Kaggle said: {words}); nothing was sent. Make it with "
+            'make dataset and the same SET, or name others with DATASET="owner/slug …", and boxes '
+            "that are in one as boxes=/kaggle/input/…"
         )
 
 
 def lines(data: dict[str, Any], words: Sequence[str], folder: Path = FOLDER) -> list[str]:
     """What goes to Kaggle, to read before and after."""
-    machine = next(
-        (
-            name
-            for name, values in ACCELERATORS.items()
-            if values["machine_shape"] == data["machine_shape"]
-        ),
-        "",
+    shape = data["machine_shape"]
+    names = (
+        name for name, values in metadata.ACCELERATORS.items() if values["machine_shape"] == shape
     )
-    names = {
-        "competition": "competition_sources",
-        "model": "model_sources",
-        "dataset": "dataset_sources",
-        "output of": "kernel_sources",
-    }
-    attached = [f"{what} {source}" for what, key in names.items() for source in data.get(key, [])]
     size = (folder / data["code_file"]).stat().st_size
+    attached = [
+        f"attached   {kind} {source}"
+        for key, (kind, *_) in metadata.SOURCES.items()
+        for source in data.get(key, [])
+    ]
     return [
-        f"kernel     {folder / data['code_file']}, {size / 1000:.0f} kB, SETTINGS {' '.join(words) or 'as they are'}",
-        f"name       {data['id']}, {'private' if data['is_private'] else 'public'}, accelerator {machine}, "
-        f"internet {'on' if data['enable_internet'] else 'off'}",
-        *(f"attached   {source}" for source in attached),
+        f"kernel     {folder / data['code_file']}, {size / 1000:.0f} kB, "
+        f"SETTINGS {' '.join(words) or 'as they are'}",
+        f"name       {data['id']}, {'private' if data['is_private'] else 'public'}, "
+        f"accelerator {next(names, '')}, internet {'on' if data['enable_internet'] else 'off'}",
+        *attached,
     ]

@@ -8,13 +8,14 @@ import re
 import shutil
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from carcls import disk
-from carcls.desk import kaggle as remote
-from carcls.desk import push
+from carcls import disk, record
+from carcls.desk import kaggle, metadata, push
 from carcls.errors import InputError
 
 OUTPUT = Path("build/output")
@@ -26,7 +27,7 @@ _TAIL = 25  # lines of the log that an error quotes
 
 @dataclass
 class _Log:
-    """Lines of the kernel's log, each printed once although following it again starts at its beginning."""
+    """Lines of a log that is read from its beginning several times, each printed once."""
 
     printed: int = 0
     at: int = 0
@@ -40,9 +41,47 @@ class _Log:
             print(line, flush=True)
 
 
+def main(kernel: str, every: float, send: bool) -> None:
+    """Follow the kernel to its end, fetch its output, say its accuracy; send: and submit it.
+
+    Raises InputError if the kernel failed, or left nothing that could be submitted.
+    """
+    kernel = named(kernel)
+    try:
+        failure = wait(kernel, every)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"\nno longer watching; {kernel} goes on, and `make watch` follows it again"
+        ) from None
+    with _after(failure, "What it left was not fetched"):
+        out = download(kernel, OUTPUT / kernel.partition("/")[2])
+    with _after(failure, "It left nothing to submit"):
+        found, submission = summary(out)
+    print("\n== result", *found, sep="\n  ", flush=True)
+    if failure:
+        again = f"; make push EARLIER={kernel}, with the same SET and ACCELERATOR, goes on from it"
+        raise InputError(
+            f"{failure}\nWhat it had until then is in {out}, and was not submitted"
+            f"{again if record.is_run(out) else ''}"
+        )
+    if send:
+        print(f"  submitted  {submit(out, submission, competition(out))}")
+
+
+@contextmanager
+def _after(failure: str, then: str) -> Iterator[None]:
+    """Say what failed first where that is why something more fails."""
+    try:
+        yield
+    except InputError as error:
+        if not failure:
+            raise
+        raise InputError(f"{failure}\n{then}: {error}") from None
+
+
 def last_pushed(folder: Path = push.FOLDER) -> str:
     """owner/slug of the kernel that was pushed last. Raises InputError if none was."""
-    path = folder / push.METADATA
+    path = folder / metadata.FILE
     if not path.is_file():
         raise InputError(
             f"{path}: no such file, so nothing was pushed from here; name the kernel: owner/slug"
@@ -51,7 +90,7 @@ def last_pushed(folder: Path = push.FOLDER) -> str:
 
 
 def named(kernel: str) -> str:
-    """The kernel to watch: as given, else the one pushed last. Raises InputError on a name that is not owner/slug."""
+    """The kernel to watch, as given or the one pushed last. Raises InputError if not owner/slug."""
     kernel = kernel or last_pushed()
     if not re.fullmatch(r"[\w-]+/[\w-]{5,}", kernel):
         raise InputError(f"kernel {kernel!r}: expected owner/slug, as in its address on Kaggle")
@@ -59,7 +98,7 @@ def named(kernel: str) -> str:
 
 
 def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
-    """Print the kernel's log until it ends; returns what is to say, with the end of the log, unless it completed."""
+    """Print the kernel's log until it ends; returns how it failed, "" if it completed."""
     log = _Log()
     said, failures = "", 0
     while True:
@@ -76,7 +115,7 @@ def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
             break
         if state == "RUNNING":
             log.at = 0
-            reply = remote.follow(["kernels", "logs", "-f", kernel], log, silence)
+            reply = kaggle.follow(["kernels", "logs", "-f", kernel], log, silence)
             if reply and reply.code and reply.words != said:
                 said = reply.words
                 print(f"no log at the moment, waiting without it (Kaggle said: {said})")
@@ -95,10 +134,10 @@ def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
 
 def status(kernel: str) -> tuple[str, str]:
     """The kernel's state and, if it failed, Kaggle's message. Raises InputError."""
-    reply = remote.call("kernels", "status", kernel)
+    reply = kaggle.call("kernels", "status", kernel)
     found = re.search(r'has status "(?:KernelWorkerStatus\.)?(\w+)"', reply.text)
     if reply.code or not found:
-        raise remote.refused(f"state of kernel {kernel}", reply)
+        raise kaggle.refused(f"state of kernel {kernel}", reply)
     message = re.search(r'Failure message: "(.*)"', reply.text, re.DOTALL)
     return found[1].upper(), message[1] if message else ""
 
@@ -106,7 +145,7 @@ def status(kernel: str) -> tuple[str, str]:
 def _print_rest(kernel: str, log: _Log) -> None:
     """What the log had after it was last followed, or all of a kernel that has ended already."""
     log.at = 0
-    reply = remote.follow(["kernels", "logs", "-f", kernel], log, silence=remote.SECONDS)
+    reply = kaggle.follow(["kernels", "logs", "-f", kernel], log, silence=kaggle.SECONDS)
     if reply is None or reply.code:
         print(f"no log (Kaggle said: {reply.words if reply else 'nothing'})")
 
@@ -117,11 +156,11 @@ def download(kernel: str, out: Path) -> Path:
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
-    reply = remote.call(
+    reply = kaggle.call(
         "kernels", "output", kernel, "-p", str(part), "--force", seconds=DOWNLOAD_SECONDS
     )
     if reply.code:
-        raise remote.refused(f"output of kernel {kernel}", reply)
+        raise kaggle.refused(f"output of kernel {kernel}", reply)
     if out.exists():  # an earlier run's, which must not pass for this one's
         shutil.rmtree(out)
     part.rename(out)
@@ -129,7 +168,7 @@ def download(kernel: str, out: Path) -> Path:
 
 
 def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
-    """Lines on what a kernel left, and its submission.json. Raises InputError if the submission is not whole."""
+    """Lines on what a kernel left, and its submission.json. Raises InputError on damage."""
     table, about = out / "submission.csv", out / "submission.json"
     if not table.is_file() or not about.is_file():
         raise InputError(
@@ -150,13 +189,14 @@ def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
         low, high = numbers["validation_interval_95"]
         lines.insert(
             0,
-            f"validation {numbers['validation_accuracy']:.4f} accuracy, 95 % interval {low:.4f}–{high:.4f}, "
-            f"{numbers['validation_photos']} photos",
+            f"validation {numbers['validation_accuracy']:.4f} accuracy, "
+            f"95 % interval {low:.4f}–{high:.4f}, {numbers['validation_photos']} photos",
         )
     else:
         lines.insert(
             0,
-            f"validation {made['validation_accuracy']:.4f} accuracy of an early submission: the run has no result",
+            f"validation {made['validation_accuracy']:.4f} accuracy of an early submission: "
+            "the run has no result",
         )
     report = out / "report.html"
     lines.append(f"report     {report if report.is_file() else 'none'}")
@@ -176,7 +216,7 @@ def _json(path: Path, *names: str) -> dict[str, Any]:
 
 
 def competition(out: Path) -> str:
-    """The slug of the competition that a kernel's output is for. Raises InputError if the output does not say."""
+    """The slug of the competition that a kernel's output is for. Raises InputError."""
     path = out / "config.json"
     if not path.is_file():
         raise InputError(
@@ -186,12 +226,12 @@ def competition(out: Path) -> str:
 
 
 def submit(out: Path, made: dict[str, Any], competition: str) -> str:
-    """Send submission.csv to the competition; returns Kaggle's words. Raises InputError with them if it was refused."""
+    """Send submission.csv; returns Kaggle's words. Raises InputError if it was refused."""
     against = [warning for warning in made["warnings"] if "do not submit" in warning]
     if against:
         raise InputError(f"{out / 'submission.csv'}: not sent: {against[0]}")
     message = f"carcls: {made['made_by']}, validation {made['validation_accuracy']:.4f}"
-    reply = remote.call(
+    reply = kaggle.call(
         "competitions",
         "submit",
         "-q",
@@ -203,5 +243,5 @@ def submit(out: Path, made: dict[str, Any], competition: str) -> str:
         seconds=600,
     )
     if reply.code or "successfully submitted" not in reply.text.lower():
-        raise remote.refused(f"submission to {competition}", reply)
+        raise kaggle.refused(f"submission to {competition}", reply)
     return reply.words

