@@ -79,66 +79,66 @@ MODULES = {}
 
 # Contents: line, module, what it does
 #   144  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
-#   208  __init__.py           carcls: a folder of car photos in, a submission.csv out.
-#   230  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
-#   376  config.py             What a run is: one frozen, validated Config.
-#   754  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
-#   814  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
-#   986  errors.py             What a run may end with, as one tree.
-#  1041  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
-#  1144  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
-#  1324  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
-#  1638  member.py             A network that has voted, and the one or several that are a member of the ensemble.
-#  1725  network.py            One job → a trained network and its votes, or both read back from the run folder.
-#  2001  presets.py            What the other settings start from, by name; and the names that settings once had.
-#  2041  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
-#  2250  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
-#  2470  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
-#  2608  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
-#  2613  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
-#  2774  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
-#  3023  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
-#  3235  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  3514  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  3781  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  3980  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  4164  data/ids.py           Which file and which label an id of the competition's CSV files means.
-#  4340  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  4431  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  4685  data/pixels.py        From a file to pixels: decoding, and the header of a JPEG.
-#  4894  data/tables.py        CSV files as people and their tools write them.
-#  4940  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  5082  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  5087  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  5258  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  5558  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  5824  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  5879  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-#  6116  train/__init__.py     Training: one network through its sizes, and what watches it.
-#  6121  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-#  6305  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-#  6362  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-#  6482  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-#  6648  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-#  6693  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-#  6793  train/steps.py        Seconds of training and prediction steps, taken in one place.
-#  6859  train/studio.py       What a training works with, and what it comes to.
-#  6909  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-#  7075  train/trainer.py      One network on its way through the stages.
-#  7425  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-#  7766  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-#  7771  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-#  8069  votes/cast.py         Views of photos through a network, which gives votes.
-#  8162  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
-#  8304  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-#  8433  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-#  8676  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-#  8934  report/__init__.py    What a person reads: pictures, the page, the submission.
-#  8939  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-#  9074  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-#  9303  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-#  9541  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-#  9724  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+#   205  __init__.py           carcls: a folder of car photos in, a submission.csv out.
+#   227  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
+#   384  config.py             What a run is: one frozen, validated Config.
+#   762  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
+#   822  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
+#   994  errors.py             What a run may end with, as one tree.
+#  1049  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
+#  1152  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
+#  1332  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
+#  1646  member.py             A network that has voted, and the one or several that are a member of the ensemble.
+#  1733  network.py            One job → a trained network and its votes, or both read back from the run folder.
+#  2009  presets.py            What the other settings start from, by name; and the names that settings once had.
+#  2049  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
+#  2258  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
+#  2478  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
+#  2616  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
+#  2621  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
+#  2782  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
+#  3031  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
+#  3243  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
+#  3522  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  3789  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  3988  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  4172  data/ids.py           Which file and which label an id of the competition's CSV files means.
+#  4348  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  4439  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  4693  data/pixels.py        From a file to pixels: decoding, and the header of a JPEG.
+#  4902  data/tables.py        CSV files as people and their tools write them.
+#  4948  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  5090  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  5095  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  5266  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  5566  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  5832  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  5887  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+#  6124  train/__init__.py     Training: one network through its sizes, and what watches it.
+#  6129  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+#  6313  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+#  6370  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+#  6490  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+#  6656  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+#  6701  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+#  6801  train/steps.py        Seconds of training and prediction steps, taken in one place.
+#  6867  train/studio.py       What a training works with, and what it comes to.
+#  6917  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+#  7083  train/trainer.py      One network on its way through the stages.
+#  7433  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+#  7774  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+#  7779  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+#  8077  votes/cast.py         Views of photos through a network, which gives votes.
+#  8170  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
+#  8312  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+#  8443  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+#  8686  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+#  8944  report/__init__.py    What a person reads: pictures, the page, the submission.
+#  8949  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+#  9084  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+#  9313  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+#  9551  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+#  9734  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -157,14 +157,12 @@ def run(cfg: Config) -> Path:
     """Train, vote, decide, submit; returns the path of submission.csv.
 
     A step whose result is in the run folder, made from the same facts, is read back. Raises
-    ConfigError and InputError before training for what can be seen to be wrong; SIGTERM ends a run
-    with Stopped.
+    ConfigError and InputError before training, Stopped on SIGTERM.
     """
     with session.start(cfg) as s:  # lock, files, weights, machine, clock: what can fail, fails here
         # Keras reads its backend when it is imported, and the machine has chosen it only now.
         from carcls import conclusion, jobs, network
         from carcls.report import page
-        from carcls.votes import decide
 
         s.say("data", *photos.summary(s.table, cfg.folds))
         s.say("machine", *s.machine.reasons, f"time       {s.clock.limit}")
@@ -180,14 +178,14 @@ def run(cfg: Config) -> Path:
             if member is None or (members and len(member.networks) < len(members[0].networks)):
                 break
             members.append(member)
-            decision = decide.decide(cfg, members, network.groups(s.table.frame, member.val.ids))
+            decision = conclusion.decide_on(s, members)
             if len(members) < len(cfg.members):
                 conclusion.offer_early(s, decision)
             if len(member.networks) < len(member_jobs):  # no time for its other folds
                 break
         if not members:
             return conclusion.without_training(s)
-        s.say("decide", *decide.describe(cfg, members, decision))
+        conclusion.say_decision(s, members, decision)
         phases = {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
         result = conclusion.conclude(s, members, decision, phases)
 
@@ -196,8 +194,7 @@ def run(cfg: Config) -> Path:
             members = network.remake(s, members, phase)  # a network is kept only on evidence
             if phase.is_on:  # concluded anew, so that a kill after it leaves a whole result
                 phases[phase.name] = phase
-                groups = network.groups(s.table.frame, members[0].val.ids)
-                decision = decide.decide(cfg, members, groups)
+                decision = conclusion.decide_on(s, members)
                 result = conclusion.conclude(s, members, decision, phases)
 
         conclusion.tell(s, result)
@@ -243,15 +240,26 @@ from carcls import disk, record
 from carcls.data.photos import TRAIN, VALIDATION
 from carcls.jobs import Phase
 from carcls.member import Member
+from carcls.network import groups
 from carcls.report import page, submission
 from carcls.session import Session
-from carcls.votes import evidence
+from carcls.votes import decide, evidence
 from carcls.votes.decide import Decision
 from carcls.votes.votes import describe_saving
 
 MOST_FREQUENT = "the most frequent class"
 MEASURED, PSEUDO, REFIT = 0, 1, 2  # steps of a submission
 VERSIONS = ("keras", "keras-cv", "albumentations", "numpy", "pandas")
+
+
+def decide_on(s: Session, members: Sequence[Member]) -> Decision:
+    """What validation photos say of these members; identical files are judged together."""
+    return decide.decide(s.cfg, members, groups(s.table.frame, members[0].val.ids))
+
+
+def say_decision(s: Session, members: Sequence[Member], decision: Decision) -> None:
+    """The decision's tables and reasons, in the log."""
+    s.say("decide", *decide.describe(s.cfg, members, decision))
 
 
 def conclude(
@@ -8386,9 +8394,11 @@ class Change:
         return self.corrected > self.spoiled and self.loss_after < self.loss_before
 
     def __str__(self) -> str:
-        verdict = "worse" if self.harms else "better" if self.helps else "no better"
+        verdict = "worse" if self.harms else "no better"
+        if self.helps:  # a few photos more that are spoiled may be chance
+            verdict = "better" if self.corrected > self.spoiled else "no worse, and surer"
         return (
-            f"{verdict}, {self.corrected} photos corrected, {self.spoiled} spoiled "
+            f"{verdict}: of the photos {self.corrected} corrected, {self.spoiled} spoiled "
             f"(p = {self.p:.2g}), log-loss {self.loss_before:.4f} → {self.loss_after:.4f}"
         )
 

@@ -13,15 +13,26 @@ from carcls import disk, record
 from carcls.data.photos import TRAIN, VALIDATION
 from carcls.jobs import Phase
 from carcls.member import Member
+from carcls.network import groups
 from carcls.report import page, submission
 from carcls.session import Session
-from carcls.votes import evidence
+from carcls.votes import decide, evidence
 from carcls.votes.decide import Decision
 from carcls.votes.votes import describe_saving
 
 MOST_FREQUENT = "the most frequent class"
 MEASURED, PSEUDO, REFIT = 0, 1, 2  # steps of a submission
 VERSIONS = ("keras", "keras-cv", "albumentations", "numpy", "pandas")
+
+
+def decide_on(s: Session, members: Sequence[Member]) -> Decision:
+    """What validation photos say of these members; identical files are judged together."""
+    return decide.decide(s.cfg, members, groups(s.table.frame, members[0].val.ids))
+
+
+def say_decision(s: Session, members: Sequence[Member], decision: Decision) -> None:
+    """The decision's tables and reasons, in the log."""
+    s.say("decide", *decide.describe(s.cfg, members, decision))
 
 
 def conclude(

@@ -13,14 +13,12 @@ def run(cfg: Config) -> Path:
     """Train, vote, decide, submit; returns the path of submission.csv.
 
     A step whose result is in the run folder, made from the same facts, is read back. Raises
-    ConfigError and InputError before training for what can be seen to be wrong; SIGTERM ends a run
-    with Stopped.
+    ConfigError and InputError before training, Stopped on SIGTERM.
     """
     with session.start(cfg) as s:  # lock, files, weights, machine, clock: what can fail, fails here
         # Keras reads its backend when it is imported, and the machine has chosen it only now.
         from carcls import conclusion, jobs, network
         from carcls.report import page
-        from carcls.votes import decide
 
         s.say("data", *photos.summary(s.table, cfg.folds))
         s.say("machine", *s.machine.reasons, f"time       {s.clock.limit}")
@@ -36,14 +34,14 @@ def run(cfg: Config) -> Path:
             if member is None or (members and len(member.networks) < len(members[0].networks)):
                 break
             members.append(member)
-            decision = decide.decide(cfg, members, network.groups(s.table.frame, member.val.ids))
+            decision = conclusion.decide_on(s, members)
             if len(members) < len(cfg.members):
                 conclusion.offer_early(s, decision)
             if len(member.networks) < len(member_jobs):  # no time for its other folds
                 break
         if not members:
             return conclusion.without_training(s)
-        s.say("decide", *decide.describe(cfg, members, decision))
+        conclusion.say_decision(s, members, decision)
         phases = {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
         result = conclusion.conclude(s, members, decision, phases)
 
@@ -52,8 +50,7 @@ def run(cfg: Config) -> Path:
             members = network.remake(s, members, phase)  # a network is kept only on evidence
             if phase.is_on:  # concluded anew, so that a kill after it leaves a whole result
                 phases[phase.name] = phase
-                groups = network.groups(s.table.frame, members[0].val.ids)
-                decision = decide.decide(cfg, members, groups)
+                decision = conclusion.decide_on(s, members)
                 result = conclusion.conclude(s, members, decision, phases)
 
         conclusion.tell(s, result)

@@ -26,7 +26,7 @@ def test_the_gate_opens_on_help_and_closes_on_harm_and_on_nothing():  # S57
     harms = build(says([plain, [1] * 10 + [0] * 10, [1] * 10 + [0] * 10]), [0] * 20)
     assert gate("auto", helps).open
     assert not gate("auto", harms).open
-    assert "0 photos corrected, 7 spoiled (p = 0.016)" in gate("auto", harms).reason  # 2 / 2**7
+    assert "0 corrected, 7 spoiled (p = 0.016)" in gate("auto", harms).reason  # 2 / 2**7
     assert not gate("auto", build(says([plain] * 3), [0] * 20)).open  # they say the same
     assert gate("always", harms).open
     assert not gate("never", helps).open

@@ -48,9 +48,9 @@ def predicted(right, sure=0.9, doubt=0.1):
         (0, 0, 0.9, 0.1, "no better"),  # nothing changes
         (2, 0, 0.51, 0.49, "better"),  # more right, log-loss 0.65 → 0.68
         (1, 1, 0.51, 0.49, "no better"),  # as many right, the same higher log-loss
-        (0, 1, 0.9, 0.4, "better"),  # fewer right, log-loss 0.65 → 0.35
+        (0, 1, 0.9, 0.4, "no worse, and surer"),  # fewer right, log-loss 0.65 → 0.35
         (0, 1, 0.9, 0.1, "no better"),  # both worse
-        (0, 4, 0.9, 0.4, "better"),  # chance does that 1 time in 16
+        (0, 4, 0.9, 0.4, "no worse, and surer"),  # chance does that 1 time in 16
         (0, 5, 0.9, 0.4, "worse"),  # 1 in 32, at however good a log-loss
     ],
 )
@@ -62,8 +62,9 @@ def test_a_change_helps_unless_it_harms_if_more_are_right_or_the_loss_is_lower(
     found = compare(predicted(before), predicted(after, sure, doubt), np.zeros(20, int))
     assert (found.corrected, found.spoiled) == (corrected, spoiled)
     assert found.loss_before == pytest.approx(0.6547, abs=1e-4)  # −log of 0.9, 15 of 20; of 0.1
-    assert (found.helps, found.harms) == (verdict == "better", verdict == "worse")
-    assert str(found).startswith(f"{verdict}, {corrected} photos corrected, {spoiled} spoiled")
+    assert found.helps == (verdict in ("better", "no worse, and surer"))
+    assert found.harms == (verdict == "worse")
+    assert str(found).startswith(f"{verdict}: of the photos {corrected} corrected, {spoiled} ")
 
 
 def test_a_sure_mistake_costs_a_finite_loss_and_what_is_not_finite_harms():

@@ -82,9 +82,11 @@ class Change:
         return self.corrected > self.spoiled and self.loss_after < self.loss_before
 
     def __str__(self) -> str:
-        verdict = "worse" if self.harms else "better" if self.helps else "no better"
+        verdict = "worse" if self.harms else "no better"
+        if self.helps:  # a few photos more that are spoiled may be chance
+            verdict = "better" if self.corrected > self.spoiled else "no worse, and surer"
         return (
-            f"{verdict}, {self.corrected} photos corrected, {self.spoiled} spoiled "
+            f"{verdict}: of the photos {self.corrected} corrected, {self.spoiled} spoiled "
             f"(p = {self.p:.2g}), log-loss {self.loss_before:.4f} → {self.loss_after:.4f}"
         )
 
