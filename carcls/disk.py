@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import os
+import re
 import threading
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from carcls.errors import InputError
+from carcls.errors import InputError, full_disk_named
 
 PART = ".part-"  # begins the name of a file that is being written
 PHOTO_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 )
+# Files that lie beside photos; one of any other kind is looked at, whatever its name says.
+_NO_PHOTO = re.compile(
+    r"readme|license|thumbs\.db|.*\.(txt|[ct]sv|json|xml|md|html?|css|js|ya?ml|toml|pdf|xlsx?"
+    r"|docx?|ini|lnk|url|py|ipynb|sh|bat|aae|xmp|np[yz]|pkl|h5|zip|rar|7z|tar|gz|mp[34]|wav|mov"
+    r"|avi|mkv|md5|sha1)",
+    re.IGNORECASE,
+)
+# What zipfile and numpy raise on a file that is no whole .npz, beside OSError and ValueError.
+NO_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 _DEEP = 7  # levels: input/models/<owner>/<model>/keras/<variation>/<version>
 _MANY = 3000  # folders at most, per root
-_PHOTOS = {"train", "test", "test_upload"}
+_PHOTOS = {"train", "test", "test_upload", "train_images", "test_images"}
 _PROGRAMS = {"build", "node_modules", "site-packages", "venv", "__pycache__"}
 
 
@@ -52,9 +67,11 @@ def search_roots() -> list[Path]:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that whoever looks sees the old one or the whole new one. Text is UTF-8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    # Names of files that are no UTF-8 come as surrogates, and go back to their bytes.
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with replacing(path) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.write_bytes(data)
 
 
 @contextmanager
@@ -63,15 +80,82 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A kill or a power cut leaves the old file or the whole new one; an error leaves the old one.
     """
-    suffix = "".join(path.suffixes[-2:])  # writers of Keras look at .weights.h5
+    suffix = "".join(path.suffixes[-2:])  # writers look at .png or .npz
     part = path.with_name(f"{PART}{path.name}.{os.getpid()}-{threading.get_ident()}{suffix}")
     try:
-        yield part
-        with part.open("rb+") as file:
-            flush(file)
+        with full_disk_named(path):
+            yield part
+            with part.open("rb+") as file:
+                flush(file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def make_way(path: Path) -> None:
+    """A folder in the place of a file that a run goes on from is kept under another name."""
+    if path.is_dir() and not path.is_symlink():
+        _set_aside(path)
+
+
+def remove(path: Path) -> None:
+    """Nothing of that name any more; a folder in the place of a file keeps what is in it."""
+    make_way(path)
+    path.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """The folder, and those above it; a file in its place is kept under another name."""
+    if not path.is_dir():
+        if path.exists():
+            _set_aside(path)
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _set_aside(path: Path) -> None:
+    """Rename what is in the place of one of ours."""
+    names = (path.with_name(f"{path.name}.aside{n}") for n in itertools.count(1))
+    other = next(name for name in names if not name.exists())
+    print(f"warning: {path}: not what a run leaves there; it is called {other.name} from now on")
+    path.rename(other)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write them so that ``unsealed`` knows whether they were changed since."""
+    make_way(path)
+    write_atomic(path, json.dumps(sealed(values), indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises FileNotFoundError without one, else ValueError."""
+    try:
+        if not path.is_file() and path.exists():
+            raise ValueError("not a file")
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+
+
+_SEAL = "sha256 of the rest"
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """These values, and a digest by which ``unsealed`` knows whether they were changed since."""
+    return {**values, _SEAL: hashlib.sha256(json.dumps(values).encode()).hexdigest()}
+
+
+def unsealed(values: Any) -> dict[str, Any]:
+    """What was sealed. Raises ValueError if it is not that, or not as it was."""
+    if not isinstance(values, dict):
+        raise ValueError(f"holds a {type(values).__name__}, not values by name")
+    rest = {name: value for name, value in values.items() if name != _SEAL}
+    if sealed(rest)[_SEAL] != values.get(_SEAL):
+        raise ValueError("changed since a run left it, or of another version")
+    return rest
 
 
 def flush(file: IO[bytes]) -> None:
@@ -166,3 +250,8 @@ def photo_files(folder: Path) -> Iterator[tuple[str, str]]:
 def is_photo_name(name: str) -> bool:
     # A third of Path's time, and there are 22,000.
     return os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES  # noqa: PTH122
+
+
+def may_be_photo(name: str) -> bool:
+    """Whether the content of a file must tell: photos may have an unusual extension, or none."""
+    return not _NO_PHOTO.fullmatch(name)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from carcls.config import Config
+from carcls.data import layout
 from carcls.data.unzip import unpack
-from carcls.disk import (
-    folders_below,
-    is_junk,
-    is_photo_name,
-    kaggle_root,
-    on_kaggle,
-    photo_files,
-    tree,
-    user_path,
-)
+from carcls.disk import folders_below, kaggle_root, on_kaggle, tree, user_path
 from carcls.errors import InputError
 
-SAMPLE_NAMES = ("sample-submission.csv", "sample_submission.csv")
+SAMPLE_NAMES = ("sample-submission.csv", "sample-submissions.csv", "submission-sample.csv")
 TRAIN_NAMES = ("train.csv",)
-TRAIN_FOLDERS = ("train",)
-TEST_FOLDERS = ("test_upload", "test")  # the competition's test.zip unpacks to test_upload
+TRAIN_FOLDERS = ("train", "train_images")
+TEST_FOLDERS = ("test_upload", "test", "test_images")  # the competition's is test_upload
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,8 @@ class Place:
     on_kaggle: bool
     out: Path = Path()  # what the run leaves
     scratch: Path = Path()  # what may vanish after the run
+    class_level: int = 0  # folders of train_photos above those of the classes
+    notes: tuple[str, ...] = ()  # for the log: which files were taken, and how they were read
 
 
 def check(cfg: Config) -> Path:
@@ -68,12 +64,25 @@ def locate(cfg: Config) -> Place:
     """Find the competition's files, make the run folder, unpack the photos. Raises InputError."""
     out, place = run_folder(cfg), _find(cfg)
     scratch = _scratch(out, place.on_kaggle)
+    folders = {"train": place.train_photos, "test": place.test_photos}
+    zips = {scratch / name: path for name, path in folders.items() if path.is_file()}
+    notes = [*place.notes, *unpack(zips, partial(layout.texts, place.train_csv, place.sample_csv))]
+    train, test = (
+        layout.unwrapped(scratch / name if path.is_file() else path)
+        for name, path in folders.items()
+    )
+    level = 0
+    if place.train_csv is None:
+        level, found = layout.class_level(train, place.sample_csv)
+        notes += found
     return replace(
         place,
         out=out,
         scratch=scratch,
-        train_photos=_photo_folder(place.train_photos, scratch / "train"),
-        test_photos=_photo_folder(place.test_photos, scratch / "test"),
+        train_photos=train,
+        test_photos=test,
+        class_level=level,
+        notes=tuple(notes),
     )
 
 
@@ -81,16 +90,27 @@ def _find(cfg: Config) -> Place:
     """The files as they are there: photos may be zip files. Raises InputError."""
     root = _root(cfg)
     train_csv, sample_csv = _file(root, TRAIN_NAMES), _file(root, SAMPLE_NAMES)
-    train, test = _photos(root, TRAIN_FOLDERS), _photos(root, TEST_FOLDERS)
-    if sample_csv and train and test:
+    trains, tests = _sources(root, TRAIN_FOLDERS), _sources(root, TEST_FOLDERS)
+    if sample_csv and trains and tests:
         answers = root / "answers" / "answers.csv"
         is_sample = (root / "sample.json").is_file() and answers.is_file()
+        train, notes = layout.best(trains, train_csv, sample_csv)
+        test, more = layout.best(tests, sample_csv, sample_csv)
         return Place(
-            root, train_csv, sample_csv, train, test, answers if is_sample else None, on_kaggle()
+            root,
+            train_csv,
+            sample_csv,
+            train,
+            test,
+            answers if is_sample else None,
+            on_kaggle(),
+            notes=(*notes, *more, *(() if train_csv else layout.unused(root))),
         )
-    lacks = [] if sample_csv else [" or ".join(SAMPLE_NAMES)]
-    lacks += [] if train else ["train photos (train.zip, or a folder train with photos)"]
-    lacks += [] if test else ["test photos (test.zip, or a folder test_upload or test with photos)"]
+    lacks = [] if sample_csv else [SAMPLE_NAMES[0]]
+    lacks += [] if trains else ["train photos (train.zip, or a folder train with photos)"]
+    lacks += (
+        [] if tests else ["test photos (test.zip, or a folder test_upload or test with photos)"]
+    )
     raise InputError(f"{root}: missing {'; missing '.join(lacks)}. There is:\n{tree(root)}")
 
 
@@ -110,7 +130,7 @@ def _root(cfg: Config) -> Path:
         usual = [top / "competitions" / cfg.competition, top / cfg.competition]
     else:
         raise InputError("data: empty, and this is not Kaggle; set data=FOLDER, the competition's")
-    below = [folder for folder in usual if _file(folder, SAMPLE_NAMES)][:1]
+    below = [folder for folder in usual if _tables(folder, SAMPLE_NAMES)][:1]
     below = below or [folder for folder in folders_below(top) if _is_competition(folder)]
     if not cfg.data:
         below = [folder for folder in below if cfg.competition in folder.parts] or below
@@ -130,32 +150,59 @@ def _root(cfg: Config) -> Path:
 
 
 def _is_competition(folder: Path) -> bool:
-    if not _file(folder, SAMPLE_NAMES):
+    if not _tables(folder, SAMPLE_NAMES):
         return False
-    return bool(_file(folder, TRAIN_NAMES) or _photos(folder, TRAIN_FOLDERS))
+    return bool(_tables(folder, TRAIN_NAMES) or _sources(folder, TRAIN_FOLDERS))
+
+
+def _key(name: str) -> str:
+    """Names that people write in several ways: sampleSubmission.csv is sample_submission.csv."""
+    return re.sub(r"[-_ ]", "", name.casefold())
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """What has one of these names, in their order; as it is written here before other ways."""
+    if not folder.is_dir():
+        return []
+    keys = {_key(name): number for number, name in reversed([*enumerate(names)])}
+    found = [entry for entry in folder.iterdir() if _key(entry.name) in keys]
+    return sorted(found, key=lambda e: (keys[_key(e.name)], e.name not in names, e.name))
+
+
+def _tables(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The CSV files of these names, else those that are zipped."""
+    found = _named(folder, names) or _named(folder, tuple(f"{name}.zip" for name in names))
+    # Kaggle has made folders of zipped files: train.csv/train.csv
+    return [path / path.name if (path / path.name).is_file() else path for path in found]
 
 
 def _file(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    """The CSV file of one of these names. Raises InputError if one cannot tell which."""
+    found = _tables(folder, names)
+    for path in found:
+        if not path.is_file():
+            raise InputError(f"{path}: {_kind(path)}; expected a CSV file")
+    if len(found) > 1 and len({path.read_bytes() for path in found}) > 1:
+        names_found = ", ".join(path.name for path in found)
+        raise InputError(f"{folder}: {names_found} differ; keep the one that is to be used")
+    return found[0] if found else None
 
 
-def _photos(root: Path, names: tuple[str, ...]) -> Path | None:
-    """The folder of photos if it holds one, else the zip file of that name."""
-    for name in names:
-        folder = root / name
-        if folder.is_dir() and any(is_photo_name(file) for _, file in photo_files(folder)):
-            return folder
-    return _file(root, tuple(f"{name}.zip" for name in names))
+def _kind(path: Path) -> str:
+    if not path.exists():
+        return "a link to nothing"
+    return "a folder" if path.is_dir() else "a FIFO, a device or a socket"
 
 
-def _photo_folder(source: Path, target: Path) -> Path:
-    """The folder with the photos of a folder or zip file, below folders that only wrap another."""
-    folder = source if source.is_dir() else unpack(source, target)
-    while True:
-        entries = [entry for entry in folder.iterdir() if not is_junk(entry.name)]
-        if len(entries) != 1 or not entries[0].is_dir():
-            return folder
-        folder = entries[0]
+def _sources(root: Path, names: tuple[str, ...]) -> list[Path]:
+    """The folders with photos of these names, then the zip files. Raises InputError for others."""
+    folders = [path for path in _named(root, names) if path.is_dir()]
+    zips = _named(root, tuple(f"{name}.zip" for name in names))
+    for path in zips:
+        if not path.is_dir() and not path.is_file():
+            raise InputError(f"{path}: {_kind(path)}; expected a zip file")
+    found = [path for path in folders + zips if path.is_file() or layout.has_photos(path)]
+    return sorted(found, key=Path.is_file)  # Kaggle has made folders of zip files, too
 
 
 def _writable(folder: Path) -> Path:
