@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from cases import Case, found, jpeg, part
+from cases import Case, found, good, jpeg, part
 from conftest import CARS10
 
 from carcls.config import Config
@@ -55,6 +55,41 @@ def test_class_whose_photos_are_all_broken_is_left_out(tmp_path):
     assert found(table)[-1] == ("train", "", "class without photos", "left out")
 
 
+def test_a_test_photo_without_a_file_is_not_one_that_cannot_be_read(tmp_path):
+    case = Case(tmp_path, test={f"{n}.jpg": jpeg(n) for n in range(900, 904)} | {"bad.jpg": b"x"})
+    (tmp_path / "test_upload" / "901.jpg").unlink()
+    table = case.load()
+    assert [row[1:3] for row in found(table)] == [
+        ("901.jpg", "missing file"),
+        ("bad.jpg", "unreadable"),
+    ]
+    lines = [line for line in photos.summary(table) if line.startswith("WARNING")]
+    assert len(lines) == 2
+    assert "1 test photo has no file" in lines[0] and "901.jpg" in lines[0]
+    assert "1 test photo cannot be read" in lines[1] and "bad.jpg" in lines[1]
+
+
+def test_many_dropped_photos_are_a_warning_with_the_commonest_reason(tmp_path):
+    case = Case(tmp_path, {**good(300, 30, 1), "x.jpg": (1, None), "y.jpg": (1, None)})
+    lines = photos.summary(case.load())
+    assert not any(line.startswith("WARNING") for line in lines)
+    (tmp_path / "train" / "300.jpg").write_bytes(b"")
+    (warning,) = (line for line in photos.summary(case.load()) if line.startswith("WARNING"))
+    assert "3 of 40" in warning and "2 of them" in warning
+    assert "missing file" in warning and "x.jpg" in warning
+
+
+def test_a_refusal_shows_what_the_files_are(tmp_path):
+    case = Case(tmp_path)
+    for number, path in enumerate(sorted((tmp_path / "train").iterdir())):
+        path.write_bytes(b"" if number < 3 else b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError) as refused:
+        case.load()
+    details = [line.split(maxsplit=2) for line in str(refused.value).splitlines()[1:3]]
+    assert [words[:2] for words in details] == [["5", "unreadable:"], ["3", "unreadable:"]]
+    assert details[1][2] == "empty file"
+
+
 # --- The split ----------------------------------------------------------------------------------
 
 
@@ -100,6 +135,14 @@ def test_class_of_one_photo_stays_in_train(tmp_path):
     }
     assert set(train) <= set(part(table, TRAIN)["id"])
     assert set(table.rows(TRAIN).labels) == {0, 1, 2, 3}  # one of each, whatever the fraction
+
+
+def test_with_folds_a_class_of_one_photo_is_validated(tmp_path):
+    table = Case(tmp_path, {"one.jpg": (7, jpeg(1))}, folds=2).load()
+    assert found(table) == [("train", "one.jpg", "only photo of its class", "kept")]
+    assert "not validated" not in table.audit["detail"][0]
+    checked = [check for _, check in photos.splits(table, 2, 1) if 2 in check.labels]
+    assert len(checked) == 1
 
 
 def test_folds_hold_each_train_photo_once_stratified_and_twins_together():

@@ -1,163 +1,227 @@
-"""Which file and which label an id of the competition's CSV files means."""
+"""Which photos the competition's CSV files and class folders name, and with which labels."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 
-from carcls.data import tables
+from carcls.data import labels, tables
 from carcls.data.audit import Audit
 from carcls.data.files import Place
-from carcls.disk import is_photo_name, photo_files, tree
+from carcls.data.labels import Label, LabelOf
+from carcls.data.names import Files
+from carcls.disk import is_junk, is_photo_name, may_be_photo, tree
 from carcls.errors import InputError
 
 
-class _Files:
-    """The files below a folder, found by what an id may say of their paths."""
+@dataclass
+class Sample:
+    """The sample submission."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
-        self.folder = folder
-        top = place.root if folder.is_relative_to(place.root) else place.scratch
-        self.wrappers = folder.relative_to(top).parts  # train, or train and images
-        self.paths: list[str] = []  # relative
-        # By path, path without extension, name, and name without extension: the order of a search.
-        self.indexes = [defaultdict[str, list[str]](list) for _ in range(4)]
-        for subfolder, name in photo_files(folder):
-            start, stem = f"{subfolder}/" if subfolder else "", name.rpartition(".")[0] or name
-            self.paths.append(start + name)
-            keys = start + name, start + stem, name, stem
-            for index, key in zip(self.indexes, keys, strict=True):
-                index[key].append(start + name)
-
-    def find(self, ident: str) -> list[str]:
-        """Relative paths that an id may mean; an id is looked up, never joined to a path."""
-        for index in self.indexes:
-            if ident in index:
-                return index[ident]
-        top, _, below = ident.partition("/")
-        if below and top in self.wrappers:  # train/1.jpg in the CSV
-            return self.find(below)
-        # 1.jpg in the CSV, 1.png on disk
-        stem = ident.rpartition(".")[0] if is_photo_name(ident) else ""
-        return self.indexes[1].get(stem) or self.indexes[3].get(stem, [])
-
-    def full(self, path: str) -> str:
-        return f"{self.folder}/{path}"
+    ids: list[str]
+    asked: pd.Series  # the labels in it, by which little is meant
+    columns: tuple[str, str]  # the names of id and label
 
 
-def sample_columns(place: Place) -> tuple[str, str]:
-    """The names of the id and the label in the sample submission. Raises InputError."""
-    columns = list(map(str, tables.read_csv(place.sample_csv).columns))
-    if len(columns) != 2:
-        raise InputError(
-            f"{place.sample_csv}: columns {', '.join(columns)}; expected two, id and label"
-        )
-    return columns[0], columns[1]
+def read_sample(place: Place) -> Sample:
+    """Raises InputError."""
+    frame = tables.read_csv(place.sample_csv)
+    labels.refuse_columns(frame, place)
+    first, second = map(str, frame.columns)
+    return Sample(frame.iloc[:, 0].tolist(), frame.iloc[:, 1], (first, second))
 
 
-def test_rows(place: Place) -> pd.DataFrame:
+def test_rows(place: Place, sample: Sample, notes: list[str]) -> pd.DataFrame:
     """Columns id and path ("" without a file), in the sample's order. Raises InputError."""
-    ids = tables.read_csv(place.sample_csv).iloc[:, 0].tolist()
-    twice = [ident for ident, n in Counter(ids).items() if n > 1]
-    if twice:
-        raise InputError(
-            f"{place.sample_csv}: {len(twice)} ids come more than once, such as {twice[0]!r}"
-        )
-    files, paths = _Files(place.test_photos, place), []
+    ids, csv, files = sample.ids, place.sample_csv, Files(place.test_photos, place)
     for line, ident in enumerate(ids, 2):
         if not ident.strip():
-            raise InputError(f"{place.sample_csv}: row {line} has no id")
-        found = files.find(ident.strip())
-        if len(found) > 1:
-            raise InputError(
-                f"{place.sample_csv}: id {ident!r} may mean {' or '.join(found)} in {files.folder}"
-            )
-        paths.append(files.full(found[0]) if found else "")
+            raise InputError(f"{csv}: row {line} has no id")
+    found, how = files.match(ids, csv)
+    twice = [ident for ident, n in Counter(ids).items() if n > 1]
+    why = _swapped(files, csv, sample.columns, sample.asked, found)
+    if twice:
+        count = f"{len(twice):,} ids come" if twice[1:] else "1 id comes"
+        raise InputError(f"{csv}: {count} more than once, such as {twice[0]!r}.{why}")
+    files.refuse_lost(csv, found, why)
+    for ident, paths in found.items():
+        if len(paths) > 1:
+            raise InputError(f"{csv}: id {ident!r} may mean {' or '.join(paths)} in {files.folder}")
+    notes += how
+    paths = [files.full(found[ident][0]) if found[ident] else "" for ident in ids]
     return pd.DataFrame({"id": ids, "path": paths}, dtype=object)
 
 
+def _swapped(
+    files: Files,
+    csv: Path,
+    columns: tuple[str, str],
+    texts: Iterable[str],
+    found: dict[str, list[str]],
+) -> str:
+    """What to say if no id has a file, but most texts of the column of labels have."""
+    second = [text for text in dict.fromkeys(texts) if text.strip()]
+    if any(found.values()) or not second:
+        return ""
+    fits, _ = files.match(second, csv)
+    if 2 * sum(map(bool, fits.values())) <= max(len(second), len(found)):
+        return ""
+    return (
+        f" The column {columns[0]} is taken for ids, and the column {columns[1]} looks like them "
+        f"({second[0]!r}): are the two swapped?"
+    )
+
+
 def train_rows(
-    place: Place, columns: tuple[str, str], audit: Audit
+    place: Place, sample: Sample, audit: Audit, notes: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Photos with one label and one file: columns id, label (int or str), path.
 
-    They come from train.csv, whose columns of id and label are given, or from the folders of the
-    classes. Also returns id and path of those that are dropped but have a file. Raises InputError.
+    They come from train.csv, or from the folders of the classes. Also returns id and path of those
+    that are dropped but have a file. Raises InputError.
     """
-    files = _Files(place.train_photos, place)
+    files = Files(place.train_photos, place)
     if place.train_csv is None:
-        return _rows_of_folders(place, files), pd.DataFrame(columns=["id", "path"])
-    frame = _labelled_rows(place, columns, audit)
-    frame["path"] = _paths(frame, files, audit)
+        rows = _rows_of_folders(place, files, sample, audit, notes)
+        return rows, pd.DataFrame(columns=["id", "path"])
+    csv = tables.read_csv(place.train_csv)
+    labels.refuse_one_hot(csv, sample.columns, place)
+    ids = csv[sample.columns[0]].str.strip().unique().tolist()
+    found, how = files.match(ids, place.train_csv)
+    why = _swapped(files, place.train_csv, sample.columns, csv[sample.columns[1]], found)
+    files.refuse_lost(place.train_csv, found, why)
+    notes += how
+    frame = _labelled_rows(place, csv, sample, audit, notes)
+    folder_of = labels.by_name(frame["label"].unique())
+    frame["id"] = _tell_apart(frame, found, folder_of, notes)
+    frame = _each_id_once(frame, audit)
+    frame["path"] = _paths(frame, files, found, folder_of, audit, notes)
     dropped = dict.fromkeys(row[1] for row in audit.rows if row[3] == "dropped")
-    aside = [(ident, files.full(found[0])) for ident in dropped if (found := files.find(ident))]
+    aside = [(ident, files.full(paths[0])) for ident in dropped if (paths := found.get(ident))]
     frame = frame[frame["path"] != ""].reset_index(drop=True)
     return frame, pd.DataFrame(aside, columns=["id", "path"], dtype=object)
 
 
-def _rows_of_folders(place: Place, files: _Files) -> pd.DataFrame:
-    paths = [path for path in files.paths if is_photo_name(path) and "/" in path]
+def _rows_of_folders(
+    place: Place, files: Files, sample: Sample, audit: Audit, notes: list[str]
+) -> pd.DataFrame:
+    other: dict[str, Counter[str]] = defaultdict(Counter)  # class folder → kinds of files
+    paths, level = [], place.class_level
+    for path in files.paths:
+        *folders, name = path.split("/")
+        folder = folders[level] if len(folders) > level else ""
+        if not may_be_photo(name):
+            other[folder][Path(name).suffix.lower() or name] += 1
+        elif folder:
+            paths.append(path)
+        elif is_photo_name(path):
+            audit.add("train", path, "in no class's folder", "left out", f"in {files.folder.name}")
     if not paths:
         raise InputError(
             f"{place.root}: missing train.csv, and {files.folder} has no folder per class. There "
             f"is:\n{tree(files.folder)}"
         )
-    names = [path.partition("/")[0] for path in paths]
-    values, full = _label_values(names), [files.full(path) for path in paths]
-    labels = [values[name] for name in names]
-    return pd.DataFrame({"id": paths, "label": labels, "path": full}, dtype=object)
+    if other:
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in sum(other.values(), Counter()).items())
+        audit.add("train", "", "files that are no photos", "left out", kinds)
+    names = [normalize("NFC", path.split("/")[level]) for path in paths]  # a Mac's are not
+    values, alike = labels.values(names, sample.asked.unique(), files.folder)
+    notes += alike
+    found = [values[name] for name in names]
+    entries = [*files.folder.glob("*/" * level + "*")]
+    folders = sorted({e.name for e in entries if e.is_dir() and not is_junk(e.name)})
+    used = {path.split("/")[level] for path in paths}
+    for folder in folders:
+        if folder not in used:
+            holds = ", ".join(other[folder]) if folder in other else "nothing"
+            detail = f"class {folder}: its folder holds {holds}"
+            audit.add("train", "", "class without photos", "left out", detail)
+    full = [files.full(path) for path in paths]
+    return pd.DataFrame({"id": paths, "label": found, "path": full}, dtype=object)
 
 
-def _labelled_rows(place: Place, columns: tuple[str, str], audit: Audit) -> pd.DataFrame:
-    """Columns id and label of the rows of train.csv that have a label, each id once."""
+def _labelled_rows(
+    place: Place, csv: pd.DataFrame, sample: Sample, audit: Audit, notes: list[str]
+) -> pd.DataFrame:
+    """Columns id and label of the rows of train.csv that have a label."""
     assert place.train_csv
-    csv = tables.read_csv(place.train_csv)
-    if not set(columns) <= set(csv.columns):
-        raise InputError(
-            f"{place.train_csv}: columns {', '.join(map(str, csv.columns))}; expected "
-            f"{columns[0]} and {columns[1]}, as in {place.sample_csv.name}"
-        )
-    ids, labels = (csv[column].str.strip() for column in columns)
-    blank = labels.str.lower().isin(["", "nan"])
+    ids, texts, asked = csv[sample.columns[0]].str.strip(), csv[sample.columns[1]], sample.asked
+    blank, words = labels.missing(texts, asked.unique(), place.train_csv)
     for ident in ids[blank]:
-        audit.add("train", ident, "no label", "dropped", f"{columns[1]} is empty")
-    frame = pd.DataFrame({"id": ids[~blank], "label": labels[~blank]}, dtype=object)
-    frame["label"] = frame["label"].map(_label_values(frame["label"]))
-    return _each_id_once(frame.reset_index(drop=True), audit)
+        audit.add("train", ident, "no label", "dropped", f"{texts.name} is empty")
+    quantities = labels.refuse_quantities(texts[~blank], place.train_csv)
+    values, alike = labels.values(texts[~blank].tolist(), asked.unique(), place.train_csv)
+    notes += [*words, *quantities, *alike]
+    frame = pd.DataFrame({"id": ids[~blank], "label": texts[~blank].map(values)}, dtype=object)
+    return frame.reset_index(drop=True)
 
 
-def _paths(frame: pd.DataFrame, files: _Files, audit: Audit) -> list[str]:
-    """The file of each row, "" where there is none or one cannot tell."""
-    folders = {str(label) for label in frame["label"]}
-    paths = []
+def _of_class(paths: list[str], label: Label, label_of: LabelOf) -> list[str]:
+    """Of several files, 1.jpg in two folders: those in a folder of that class, else all."""
+    own = [p for p in paths if label in map(label_of, p.split("/")[:-1])] if paths[1:] else []
+    return own or paths
+
+
+def _tell_apart(
+    frame: pd.DataFrame, found: dict[str, list[str]], label_of: LabelOf, notes: list[str]
+) -> list[str]:
+    """The ids; of one with several labels, whose files lie in their folders, the paths instead."""
+    twice = frame[frame.duplicated("id", keep=False)].groupby("id")["label"].nunique()
+    shared, apart = set(twice.index[twice > 1]), 0
+    ids: list[str] = []
     for ident, label in zip(frame["id"], frame["label"], strict=True):
-        found = files.find(ident)
-        if len(found) > 1:  # 1.jpg in two folders: the one of its class
-            found = [path for path in found if str(label) in path.split("/")[:-1]] or found
-        if len(found) != 1:
-            finding = "several files" if found else "missing file"
-            detail = " or ".join(found) or f"not in {files.folder.name}"
+        own = _of_class(found[ident], label, label_of) if ident in shared else []
+        own = own if len(own) == 1 < len(found[ident]) else []
+        apart += len(own)
+        found |= dict.fromkeys(own, own)
+        ids += own or [ident]
+    if apart:
+        notes.append(f"{apart:,} ids come in several classes: the label's folder tells the file")
+    return ids
+
+
+def _paths(
+    frame: pd.DataFrame,
+    files: Files,
+    found: dict[str, list[str]],
+    label_of: LabelOf,
+    audit: Audit,
+    notes: list[str],
+) -> list[str]:
+    """The file of each row, "" where there is none or one cannot tell."""
+    paths, in_folders, wrong = [], 0, ""
+    tops = {folder for own in found.values() for path in own for folder in path.split("/")[:-1]}
+    if 2 * len({label_of(top) for top in tops} - {None}) <= frame["label"].nunique():
+        tops = set()  # folders 0 … 9 of classes 0 … 395 only part the photos
+    for ident, label in zip(frame["id"], frame["label"], strict=True):
+        own = _of_class(found[ident], label, label_of)
+        if len(own) != 1:
+            finding = "several files" if own else "missing file"
+            detail = " or ".join(own) or f"not in {files.folder.name}"
             audit.add("train", ident, finding, "dropped", detail)
             paths.append("")
             continue
-        folder = found[0].split("/")[-2] if "/" in found[0] else ""
-        if folder in folders and folder != str(label):
-            detail = f"label {label}, folder {folder}"
+        paths.append(files.full(own[0]))
+        above = tops.intersection(own[0].split("/")[:-1])
+        folders = [folder for folder in above if label_of(folder) is not None]
+        in_folders += bool(folders)
+        if folders and label not in map(label_of, folders):
+            detail = f"label {label}, folder {folders[-1]}"
             audit.add("train", ident, "in another class's folder", "kept", detail)
-        paths.append(files.full(found[0]))
+            wrong = wrong or f"{ident} ({detail})"
+    count = sum(row[2] == "in another class's folder" for row in audit.rows)
+    if 2 * count > in_folders:
+        notes.append(
+            f"WARNING: {count:,} of {in_folders:,} photos in class folders are in the folder of a "
+            f"class that is not their label, such as {wrong}; the labels of the CSV are taken: "
+            "are they right?"
+        )
     return paths
-
-
-def _label_values(labels: Iterable[str]) -> dict[str, int | str]:
-    """Text → label: integers if all are (3.0 too, as pandas writes it beside a gap), else text."""
-    texts = sorted(set(labels))
-    if all(re.fullmatch(r"(0|-?[1-9]\d*)(\.0+)?", text) for text in texts):
-        return {text: int(text.partition(".")[0]) for text in texts}
-    return {text: text for text in texts}
 
 
 def _each_id_once(frame: pd.DataFrame, audit: Audit) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from carcls.config import Config
-from carcls.data import attached, audit, boxes, ids
+from carcls.data import attached, audit, boxes, ids, labels
 from carcls.data.audit import Audit, Facts
 from carcls.data.files import Place
 from carcls.disk import tree
@@ -62,14 +62,16 @@ class Table:
     """
 
     frame: pd.DataFrame
-    classes: list[int] | list[str]  # index of a class → label as in train.csv
+    classes: (
+        list[int] | list[str]
+    )  # index of a class → label as the sample writes it, else train.csv
     id_column: str
     label_column: str
     sample_ids: list[str]  # as written in the sample submission
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
     # _LOOKED of all that have a file, dropped ones too: 0 high and wide if the CSV dropped them.
     looked: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(_LOOKED)))
-    notes: list[str] = field(default_factory=list)  # for the log: what became of boxes
+    notes: list[str] = field(default_factory=list)  # for the log
 
     def rows(self, *folds: int) -> Rows:
         """The photos of these folds (TRAIN, VALIDATION, TEST), in the order of the frame."""
@@ -80,9 +82,11 @@ class Table:
 def load(cfg: Config, place: Place) -> Table:
     """Read the CSV files, look at every photo, split. Raises InputError."""
     findings, box_files = Audit(), [boxes.read(path) for path in attached.box_files(cfg)]
-    columns = ids.sample_columns(place)
-    test = ids.test_rows(place)
-    train, aside = ids.train_rows(place, columns, findings)
+    notes = list(place.notes)
+    sample = ids.read_sample(place)
+    test = ids.test_rows(place, sample, notes)
+    train, aside = ids.train_rows(place, sample, findings, notes)
+    notes += labels.check_sample(sample.asked, set(train["label"]), place.sample_csv)
 
     paths = [path for path in [*train["path"], *test["path"]] if path]
     for path in paths:
@@ -96,12 +100,12 @@ def load(cfg: Config, place: Place) -> Table:
     aside = aside.assign(height=0, width=0, readable=True, source="train")
     looked = pd.concat([train, aside, test], ignore_index=True)[list(_LOOKED)]
 
-    labels = set(train["label"])
+    named = set(train["label"])
     train = _drop(train, audit.add_findings(findings, "train", train, facts))
     audit.add_findings(findings, "test", test, facts)
     train = _drop(train, audit.add_duplicates(findings, train, test))
     classes = sorted(set(train["label"]))
-    for label in sorted(labels - set(classes)):
+    for label in sorted(named - set(classes)):
         detail = f"class {label}: none of its photos can be used"
         findings.add("train", "", "class without photos", "left out", detail)
     _refuse_too_little(place, train, test, findings)
@@ -115,13 +119,12 @@ def load(cfg: Config, place: Place) -> Table:
         )
     test["label"], test["fold"] = -1, TEST
 
-    notes: list[str] = []
     frame = pd.concat([train, test], ignore_index=True)
     frame = frame.assign(group=pd.factorize(frame["digest"])[0])[_FRAME]
     if box_files:
-        frame, notes = boxes.cut(frame, box_files)
-    sample_ids = test["id"].tolist()
-    return Table(frame, classes, *columns, sample_ids, findings.frame(), looked, notes)
+        frame, of_boxes = boxes.cut(frame, box_files)
+        notes += of_boxes
+    return Table(frame, classes, *sample.columns, sample.ids, findings.frame(), looked, notes)
 
 
 def _with_facts(frame: pd.DataFrame, facts: dict[str, Facts]) -> pd.DataFrame:
@@ -146,7 +149,9 @@ def _refuse_too_little(
     elif len(classes) == 1:
         what = f"every usable photo is of class {classes[0]!r}; expected two classes or more"
     if what:
-        raise InputError(f"{folder}: {what}; found: {findings}. There is:\n{tree(folder)}")
+        whys = Counter(f"{row[2]}: {row[4]}" for row in findings.rows if row[1] and row[4])
+        most = "".join(f"\n  {n:,} {why}" for why, n in whys.most_common(3))
+        raise InputError(f"{folder}: {what}; found: {findings}.{most}\nThere is:\n{tree(folder)}")
 
 
 def _split(train: pd.DataFrame, cfg: Config, classes: list[Any], findings: Audit) -> list[int]:
@@ -167,8 +172,11 @@ def _split(train: pd.DataFrame, cfg: Config, classes: list[Any], findings: Audit
     for label, by_digest in groups.items():
         ordered = sorted(by_digest.values(), key=key)
         if len(ordered) == 1:
-            ident, detail = names[ordered[0][0]], f"class {classes[label]} is not validated"
-            findings.add("train", ident, "only photo of its class", "kept for training", detail)
+            ident, name = names[ordered[0][0]], f"class {classes[label]}"
+            action, detail = "kept for training", f"{name} is not validated"
+            if cfg.folds > 1:
+                action, detail = "kept", f"{name} is unknown to the network that validates it"
+            findings.add("train", ident, "only photo of its class", action, detail)
             continue
         count = sum(map(len, ordered))
         wanted = min(max(round(count * cfg.val_fraction), 1), count - 1)
@@ -234,15 +242,36 @@ def summary(table: Table, folds: int = 1) -> list[str]:
         f"sizes: {_first(common, 3)}",
         *(f"audit: {n:,} {source} {what} → {done}" for (source, what, done), n in found.items()),
         *([] if len(found) else ["audit: nothing found"]),
-        *table.notes,
+        *sorted(table.notes, key=lambda note: note.startswith("WARNING")),
     ]
-    lost = table.frame.loc[~table.frame["readable"], "id"].tolist()
-    if lost:
-        lines.append(
-            f"WARNING: {len(lost):,} test photos cannot be read, their rows are guesses: "
-            f"{_first(lost, 5)}"
-        )
+    lines += _many_dropped(table.audit, train + val)
+    gone = table.audit.loc[table.audit["finding"] == "class without photos", "detail"].tolist()
+    if gone:
+        count = f"{len(gone):,} {'classes' if gone[1:] else 'class'}"
+        lines.append(f"WARNING: {count} without a usable photo, never predicted: {_first(gone, 5)}")
+    frame = table.frame[~table.frame["readable"]]
+    for why, rows in (
+        ("have no file", frame[frame["path"] == ""]),
+        ("cannot be read", frame[frame["path"] != ""]),
+    ):
+        if len(rows):
+            count = f"{len(rows):,} test photos {why}, their rows are guesses"
+            if len(rows) == 1:
+                count = f"1 test photo {why.replace('have', 'has')}, its row is a guess"
+            lines.append(f"WARNING: {count}: {_first(rows['id'].tolist(), 5)}")
     return lines
+
+
+def _many_dropped(found: pd.DataFrame, kept: int) -> list[str]:
+    """A warning if more than 5 % of the labelled photos are dropped."""
+    of_train = (found["source"] == "train") & (found["action"] == "dropped")
+    rows = found[of_train & (found["finding"] != "no label")].drop_duplicates("id")
+    if len(rows) <= 0.05 * (kept + len(rows)):
+        return []
+    why, n = Counter(rows["finding"]).most_common(1)[0]
+    ids = rows.loc[rows["finding"] == why, "id"].tolist()
+    count = f"{len(rows):,} of {kept + len(rows):,} labelled photos"
+    return [f"WARNING: {count} dropped, {n:,} of them for: {why} ({_first(ids, 3)})"]
 
 
 def _first(names: list[str], count: int) -> str:
