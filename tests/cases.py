@@ -1,6 +1,7 @@
 """A small competition whose files a test decides on, and files of every odd kind."""
 
 import io
+import os
 from pathlib import Path
 
 import cv2
@@ -122,7 +123,7 @@ ODD = {  # name → file, finding ("" none), what read_photo should give (None: 
     "turned.png": (encoded(picture(1), "PNG", exif=turned(8)), "EXIF-rotated", LEFT),
     "upright.jpg": (jpeg(1, exif=turned(1)), "", picture(1)),
     "progressive.jpg": (jpeg(1, progressive=True), "", picture(1)),
-    "moving.gif": (animation(), "animated", None),
+    "moving.gif": (animation(), "several pictures", None),
     "wrong.jpg": (encoded(picture(1), "PNG"), "wrongly named", picture(1)),
     "wrong.png": (jpeg(1), "wrongly named", picture(1)),
     "photo": (jpeg(2), "", None),  # no extension: nothing to be wrong about
@@ -136,3 +137,54 @@ ODD = {  # name → file, finding ("" none), what read_photo should give (None: 
     "text.jpg": (b"<html>not found</html>", "unreadable", None),
     "empty.jpg": (b"", "unreadable", None),
 }
+
+
+# What may stand in the place of a JSON file of a run.
+NO_JSON = {
+    "empty": b"",
+    "text": b"no JSON",
+    "torn": b'{"training": {"fac',
+    "list": b"[]",
+    "list of numbers": b'{"training": [1, 2]}',
+    "null": b"null",
+    "number": b"3",
+    "text in quotes": b'"training"',
+    "empty values": b"{}",
+    "another's": b'{"training": {"facts": [], "files": 3, "about": null}}',
+    "deep": b"[" * 100_000,
+    "deep values": b'{"a":' * 100_000,
+    "huge": b'{"training": ' + b"9" * 10_000 + b"}",
+    "latin-1": '{"training": "ü"}'.encode("latin-1"),
+    "utf-16": '{"training": {}}'.encode("utf-16"),
+    "nothing readable": bytes(range(256)),
+}
+NO_FILE = ("folder", "pipe", "link to nothing", "link to itself")
+
+
+def put_in_place(path: Path, what: str, content: bytes | None = None) -> None:
+    """Replace a file by one of NO_FILE, else by that content."""
+    path.unlink(missing_ok=True)
+    if content is not None:
+        write(path, content)
+    elif what == "folder":
+        path.mkdir()
+        (path / "mine.txt").write_text("keep me")
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if what == "link to itself" else path.with_name("nothing"))
+
+
+def changes(values, name=""):
+    """Copies of JSON values that differ in one place each, and the names of the places."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            for where, changed in changes(value, f"{name}.{key}"):
+                yield where, values | {key: changed}
+        yield f"{name} more", {**values, "more": 1}
+        if values:
+            yield f"{name} less", dict(list(values.items())[1:])
+    other = "x" if isinstance(values, (int, float)) else 99
+    yield name, [other] if isinstance(values, list) else other
+    if isinstance(values, (int, float)):
+        yield f"{name} + 98", values + 98

@@ -166,3 +166,23 @@ def test_a_policy_from_a_file_is_linted_and_used(tmp_path):
                 augment.policy(str(tmp_path / f"broken.{kind}"), 40, 60, "pad")
     with pytest.raises(ConfigError, match="augment='strong'"):
         augment.policy("strong", 40, 60, "pad")
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+@pytest.mark.parametrize("shape", [(6, 40_000), (40_000, 6), (1, 65_535)])
+def test_a_photo_longer_than_opencv_warps(shape, fit):
+    """Dark at its start and light at its end, where a mirror image and the middle show."""
+    axis = int(shape[1] > shape[0])
+    slope = np.linspace(0, 255, max(shape)).astype(np.uint8)
+    photo = np.broadcast_to(np.expand_dims(slope, (1 - axis, 2)), (*shape, 3))
+    target = (48, 64)
+    asis, mirrored = (augment.view(photo, target, fit, mirror) for mirror in (False, True))
+    assert (asis[:, ::-1] == mirrored).mean() > 0.99
+    if fit == "crop":
+        assert np.abs(asis.astype(int) - 127).max() < 3  # what is in the middle
+    else:
+        seen = asis[23, :, 0] if axis else asis[:, 31, 0]
+        assert (np.diff(seen.astype(int)) >= 0).all() and seen[0] < 10 and seen[-1] > 245
+    for strength in (0.0, 1.0):
+        drawn = augment.policy("light", *target, fit, strength)(photo, (3,))
+        assert drawn.shape == (*target, 3) and (fit == "pad" or drawn.std() < 40)

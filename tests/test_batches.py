@@ -1,7 +1,9 @@
 """make_batches: every row once, the seed alone decides, shapes and labels right, views as data."""
 
 import gc
+import json
 import weakref
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -9,12 +11,15 @@ import pytest
 from conftest import write_photo
 from test_cache import noise_photos, table
 
+from carcls import errors, spine
 from carcls.config import Config
-from carcls.data import augment, batches, pixels
+from carcls.data import augment, batches, cache, pixels
 from carcls.data.batches import Epochs, Looks, make_batches
 from carcls.data.cache import PhotoCache
 from carcls.data.photos import Rows
+from carcls.errors import InputError
 from carcls.machine import Machine
+from carcls.report import page
 
 SIZE = (24, 32)
 CFG = Config(batch=8, seed=3)
@@ -259,3 +264,89 @@ def test_photos_are_freed_with_their_batches(frame, tmp_path):
 
 def test_no_tuner_makes_the_end_of_an_iterator_wait(make):
     assert make()[0].dataset.options().autotune.enabled is False
+
+
+# --- Photos that are gone before they are needed --------------------------------------------------
+
+
+@pytest.fixture
+def run(cfg, monkeypatch, capfd):
+    """Runs in one folder, each after something is done to the photos; gives what was printed."""
+    monkeypatch.setattr(cache, "WAITS", (0.001,))
+
+    def run(after_the_audit=lambda photos: None):
+        def before_training(cfg, table, out):
+            after_the_audit(table.frame)
+            for name in ("augmentation.png", "audit.png"):  # what the report shows
+                write_photo(out / name, np.zeros((2, 2, 3), np.uint8))
+
+        monkeypatch.setattr(page, "before_training", before_training)
+        try:
+            spine.run(cfg.replace(stages="32x48x1", views=1))
+        finally:
+            said = capfd.readouterr()
+            run.said = said.out + said.err
+        return run.said
+
+    run.out = Path(cfg.out)
+    return run
+
+
+def hide(paths) -> None:
+    for path in map(Path, paths):
+        path.rename(path.with_suffix(".hidden"))
+
+
+def bring_back(folder: Path) -> None:
+    for path in folder.rglob("*.hidden"):
+        path.rename(path.with_suffix(".png"))
+
+
+def test_what_was_made_without_some_photos_is_told_and_made_anew(run, competition):
+    def hide_two(frame):
+        gone = [frame[frame["fold"] == fold].iloc[-1] for fold in (1, -1)]
+        ids.extend(item["id"] for item in gone)
+        hide(item["path"] for item in gone)
+
+    ids = []
+    said = run(hide_two)
+    for text in (
+        said.partition("== result")[2],
+        (run.out / "result.json").read_text(),
+        (run.out / "submission.json").read_text(),
+        (run.out / "report.html").read_text(),
+    ):
+        assert "2 of 46 photos" in text and all(ident in text for ident in ids)
+    bring_back(competition)
+    said = run()
+    assert "training is made anew" in said and "WARNING" not in said
+    assert "done before" not in said and "cast before" not in said
+    assert json.loads((run.out / "result.json").read_text())["warnings"] == []
+    assert "WARNING" not in (run.out / "report.html").read_text()
+    said = run()
+    assert "done before" in said and "anew" not in said
+
+
+def test_a_network_is_not_made_anew_for_a_photo_that_it_has_not_learned(run, competition):
+    run(lambda frame: hide(frame.loc[frame["fold"] == -1, "path"].tail(1)))
+    bring_back(competition)
+    said = run()
+    assert "training   done before" in said and "test votes is made anew" in said
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["the folder", "many photos"])
+def test_without_many_photos_a_run_ends(run, competition, whole):
+    folder = competition / "test_upload"
+
+    def lose(frame):
+        if whole:
+            folder.rename(competition / "elsewhere")
+        else:
+            hide(frame.loc[frame["fold"] == -1, "path"].tail(5))
+
+    with pytest.raises(InputError, match=str(folder)) as caught:
+        run(lose)
+    assert errors.exit_code(caught.value) == 2
+    assert "Traceback" not in run.said and "Traceback" not in str(caught.value)
+    (competition / "elsewhere").rename(folder) if whole else bring_back(competition)
+    assert "resumed    after 1 epochs" in run()  # nothing that was made in time is lost

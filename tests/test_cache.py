@@ -4,14 +4,18 @@ import errno
 import gc
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_photo
 
-from carcls.data import cache, pixels
+from carcls.data import audit, cache, pixels
 from carcls.data.cache import PhotoCache
+from carcls.data.photos import Rows
+from carcls.errors import InputError
+from carcls.session import Session
 
 GB = 10**9
 
@@ -67,14 +71,95 @@ def test_a_photo_that_is_far_too_large_is_shrunk_without_aliasing(tmp_path, kind
     assert seen.shape[0] < 25 and np.abs(seen.astype(int) - 127).max() < 5
 
 
-def test_what_cannot_be_read_is_grey(frame, tmp_path, capsys):
+def audited(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with what the audit says of its files."""
+    facts = [audit.look([path])[path] for path in frame["path"]]
+    return frame.assign(digest=[each.digest for each in facts])
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> PhotoCache:
+    """Of 28 photos, as they are in the audit; what vanishes is looked for again at once."""
+    monkeypatch.setattr(cache, "WAITS", (0.001,) * 3)
+    return PhotoCache(audited(noise_photos(tmp_path / "photos", 28)), (24, 32), "pad", tmp_path)
+
+
+def test_what_cannot_be_read_is_grey(frame, tmp_path):
     frame = frame.assign(readable=frame.index != 4)
     frame.loc[4, ["path", "height", "width"]] = ["", 0, 0]
-    gone = tmp_path / "gone.png"
-    frame.loc[5, "path"] = str(gone)  # since the audit
     photos = PhotoCache(frame, (24, 32), "pad", tmp_path)
-    assert set(photos[4].ravel()) == set(photos[5].ravel()) == {127}
-    assert str(gone) in capsys.readouterr().out
+    assert set(photos[4].ravel()) == {127} and not photos.replaced
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def of_other_bytes(path: Path) -> None:
+    write_photo(path, np.zeros((30, 64, 3), np.uint8))
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def a_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("change", [gone, of_other_bytes, emptied, a_fifo])
+def test_a_photo_that_is_no_longer_as_it_was_is_grey_and_kept_in_mind(photos, change, capsys):
+    before = photos[0].copy()
+    for row in (0, 3):
+        change(Path(photos.paths[row]))
+    assert (photos[0] == before).all()  # it was decoded in time
+    assert set(photos[3].ravel()) == {127}
+    assert list(photos.replaced) == [3] and photos.paths[3] in str(photos.replaced[3])
+    assert photos.paths[3] in capsys.readouterr().out
+    assert photos[4].std() > 20 and photos.fault is None
+
+
+def test_photos_that_cannot_be_decoded_are_told_and_spoil_nothing(
+    photos, frame, monkeypatch, tmp_path
+):
+    def fails(*_):
+        raise InputError("a.jpg: cannot be decoded")
+
+    monkeypatch.setattr(pixels, "read_photo", fails)
+    assert all(set(photos[row].ravel()) == {127} for row in range(12))  # more than a few
+    assert len(photos.replaced) == 12 and photos.fault is None
+    s = Session(*[SimpleNamespace(frame=frame)] * 7, caches={0: photos})
+    (told,) = s.warnings()
+    assert "12 of" in told and "a.jpg" in told and "anew" not in told
+    every = Rows(np.arange(len(frame)), np.zeros(len(frame), np.int64))
+    assert not s.spoiled(every)
+    photos.replaced[13] = pixels.NotAsAudited("b.jpg: has changed")
+    assert s.spoiled(every) and len(s.warnings()) == 2
+
+
+def test_a_photo_that_comes_back_at_once_is_taken(photos, monkeypatch):
+    path = Path(photos.paths[5])
+    path.rename(path.with_name("aside"))
+    monkeypatch.setattr(cache.time, "sleep", lambda _: path.with_name("aside").replace(path))
+    assert photos[5].std() > 20 and not photos.replaced
+
+
+def test_many_photos_that_are_no_longer_as_they_were_end_it(photos):
+    assert [cache.few_of(count) for count in (4, 28, 640, 22_000)] == [1, 2, 3, 110]
+    for row in range(3):
+        Path(photos.paths[row]).unlink()
+    assert {photos[row].max() for row in (0, 1)} == {127}
+    for row in (2, 20):  # and nothing comes after it
+        with pytest.raises(InputError, match=f"{Path(photos.paths[0]).parent}: 3 photos"):
+            photos[row]
+
+
+def test_a_folder_that_is_gone_ends_it_at_once(photos):
+    folder = Path(photos.paths[0]).parent
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(InputError, match=f"{folder}: the folder is gone"):
+        photos[0]
 
 
 def test_rows_are_kept_in_memory_then_on_disk_then_not(frame, tmp_path, room, monkeypatch):

@@ -1,13 +1,18 @@
 """Decoding: every kind of file as it should look, reduced and cut without loss."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
 from cases import ODD, animation, encoded, picture, transparent, turned, write
 from conftest import write_photo
-from PIL import Image
+from PIL import Image, ImageCms, ImageFile
 
-from carcls.data.pixels import jpeg_header, read_box, read_photo
+from carcls.data import audit, pixels
+from carcls.data.headers import jpeg_header
+from carcls.data.pixels import read_box, read_photo
 from carcls.errors import InputError
 
 
@@ -108,10 +113,139 @@ def test_pixels_of_a_box_are_those_of_the_photo(tmp_path, least):
     slope = np.add.outer(np.arange(480) * 0.2, np.arange(640) * 0.2)[..., None]
     photo = slope * [1.0, 0.5, 0.1] + [0, 60, 200]
     path = write_photo(tmp_path / "a.jpg", photo.astype(np.uint8))
-    part = read_box(path, (400, 96, 560, 416), *least, 480, 640)
+    part = read_box(path, (400, 96, 560, 416), least, (480, 640))
     assert part.shape == {0: (320, 160, 3), 60: (80, 40, 3), 20: (40, 20, 3)}[least[0]]
     inside = photo[96:416, 400:560].astype(np.float32)
     wanted = cv2.resize(inside, part.shape[1::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(part - wanted).mean() < 2
-    whole = read_box(path, (0, 0, 640, 480), *least, 480, 640)
+    whole = read_box(path, (0, 0, 640, 480), least, (480, 640))
     assert np.array_equal(whole, read_photo(path, *least, 480, 640))
+
+
+# --- Turned photos --------------------------------------------------------------------------------
+
+TURNED = {
+    **{"a.jpg": ("JPEG", {}), "two.jpg": ("MPO", {"save_all": True}), "cmyk.jpg": ("JPEG", {})},
+    **{"a.png": ("PNG", {}), "a.webp": ("WEBP", {"quality": 95}), "raw.tif": ("TIFF", {})},
+    "lzw.tif": ("TIFF", {"compression": "tiff_lzw"}),
+    "jpeg.tif": ("TIFF", {"compression": "jpeg", "quality": 95}),
+}
+
+
+def as_turned(photo: np.ndarray, orientation: int) -> np.ndarray:
+    """By the letter of EXIF: where the first row and the first column of the file belong."""
+    row, column = {1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "lt", 6: "rt", 7: "rb", 8: "lb"}[
+        orientation
+    ]
+    if row in "lr":  # the file's rows are columns
+        photo, row, column = photo.swapaxes(0, 1), column, row
+    return photo[:: -1 if row == "b" else 1, :: -1 if column == "r" else 1]
+
+
+@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photo_is_upright_and_as_large_as_the_audit_says(tmp_path, name, orientation):
+    kind, options = TURNED[name]
+    photo = Image.fromarray(picture(1, 40, 72))
+    more = {"append_images": [photo]} if kind == "MPO" else {}
+    mode = "CMYK" if "cmyk" in name else None
+    data = encoded(photo, kind, mode, exif=turned(orientation), **options, **more)
+    path = str(write(tmp_path / name, data))
+    facts, seen = audit.look([path])[path], read_photo(path)
+    assert seen.shape == (facts.height, facts.width, 3)
+    wanted = as_turned(picture(1, 40, 72), orientation)
+    assert seen.shape == wanted.shape and np.abs(seen.astype(int) - wanted).mean() < 12
+    said = "EXIF-rotated" in [finding for finding, _ in facts.findings]
+    assert said == (orientation > 1)
+
+
+# --- Odd pixels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG2000", "BMP", "GIF", "WEBP", "PPM"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "LAB", "CMYK", "RGBA", "I;16", "F"])
+def test_every_kind_of_pixels_is_read_or_said_to_be_unreadable(tmp_path, mode, kind):
+    photo = Image.fromarray(picture(1))
+    try:
+        if mode == "LAB":
+            sides = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+            photo = ImageCms.applyTransform(photo, ImageCms.buildTransform(*sides, "RGB", "LAB"))
+        data = encoded(photo, kind, mode)
+    except (OSError, ValueError, KeyError):
+        pytest.skip("Pillow writes no such file")
+    path = str(write(tmp_path / "a", data))
+    facts = audit.look([path])[path]
+    if not facts.readable:
+        assert facts.findings[0][0] == "unreadable"
+        return
+    seen = read_photo(path)
+    assert seen.dtype == np.uint8 and seen.shape == (facts.height, facts.width, 3) == (48, 64, 3)
+    assert mode in ("1", "I;16", "F") or np.abs(seen.mean() - picture(1).mean()) < 8
+
+
+def test_what_nobody_photographs_in_is_not_tried(tmp_path, monkeypatch):
+    path = str(write(tmp_path / "a.jpg", encoded(picture(1), "DDS")))
+    Image.init()
+    monkeypatch.setitem(Image.OPEN, "DDS", (None, Image.OPEN["DDS"][1]))
+    assert audit.look([path])[path].findings == (
+        ("unreadable", "not a photo that can be read: DDS"),
+    )
+    with pytest.raises(InputError, match=r"a\.jpg: .*DDS"):
+        read_photo(path)
+
+
+# --- Large photos ---------------------------------------------------------------------------------
+
+
+def test_a_large_photo_is_read_reduced_some_rows_at_a_time(tmp_path, monkeypatch):
+    """All that is reduced when it is large, as it is when it is small: by blocks of px."""
+    photo = picture(1, 96, 128)
+    files = {"a.png": encoded(photo, "PNG"), "a.tif": encoded(photo, "TIFF", exif=turned(6))}
+    whole = {name: read_photo(write(tmp_path / name, data)) for name, data in files.items()}
+    monkeypatch.setattr(pixels, "ALONE", 1000)
+    monkeypatch.setattr(pixels, "_STRIP", 128 * 10)
+    for name, pixels_of_it in whole.items():
+        high, wide = pixels_of_it.shape[:2]
+        seen = read_photo(tmp_path / name, high // 4, wide // 4)
+        shrunk = cv2.resize(pixels_of_it, seen.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert seen.shape == (high // 4, wide // 4, 3) and near(seen, shrunk)
+        assert np.array_equal(read_photo(tmp_path / name), pixels_of_it)
+
+
+@pytest.mark.parametrize("mode", [None, "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_reduced_until_it_is_not_too_large(tmp_path, monkeypatch, mode, progressive):
+    data = encoded(picture(1, 960, 1280), "JPEG", mode, progressive=progressive)
+    path = str(write(tmp_path / "a.jpg", data))
+    kept = {None: 3, "CMYK": 8}[mode] * progressive  # 4:2:0 and 2 bytes; all of 4 channels
+    monkeypatch.setattr(pixels, "MOST", len(data) + 960 * 1280 * (kept + 8 / 16))
+    facts = audit.look([path])[path]
+    assert facts.readable and (facts.height, facts.width) == (960, 1280)
+    assert read_photo(path, 900, 1000).shape == (240, 320, 3)
+    with pytest.raises(pixels.TooLarge, match="1280×960"):
+        read_photo(path)
+    monkeypatch.setattr(pixels, "ALONE", 1000)
+    monkeypatch.setattr(pixels, "MOST", len(data) + 960 * 1280 * (kept + 8 / 64) - 1)
+    ((finding, detail),) = [row for row in audit.look([path])[path].findings if row[0] != "CMYK"]
+    assert finding == "too large" and "1280×960" in detail
+
+
+def test_large_photos_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    at_work, most = [], []
+
+    def load(photo):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        at_work.pop()
+        return real(photo)
+
+    real = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    paths = [write(tmp_path / f"{n}.bmp", encoded(picture(n), "BMP")) for n in range(4)]
+    for limit, overlap in ((10**8, True), (1000, False)):
+        monkeypatch.setattr(pixels, "ALONE", limit)
+        most.clear()
+        with ThreadPoolExecutor(4) as pool:
+            assert len(list(pool.map(read_photo, paths))) == 4
+        assert (max(most) > 1) == overlap

@@ -7,7 +7,6 @@ elsewhere.
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -80,10 +79,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if _OURS not in text:
+        if _OURS not in path.read_text(encoding="utf-8", errors="replace"):
             return None
-        manifest = json.loads(text)
+        manifest = disk.read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a JSON file ({error}); make the dataset again") from None
     if not isinstance(manifest, dict) or not str(manifest.get("format")).startswith(_OURS):
@@ -93,8 +91,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest["format"] == FORMAT
         and isinstance(weights, dict)
         and isinstance(files, dict)
+        and all(_is_below(name) for name in (*weights.values(), *files))
         and all(
-            isinstance(file, dict) and {"sha256", "bytes"} <= set(file) for file in files.values()
+            isinstance(file, dict)
+            and isinstance(file.get("sha256"), str)
+            and type(file.get("bytes")) is int
+            for file in files.values()
         )
     ):
         raise InputError(
@@ -102,6 +104,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             "make the dataset again"
         )
     return manifest
+
+
+def _is_below(name: Any) -> bool:
+    """Whether it is the name of a file in the manifest's folder, or below it."""
+    if not isinstance(name, str) or "\0" in name or not name:
+        return False
+    return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
 def by_manifest(folder: Path, backbone: str) -> Path | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from carcls import disk
 from carcls.config import POLICIES
-from carcls.data.lint import lint
+from carcls.data.lint import lint, read
 from carcls.errors import ConfigError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks a server for news
@@ -32,6 +32,7 @@ BRIGHTNESS = 0.2  # of full scale; of the contrast, too
 HUE, SATURATION = 15.0, 40.0
 CUTOUT = (0.10, 0.35)  # sides of the hole, as shares of the network's: a smaller one does nothing
 
+LONGEST = 32_766  # px: OpenCV warps nothing that has a longer side
 GREY = 127  # where there is no photo; grey showed no ghosts of cars, as mirrored borders do
 
 
@@ -72,6 +73,14 @@ def matrix(
 def warp(photo: np.ndarray, m: np.ndarray, target_hw: tuple[int, int]) -> np.ndarray:
     """uint8 (H, W, 3) → uint8 (*target_hw, 3), grey where the photo does not reach."""
     grey = (GREY, GREY, GREY)
+    h, w = photo.shape[:2]
+    if max(h, w) > LONGEST:
+        small_h, small_w = min(h, LONGEST), min(w, LONGEST)
+        photo = cv2.resize(photo, (small_w, small_h), interpolation=cv2.INTER_AREA)
+        # From pixels of the small one to the photo's: scales, and the shift between their centres.
+        x, y = w / small_w, h / small_h
+        grow = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+        m = (m.astype(np.float64) @ grow).astype(np.float32)
     return cv2.warpAffine(photo, m, target_hw[::-1], flags=cv2.INTER_LINEAR, borderValue=grey)
 
 
@@ -82,6 +91,8 @@ def view(
     (ph, pw), (th, tw) = (photo.shape[0], photo.shape[1]), target_hw
     scale = fit_scale((ph, pw), target_hw, fit)
     h, w = max(1, round(ph * scale)), max(1, round(pw * scale))
+    if max(h, w) > LONGEST:  # of which most is not seen
+        return warp(photo, matrix((ph, pw), target_hw, fit, Move(mirror)), target_hw)
     if (h, w) != (ph, pw):
         photo = cv2.resize(photo, (w, h), interpolation=cv2.INTER_LINEAR)
     if fit == "pad":
@@ -194,7 +205,7 @@ def _from_file(name: str, height: int, width: int) -> list[A.BasicTransform]:
             f"augment={name!r}: expected {', '.join(POLICIES)} or a file of albumentations.save"
         )
     try:
-        loaded = A.load(path, data_format="yaml" if path.suffix in (".yaml", ".yml") else "json")
+        loaded = A.from_dict(read(path))
     except Exception as error:  # of YAML, or whatever a transform says of its arguments
         raise ConfigError(
             f"augment={name}: not a policy of albumentations.save ({error})"

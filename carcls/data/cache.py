@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from carcls.errors import InputError
 
 MARGIN = 1.15  # times the size at which it is shown, so that a crop which zooms in is not blurred
 MEMORY_SHARE = 0.5  # of the free memory; the network and the batches need the rest
+WAITS = (0.5, 1.0, 2.0)  # seconds before a photo that is not as it was is looked for again
 DISK_SHARE = 0.95  # of the free disk; the run's own files need the rest
 
 
@@ -29,6 +31,9 @@ class PhotoCache:
     A photo is decoded when it is first asked for, by one thread. It is cut to its box, keeps its
     shape, and is MARGIN times as large as it will be shown, unless the file is smaller. The first
     rows are kept in memory, the next ones on disk, those that find no room are decoded each time.
+    Where a photo cannot be decoded, or is no longer as it was in the audit, a grey one takes its
+    place for good, and it is in ``replaced``; more than a few of the latter are a ``fault``, which
+    is raised.
     """
 
     def __init__(self, frame: pd.DataFrame, size: tuple[int, int], fit: str, scratch: Path):
@@ -37,11 +42,14 @@ class PhotoCache:
         self.keys = [zlib.crc32(ident.encode()) for ident in self.ids]  # to draw views from
         self.paths = frame["path"].tolist()
         self.readable = frame["readable"].to_numpy(bool)
+        self.digests = frame["digest"].tolist() if "digest" in frame else [""] * len(frame)
         self.file_sizes = frame[["height", "width"]].to_numpy(int)  # (N, 2)
         self.boxes = boxes.of(frame)  # (N, 4)
         self.shapes = _kept_shapes(frame, size, fit)  # (N, 2)
         self.offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(1) * 3)])  # (N + 1,) bytes
         self.decoded = np.zeros(len(frame), bool)
+        self.replaced: dict[int, InputError] = {}  # row → why
+        self.fault: InputError | None = None
         self.locks = [threading.Lock() for _ in range(64)]
         self.free = free_memory()
         self.in_memory = self._rows_within(int(MEMORY_SHARE * self.free))
@@ -98,15 +106,7 @@ class PhotoCache:
     def _decode(self, row: int, into: np.ndarray) -> None:
         """Write the photo of that row into an array (h, w, 3) uint8 of its kept size."""
         h, w = into.shape[:2]
-        photo = None
-        if self.readable[row]:
-            try:
-                photo = pixels.read_box(
-                    self.paths[row], self.boxes[row], h, w, *self.file_sizes[row]
-                )
-            except InputError as error:
-                # It looked sound in the audit. A grey photo keeps the batch whole.
-                print(f"warning: {error}; a grey photo takes its place", flush=True)
+        photo = self._read(row, h, w) if self.readable[row] else None
         if photo is None:
             into[:] = augment.GREY
         elif photo.shape[:2] == (h, w):
@@ -117,6 +117,58 @@ class PhotoCache:
             far = photo.shape[0] >= 2 * h and photo.shape[1] >= 2 * w
             how = cv2.INTER_AREA if far else cv2.INTER_LINEAR
             cv2.resize(photo, (w, h), dst=into, interpolation=how)
+
+    def _read(self, row: int, h: int, w: int) -> pixels.Pixels | None:
+        """None if it cannot be read. Raises InputError if that is so of more than a few."""
+        for wait in (*WAITS, 0):
+            if self.fault:
+                raise self.fault
+            if row in self.replaced:
+                break
+            try:
+                return pixels.read_box(
+                    self.paths[row],
+                    self.boxes[row],
+                    (h, w),
+                    self.file_sizes[row],
+                    self.digests[row],
+                )
+            except pixels.NotAsAudited as error:  # a mount may come back, a file be written anew
+                if wait:
+                    time.sleep(wait)
+                else:
+                    self._replace(row, error)
+            except InputError as error:  # it looked sound in the audit, and always will
+                self.replaced[row] = error
+                print(f"warning: {error}; a grey photo takes its place", flush=True)
+                break
+        return None
+
+    def _replace(self, row: int, error: pixels.NotAsAudited) -> None:
+        """Go on with a grey photo, if they are few and their folder is there."""
+        self.replaced[row] = error
+        count, few = len(changed(self.replaced)), few_of(len(self))
+        folder = Path(self.paths[row]).parent
+        if count > few or not folder.is_dir():
+            seen = f"{count:,} photos are no longer as when the run began"
+            self.fault = InputError(
+                f"{folder}: {seen if folder.is_dir() else 'the folder is gone'}; a run goes on "
+                f"without {few:,} of {len(self):,} photos at most: {error}"
+            )
+            raise self.fault
+        print(f"warning: {error}; a grey photo takes its place", flush=True)
+
+
+def changed(replaced: dict[int, InputError], really: bool = True) -> dict[int, InputError]:
+    """Of photos that were replaced those that are no longer as they were, or the others."""
+    return {
+        row: why for row, why in replaced.items() if isinstance(why, pixels.NotAsAudited) == really
+    }
+
+
+def few_of(photos: int) -> int:
+    """Without how many photos a run goes on: one in 200, three of a few hundred, one of a few."""
+    return max(1, min(3, photos // 10), photos // 200)
 
 
 def _kept_shapes(frame: pd.DataFrame, size: tuple[int, int], fit: str) -> np.ndarray:
