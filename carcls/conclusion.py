@@ -11,6 +11,7 @@ from typing import Any
 
 from carcls import disk, record
 from carcls.data.photos import TRAIN, VALIDATION
+from carcls.errors import InputError
 from carcls.jobs import Phase
 from carcls.member import Member
 from carcls.network import groups
@@ -42,6 +43,7 @@ def conclude(
     made_by, step = _rests_on(members, decision, phases)
     s.submission.offer(decision.ids, decision.test_probs, made_by, decision.accuracy, step)
     result = _summary(s, members, decision) | {"made_by": s.submission.made_by}
+    result["warnings"] = s.submission.warnings
     result |= {name: phase.about for name, phase in phases.items()}
     _write(s, result)
     result["pictures"] = page.write(s.cfg, s.table, members, decision, result, s.place.out)
@@ -65,7 +67,7 @@ def without_training(s: Session) -> Path:
     """What a run leaves that had no time to train anything."""
     accuracy = submission.most_frequent(s.table)[1]
     result = _measured(s, accuracy, len(s.table.rows(VALIDATION)))
-    _write(s, result | {"made_by": s.submission.made_by})
+    _write(s, result | {"made_by": s.submission.made_by, "warnings": s.submission.warnings})
     s.events.send("end", **result)
     s.say(
         "result",
@@ -149,5 +151,8 @@ def _measured(s: Session, accuracy: float, count: int) -> dict[str, Any]:
 
 def _write(s: Session, result: dict[str, Any]) -> None:
     if s.place.answers:
-        result["true_accuracy"] = submission.accuracy(s.submission.path, s.place.answers)
+        try:
+            result["true_accuracy"] = submission.accuracy(s.submission.path, s.place.answers)
+        except InputError as error:  # it was changed since the run began
+            print(f"warning: {error}; the true accuracy stays unknown")
     disk.write_atomic(s.place.out / "result.json", json.dumps(result, indent=2) + "\n")

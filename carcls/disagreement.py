@@ -34,11 +34,13 @@ def of_network(cfg: Any) -> str:
 
 def of_ensemble(cfg: Any) -> str:
     """Why what is set of members, blend and pseudo-labels does not go together, or ""."""
-    if cfg.blend not in BLENDS and not re.fullmatch(r"[\d.]+(/[\d.]+)*", cfg.blend):
+    weight = r"(\d+\.?\d*|\.\d+)"
+    if cfg.blend not in BLENDS and not re.fullmatch(f"{weight}(/{weight})*", cfg.blend, re.ASCII):
         return f"blend {cfg.blend!r}: expected one of {', '.join(BLENDS)}, or weights as 0.9/0.1"
     if cfg.blend not in BLENDS and len(cfg.blend.split("/")) != len(cfg.members):
-        count = len(cfg.blend.split("/"))
-        return f"blend {cfg.blend}: {count} weights for {len(cfg.members)} members"
+        found, wanted = len(cfg.blend.split("/")), len(cfg.members)
+        counts = f"{found} weight{'s' * (found > 1)} for {wanted} member{'s' * (wanted > 1)}"
+        return f"blend {cfg.blend}: {counts}; expected one for each"
     if cfg.pseudo and (cfg.views.first < 4 or cfg.tta == "never"):
         return (
             f"pseudo with views {cfg.views} and tta {cfg.tta}: whether views agree takes at least "

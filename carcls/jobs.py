@@ -12,6 +12,7 @@ import numpy as np
 from carcls import disk
 from carcls.config import Config
 from carcls.data import photos
+from carcls.data.labels import spreadsheet_safe
 from carcls.data.photos import TEST, TRAIN, VALIDATION, Rows
 from carcls.member import Member
 from carcls.session import Session
@@ -63,7 +64,7 @@ def pseudo_labels(s: Session, members: Sequence[Member], decision: Decision) -> 
     chosen = pseudo.choose(members, decision.gates, s.table, s.cfg.views)
     print(chosen.line, *(f"warning: {text}" for text in chosen.warnings), sep="\n")
     rows = pseudo.table(chosen, members, s.table.classes)
-    disk.write_atomic(s.place.out / "pseudo.csv", rows.to_csv(index=False))
+    disk.write_atomic(s.place.out / "pseudo.csv", spreadsheet_safe(rows).to_csv(index=False))
     phase.about = {
         "chosen": chosen.line,
         "photos": len(chosen.rows),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,7 +69,7 @@ class Member:
         """Say in member.json which of the networks in its folder count."""
         inside = [net.job.folder.relative_to(self.folder).as_posix() for net in self.networks]
         note = {"name": self.name, "networks": inside, "refit": self.refit is not None}
-        disk.write_atomic(self.folder / NOTE, json.dumps(note, indent=2) + "\n")
+        disk.write_json(self.folder / NOTE, note)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,17 +13,18 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import machine, record
+from carcls import disk, machine, record, stops
 from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.photos import TEST, VALIDATION, Rows
 from carcls.errors import InputError, TrainingDiverged
 from carcls.jobs import Phase, member_name
 from carcls.member import NOTE, Member, Network, SavedMember
+from carcls.nets import fast
 from carcls.session import Session
 from carcls.train import clock, loop, steps
 from carcls.train.job import Job
-from carcls.train.studio import BEST, HISTORY, Announce, Trained
+from carcls.train.studio import BEST, Announce, Trained
 from carcls.values import Views
 from carcls.votes import cast, decide, evidence, votes
 from carcls.votes.votes import Votes
@@ -39,7 +39,7 @@ def make_all(s: Session, jobs: Sequence[Job], announces: bool) -> Member | None:
     """
     folder = jobs[0].folder if len(jobs) == 1 else jobs[0].folder.parent
     name = jobs[0].name.removeprefix("member ").partition(", fold")[0]
-    (folder / NOTE).unlink(missing_ok=True)  # written again once there are votes
+    disk.remove(folder / NOTE)  # written again once there are votes
     member = None
     for number, job in enumerate(jobs):
         s.say(f"train {job.name}", f"{len(job.learn)} photos to train, {len(job.check)} to check")
@@ -56,12 +56,14 @@ def make_all(s: Session, jobs: Sequence[Job], announces: bool) -> Member | None:
     return member
 
 
+@fast.forgetting_traces()
 def make(s: Session, job: Job, announces: bool = False) -> Network | None:
     """Train a network and let it vote; what is there of the same facts is read back.
 
     None, with a line that says so, if there is no time to train it. Raises TrainingDiverged.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
+    stops.check()
+    disk.make_folder(job.folder)
     deadline = s.clock.deadline(job.share)
     trained = loop.read_back(s, job)
     if trained is None:
@@ -71,8 +73,9 @@ def make(s: Session, job: Job, announces: bool = False) -> Network | None:
         print(f"skipped    {job.name}: no time to train it")
         return None
     check_votes, test_votes = _vote(s, job, trained, deadline)
-    history = pd.read_csv(job.folder / HISTORY)
-    network = Network(job, history, trained.size, trained.seconds, check_votes, test_votes)
+    network = Network(
+        job, pd.DataFrame(trained.rows), trained.size, trained.seconds, check_votes, test_votes
+    )
     del trained
     gc.collect()  # before the next network is made
     return network
@@ -130,7 +133,11 @@ def _announcer(s: Session, job: Job) -> Announce:
     def announce(net: keras.Model, size: tuple[int, int], what: str, accuracy: float) -> None:
         """Offer what a network in training predicts by one view."""
         rows, one = s.table.rows(TEST), Views(first=1, most=1)
-        test = cast.cast_votes(net, s.photos(size, job.cfg.fit), rows, one, job.cfg, s.machine)
+        try:
+            test = cast.cast_votes(net, s.photos(size, job.cfg.fit), rows, one, job.cfg, s.machine)
+        except TrainingDiverged as error:  # training may find its way back
+            print(f"warning: no submission yet: {error}")
+            return
         what = f"{job.name.partition(',')[0]}: {what}, one view"
         s.submission.offer(test.ids, test.alone(), what, accuracy, early=True)
 
@@ -166,10 +173,11 @@ def _vote(s: Session, job: Job, trained: Trained, deadline: float) -> tuple[Vote
                 views = _affordable(s, job, trained.size, net, deadline)
             if views and views.most > Views.model_validate(about["views"]).most:
                 about = None
-        if about:
+        read = _read_votes(s, job.folder / file, rows) if about else None
+        if about and read:
             print(f"votes      on {which} photos cast before, taken from {job.folder / file}")
             views = Views.model_validate(about["views"])
-            found[which] = replace(votes.load(job.folder / file), combine=job.cfg.tta_combine)
+            found[which] = replace(read, combine=job.cfg.tta_combine)
             continue
         net = net or loop.load(s, job)
         views = views or _affordable(s, job, trained.size, net, deadline)
@@ -180,8 +188,21 @@ def _vote(s: Session, job: Job, trained: Trained, deadline: float) -> tuple[Vote
         found[which] = cast.cast_votes(net, cache, rows, cast_views, job.cfg, s.machine)
         found[which].save(job.folder / file)
         seconds = round(time.monotonic() - began, 3)
+        facts |= s.spoiled(rows)
         done.finish(f"{which} votes", facts, [file], views=str(views), seconds=seconds)
     return found.get("validation"), found["test"]
+
+
+def _read_votes(s: Session, path: Path, rows: Rows) -> Votes | None:
+    """Votes that were cast before; None, with a line that says why, if they are damaged."""
+    try:
+        read = votes.load(path)
+        if read.ids != s.table.frame["id"].iloc[rows.rows].astype(str).tolist():
+            raise InputError(f"{path}: of other photos")
+    except InputError as error:
+        print(f"{error}; cast anew")
+        return None
+    return read
 
 
 def _facts(s: Session, job: Job, trained: Trained, rows: Rows) -> record.Facts:
@@ -195,6 +216,7 @@ def _facts(s: Session, job: Job, trained: Trained, rows: Rows) -> record.Facts:
         "strength of views": cfg.view_strength if cfg.asked_views.most > 2 else None,
         "the photos": record.rows(*job.photos(s.table.frame, rows)),
         "the weights": record.Steps(job.folder).digest(loop.TRAINING, BEST),
+        "OpenCV": record.opencv(),
         "the package's code": record.source_hash(),
     }
 
@@ -253,7 +275,7 @@ def load_members(cfg: Config, out: Path) -> list[SavedMember]:
 
 def _load_member(folder: Path, name: str, combine: Any) -> SavedMember:
     try:
-        note = json.loads((folder / NOTE).read_text())
+        note = disk.unsealed(disk.read_json(folder / NOTE))
         inside, is_refitted = list(map(str, note["networks"])), bool(note["refit"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not what a member of a run leaves ({error})") from None

@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from carcls import disk
+from carcls import disk, stops
 from carcls.config import Config
-from carcls.errors import InputError
+from carcls.errors import InputError, full_disk_named
 
 NOTE = "steps.json"
+# What a run leaves that a later one goes on from.
+_OF_A_NETWORK = (
+    r"steps\.json|history\.csv|(best|last)\.weights\.h5|votes_(validation|test)\.npz"
+    r"|state/(note\.json|\d+\.npz)|tensorboard/\w+/\w+/events\.out\.tfevents\.[^/]+"
+)
+_FILES = r"config\.json|steps\.json|submission\.(csv|json)|\w+\.earlier\d+\.\w+"
+_LEFT = re.compile(
+    rf"{_FILES}|member\d+/(member\.json|((fold\d+|pseudo|refit)/)?({_OF_A_NETWORK}))", re.ASCII
+)
+_OF_A_RUN = re.compile(rf"{_FILES}|member\d+", re.ASCII)  # names at its top
+_DEEP = 6  # folders in each other, the run's own included
 COPYING = f"{disk.PART}earlier"  # holds an earlier run while it is copied
 
 Facts = dict[str, Any]  # what a step is made from, by name: settings, photos, code; JSON values
@@ -39,20 +53,30 @@ class Steps:
         step = self.done(name)
         if step is None:
             return None
-        why = differences(step["facts"], facts) or [
-            f"{file} is not as it was left"
-            for file, digest in step["files"].items()
-            if not (self.folder / file).is_file() or digest_of(self.folder / file) != digest
-        ]
+        try:
+            why = differences(step["facts"], facts) or self._faults(disk.unsealed(step))
+        except ValueError as error:
+            why = [f"its note in {NOTE} was {error}"]
         if why:
             print(f"{self.folder.name}: {name} is made anew: {'; '.join(why)}")
             return None
         return step["about"]
 
+    def _faults(self, step: dict[str, Any]) -> list[str]:
+        """What is wrong with a step's files."""
+        return [
+            f"{file} is not as it was left"
+            for file, digest in step["files"].items()
+            if not (self.folder / file).is_file() or digest_of(self.folder / file) != digest
+        ]
+
     def finish(self, name: str, facts: Facts, files: Iterable[str], **about: Any) -> None:
         """Say that the step's files, by their names in the folder, are there and whole."""
+        stops.check()
         digests = {file: digest_of(self.folder / file) for file in files}
-        steps = {**self._read(), name: {"facts": facts, "files": digests, "about": about}}
+        step = disk.sealed({"facts": facts, "files": digests, "about": about})
+        steps = {**self._read(), name: step}
+        disk.make_way(self.file)
         disk.write_atomic(self.file, json.dumps(steps, indent=2) + "\n")
 
     def done(self, name: str) -> dict[str, Any] | None:
@@ -65,17 +89,18 @@ class Steps:
 
     def forget(self) -> None:
         """Nothing in the folder is done any more."""
-        self.file.unlink(missing_ok=True)
+        disk.remove(self.file)
 
     def _read(self) -> dict[str, Any]:
         try:
-            steps = json.loads(self.file.read_text())
-            if not all({"facts", "files", "about"} <= set(step) for step in steps.values()):
-                raise ValueError("not steps with facts, files and about")
+            steps = disk.read_json(self.file)
+            for part in ("facts", "files", "about"):
+                if not all(isinstance(step[part], dict) for step in steps.values()):
+                    raise ValueError(f"a step's {part} are not values by name")
             return steps
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
             print(f"warning: {self.file}: not what a run leaves ({error}); its steps are made anew")
             return {}
 
@@ -113,6 +138,16 @@ def bundled(package: Path) -> list[Path]:
         for path in sorted(package.rglob("*.py"))
         if path.name != "__main__.py" and "desk" not in path.relative_to(package).parts
     ]
+
+
+def opencv() -> str:
+    """Of OpenCV's version what may change pixels: warpAffine's differ between 4.13 and 5.0.
+
+    A patch release mends faults, and is no reason to train again.
+    """
+    import cv2
+
+    return ".".join(cv2.__version__.split(".")[:2])
 
 
 def rows(*columns: Iterable[Any]) -> str:
@@ -166,33 +201,50 @@ def find_earlier(cfg: Config) -> Path | None:
 def take_over(earlier: Path, out: Path) -> list[str]:
     """Copy an earlier run's networks, submissions and settings; returns the copies' names.
 
-    What the run folder has already stays. The copies get their names once they are whole.
+    What the run folder has already stays. The copies get their names once they are whole. Copied
+    are plain files of the names that a run leaves, no links that lead elsewhere, nor devices.
     """
     part = out / COPYING
     shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
     part.mkdir()
-    taken = []
-    for source in sorted(earlier.iterdir()):
-        name = source.name
-        is_member = source.is_dir() and name.startswith("member")
-        # Without config.json the folder would be no run if this one ends early.
-        is_file = name.startswith("submission.") or name in (NOTE, "config.json")
-        if (is_member or is_file) and not (out / name).exists():
-            _copy(source, part / name)
-            (part / name).rename(out / name)
-            taken.append(name)
+    top, left_out = Path(os.path.realpath(earlier)), []  # resolve() raises on loops
+    taken = [path for path in sorted(earlier.iterdir()) if _OF_A_RUN.fullmatch(path.name)]
+    taken = [path for path in taken if not os.path.lexists(out / path.name)]
+    for path in (path for name in taken for path in _below(name, (top,))):
+        name, real = path.relative_to(earlier).as_posix(), Path(os.path.realpath(path))
+        if _LEFT.fullmatch(name) and real.is_relative_to(top) and real.is_file():
+            _copy(real, part / name)
+        else:
+            left_out.append(name)
+    if left_out:
+        some = f"{', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}"
+        print(f"left out   of {earlier}: {len(left_out)} that are no files of a run: {some}")
+    names = [path.name for path in taken if (part / path.name).exists()]
+    for name in names:
+        (part / name).rename(out / name)
     part.rmdir()
-    return taken
+    return names
+
+
+def _below(path: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """The files in a folder, or the path itself if it is none, leads elsewhere or in a circle.
+
+    above: the folders that it is in, the earlier run's first.
+    """
+    real, inside = Path(os.path.realpath(path)), []
+    with suppress(OSError):
+        if real not in above and real.is_relative_to(above[0]) and len(above) < _DEEP:
+            inside = sorted(path.iterdir())  # raises for a file
+    if not inside:
+        yield path
+    for each in inside:
+        yield from _below(each, (*above, real))
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file, or a folder with all that is in it; writable, on the disk."""
-    if source.is_dir():
-        target.mkdir()
-        for inside in source.iterdir():
-            _copy(inside, target / inside.name)
-        return
-    with source.open("rb") as old, target.open("wb") as new:
+    """Writable, and on the disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as old, full_disk_named(target), target.open("wb") as new:
         shutil.copyfileobj(old, new)
         disk.flush(new)
 
@@ -202,4 +254,5 @@ def sweep(out: Path) -> None:
     shutil.rmtree(out / COPYING, ignore_errors=True)
     for folders in ("", "member*/", "member*/*/", "member*/*/*/"):
         for part in out.glob(f"{folders}{disk.PART}*"):
-            part.unlink()
+            if not part.is_dir():
+                part.unlink()

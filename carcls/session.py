@@ -6,8 +6,6 @@ import fcntl
 import hashlib
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,16 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carcls import disk, hosts, machine, record
+from carcls import disk, errors, hosts, machine, record, stops
 from carcls.config import SESSION_SETTINGS, Config
 from carcls.data import attached, augment, boxes, files, photos
-from carcls.data.cache import PhotoCache, free_memory
+from carcls.data.cache import PhotoCache, changed, free_memory
 from carcls.data.files import Place
-from carcls.data.photos import TRAIN, VALIDATION, Table
+from carcls.data.labels import spreadsheet_safe
+from carcls.data.photos import TRAIN, VALIDATION, Rows, Table
 from carcls.disagreement import BLENDS
-from carcls.errors import ConfigError, InputError, Stopped
+from carcls.errors import ConfigError, InputError
 from carcls.machine import Machine
 from carcls.nets import registry, weights
+from carcls.report import submission
 from carcls.report.submission import Submission
 from carcls.train import clock
 from carcls.train.clock import Clock
@@ -47,9 +47,11 @@ class Session:
     events: Events
     submission: Submission
     caches: dict[Any, PhotoCache] = field(default_factory=dict)
+    replaced: dict[int, InputError] = field(default_factory=dict)  # of the caches that are gone
 
     def say(self, tag: str, *lines: object) -> None:
         """A part of the log: its name, and lines below it."""
+        stops.check()
         print(f"\n== {tag}", *lines, sep="\n  ", flush=True)
 
     def photos(self, size: tuple[int, int], fit: str) -> PhotoCache:
@@ -64,18 +66,57 @@ class Session:
             # Bytes that the older ones take once all of their photos are decoded.
             taken = sum(int(older.offsets[-1]) for older in self.caches.values())
             if cache.in_memory < len(cache) or taken > 0.25 * free_memory():
+                self.replaced = self._replaced()
                 self.caches.clear()
                 cache = new()
             self.caches[key] = cache
         return self.caches[key]
 
+    def _replaced(self) -> dict[int, InputError]:
+        """Row → why a grey photo took the place of one that looked sound when the run began."""
+        found = dict(self.replaced)
+        for cache in self.caches.values():
+            found |= cache.replaced
+        return found
+
+    def spoiled(self, *parts: Rows) -> record.Facts:
+        """What else a step on these photos was made from: of such facts it is never wanted."""
+        gone = changed(self._replaced())  # the others would be the same again
+        rows = sorted(set(gone) & {row for part in parts for row in part.rows.tolist()})
+        return {"the photos that were replaced": self._ids(rows)} if rows else {}
+
+    def warnings(self) -> list[str]:
+        """What is wrong with the photos that the run has used."""
+        told = []
+        for really, what, then in (
+            (
+                True,
+                "were no longer as they were when the run began",
+                "; the same run again makes anew what they spoiled",
+            ),
+            (False, "cannot be decoded, though they looked sound", ""),
+        ):
+            whys = changed(self._replaced(), really)
+            ids = self._ids(sorted(whys))
+            names = ", ".join(ids[:5]) + (", …" if len(ids) > 5 else "")
+            if ids:
+                told.append(
+                    f"{len(ids):,} of {len(self.table.frame):,} photos {what}, and grey ones took "
+                    f"their places: {names} ({next(iter(whys.values()))}){then}"
+                )
+        return told
+
+    def _ids(self, rows: list[int]) -> list[str]:
+        return self.table.frame["id"].iloc[rows].astype(str).tolist()
+
 
 def check(cfg: Config) -> None:
-    """What settings alone show to be wrong. Raises ConfigError."""
+    """What settings alone show to be wrong, or no such accelerator. Raises ConfigError."""
+    machine.expect_accelerator(cfg)
     if cfg.blend not in BLENDS:
         blend.parse_weights(cfg.blend, len(cfg.members))
     for member in cfg.member_cfgs():
-        registry.find(member.backbone)  # raises if there is none of that name
+        registry.check(member.backbone)
         for stage in member.stages:
             augment.policy(member.augment, *stage.size, member.fit, member.strength.start)
 
@@ -84,12 +125,13 @@ def check(cfg: Config) -> None:
 def start(cfg: Config) -> Iterator[Session]:
     """Lock the run folder, find files and weights, look at the photos, choose the machine.
 
-    Raises ConfigError and InputError for all that is seen to be wrong before any training. SIGTERM
-    raises Stopped inside.
+    Raises ConfigError and InputError for all that is seen to be wrong before any training. Inside,
+    SIGTERM raises Stopped.
     """
     began = time.monotonic()
+    errors.show_all()
     check(cfg)
-    with locked(files.run_folder(cfg)):
+    with stops.heeded(), locked(files.run_folder(cfg)):
         place = files.locate(cfg)
         if hosts.process_of()[0]:
             place = replace(place, out=hosts.own_folder(place.scratch))
@@ -99,6 +141,7 @@ def start(cfg: Config) -> Iterator[Session]:
         record.sweep(place.out)
         _take_over(cfg, place)
         table = photos.load(cfg, place)
+        place = replace(place, answers=_answers(place, table))
         _check_counts(cfg, table)
         _write_tables(cfg, table, place.out)
         chosen = machine.setup(cfg)
@@ -109,11 +152,13 @@ def start(cfg: Config) -> Iterator[Session]:
         limit = clock.start(cfg, place.on_kaggle, chosen.kind, began)
         posts_to = cfg.monitor_url if not chosen.process else ""
         events = monitor.open_events(place.out / "progress.jsonl", posts_to)
-        submission = Submission(place.out / "submission.csv", table, identity(cfg, table))
-        with _told(events), _stoppable():
+        offered = Submission(place.out / "submission.csv", table, identity(cfg, table))
+        s = Session(cfg, place, table, chosen, limit, events, offered)
+        offered.more_warnings = s.warnings
+        with _told(events), _explained(s):
             settings, source = cfg.model_dump(mode="json"), record.source_hash()
             events.send("start", settings=settings, machine=chosen.reasons, source=source)
-            yield Session(cfg, place, table, chosen, limit, events, submission)
+            yield s
 
 
 def identity(cfg: Config, table: Table) -> str:
@@ -139,6 +184,17 @@ def _take_over(cfg: Config, place: Place) -> None:
         print(f"\n== earlier run\n  {earlier}: {copied}")
 
 
+def _answers(place: Place, table: Table) -> Path | None:
+    """The file of true labels, if it is one of these test photos."""
+    try:
+        if place.answers:
+            submission.read_answers(place.answers, table.sample_ids)
+    except InputError as error:
+        print(f"warning: {error}; the true accuracy stays unknown")
+        return None
+    return place.answers
+
+
 def _check_counts(cfg: Config, table: Table) -> None:
     """Raise ConfigError where validation has too few photos to compare members."""
     folds = (TRAIN, VALIDATION) if cfg.folds > 1 else (VALIDATION,)
@@ -152,7 +208,7 @@ def _check_counts(cfg: Config, table: Table) -> None:
 def _write_tables(cfg: Config, table: Table, out: Path) -> None:
     """audit.csv and photos.csv."""
     frame = photos.with_folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else table.frame
-    for name, content in (("audit", table.audit), ("photos", frame)):
+    for name, content in (("audit", spreadsheet_safe(table.audit)), ("photos", frame)):
         disk.write_atomic(out / f"{name}.csv", content.to_csv(index=False))
 
 
@@ -186,31 +242,20 @@ def _told(events: Events) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        events.send("failed", error=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full disk: what has happened is not hidden by it
+            events.send("failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         events.close()
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """Meanwhile SIGTERM raises Stopped; only a program's main thread can receive it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    stopped: list[Stopped] = []
-
-    def stop(number: int, frame: Any) -> None:
-        stopped.append(Stopped("SIGTERM; the same run again goes on from the last whole epoch"))
-        raise stopped[0]
-
-    before = signal.signal(signal.SIGTERM, stop)
+def _explained(s: Session) -> Iterator[None]:
+    """An error of making photos ready arrives as TensorFlow's, with a traceback in its message."""
     try:
         yield
-    except BaseException as error:
-        # TensorFlow's C++ may have made another error of it: a SystemError was seen.
-        if stopped and error is not stopped[0]:
-            raise stopped[0] from error
+    except Exception as error:
+        faults = [cache.fault for cache in s.caches.values() if cache.fault]
+        if faults and error is not faults[0]:
+            raise faults[0] from None
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -129,3 +129,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         patch.setitem(registry.REGISTRY, "tiny", small.ENTRY)
         run(cfg)
     return Finished(cfg, folder / "out", said.getvalue())
+
+
+class Killed(BaseException):
+    """Whoever cleans up after it is killed, too."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Sets the number of the moment, before or after an operation on files, when all ends."""
+    moment, left = [0], [0]
+
+    def kills(function):
+        def wrapper(*args, **named):
+            result = None
+            for does in (False, True):
+                left[0] -= 1
+                if moment[0] and left[0] <= 0:
+                    if hasattr(result, "close"):
+                        result.close()
+                    raise Killed
+                result = result if does else function(*args, **named)
+            return result
+
+        return wrapper
+
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # slow, and no power is cut here
+    owners = {Path: ("open", "replace", "rename", "unlink", "mkdir"), os: ("fsync",)}
+    for owner, operations in (owners | {np: ("savez",)}).items():
+        for name in operations:
+            monkeypatch.setattr(owner, name, kills(getattr(owner, name)))
+
+    def set_to(number: int) -> None:
+        moment[0] = left[0] = number
+
+    return set_to

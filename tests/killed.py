@@ -2,12 +2,14 @@
 
 As a program it imports once and forks a run for each line that it reads. A line is JSON: settings,
 and what happens in the run: "file": it kills itself with SIGKILL before the n-th time that a file
-is about to get its name or is removed; "seconds": it gets "signal" so long after the first batch.
+is about to get its name or is removed; "seconds": it gets "signal" so long after the first batch;
+"bytes": a file may have so many.
 It answers with one JSON line: the exit code, −9 if killed.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 import threading
@@ -24,8 +26,7 @@ import numpy as np
 import pytest
 import small
 
-from carcls import config, run
-from carcls.errors import Stopped
+from carcls import config, errors, run
 from carcls.report import page
 from carcls.train.state import States
 
@@ -92,15 +93,13 @@ def child(order: dict[str, Any]) -> int:
         die_at(order["file"])
     if "seconds" in order:
         die_after(order["seconds"], order["signal"])
+    if "bytes" in order:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["bytes"],) * 2)
     try:
-        run(config.parse(order["settings"]))
-    except Stopped as stopped:
-        print(stopped)
-        return 143
+        return errors.end_well(lambda: run(config.parse(order["settings"])))
     except BaseException:
         traceback.print_exc()
         return 1
-    return 0
 
 
 def main() -> None:

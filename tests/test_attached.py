@@ -131,6 +131,35 @@ def test_what_does_not_match_its_manifest_is_refused(top):
             weights.find_weights(LITE, CFG)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": [LITE]},
+        {"weights": {LITE: 3}},
+        {"weights": {LITE: None}},
+        {"weights": {LITE: "../../model.weights.h5"}},
+        {"weights": {LITE: "/etc/passwd"}},
+        {"weights": {LITE: ""}},
+        {"files": []},
+        {"files": {"a.h5": 3}},
+        {"files": {"a.h5": {"sha256": "0"}}},
+        {"files": {"a.h5": {"sha256": 0, "bytes": 3}}},
+        {"files": {"a.h5": {"sha256": "0", "bytes": "3"}}},
+        {"files": {"../a.h5": {"sha256": "0", "bytes": 3}}},
+        {"deep": "DEEP"},
+        {"huge": "HUGE"},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_another_shape_is_named(top, change):
+    file = dataset(top / "datasets" / "me" / "carcls-x")
+    manifest = file.parents[1] / attached.MANIFEST
+    text = json.dumps(json.loads(manifest.read_text()) | change)
+    manifest.write_text(text.replace('"DEEP"', "[" * 100_000).replace('"HUGE"', "9" * 10_000))
+    with pytest.raises(InputError, match="manifest.json: .*make the dataset again"):
+        weights.check_attached(CFG)
+
+
 def test_all_that_is_missing_at_once(top, competition):
     both = V2.replace(members="backbone=efficientnetv2_s+backbone=keras_xception")
     with pytest.raises(InputError) as error:

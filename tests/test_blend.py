@@ -114,7 +114,7 @@ def test_weights_by_hand(text, expected):  # S66
     "text", ["0.9/0.1", "1/-0.1/0.1", "0/0/0.0", "1/x/2", "", "1/nan/2", "1/inf/2"]
 )
 def test_weights_by_hand_that_cannot_be_used(text):
-    with pytest.raises(ConfigError, match=f"weights '{text}'"):
+    with pytest.raises(ConfigError, match=f"blend={text}: expected 3 numbers"):
         blend.parse_weights(text, 3)
 
 

@@ -1,6 +1,9 @@
 """Training one network: too little memory, BN's first statistics, settings that change the loop."""
 
+import gc
 import json
+import os
+from pathlib import Path
 
 import keras
 import pandas as pd
@@ -8,12 +11,13 @@ import pytest
 import small
 import tensorflow as tf
 from conftest import easy_competition
+from tensorflow.python.framework import ops
 
 from carcls import run
 from carcls.config import Config
 from carcls.errors import Stopped
 from carcls.nets import model, schedule
-from carcls.train import rebase, trainer
+from carcls.train import loop, rebase, trainer
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 TOO_LITTLE = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
@@ -126,3 +130,27 @@ def test_settings_that_change_the_loop_train_too(cfg: Config):
     assert len(result["refit"]["kept"]) == 1
     logs = target.parent / "member1" / "tensorboard"
     assert list(logs.rglob("events.out.tfevents.*"))  # S45
+
+
+def test_weights_by_way_of_memory_are_as_keras_writes_them(tmp_path):
+    net = small.tiny((None, None, 3))
+    net.compile("adam")
+    content = loop._InMemory()
+    net.save_weights(content)
+    (tmp_path / "a.weights.h5").write_bytes(content.getbuffer())
+    other = small.tiny((None, None, 3))
+    other.load_weights(tmp_path / "a.weights.h5")
+    for mine, theirs in zip(net.weights, other.weights, strict=True):
+        assert (mine.numpy() == theirs.numpy()).all()
+
+
+def test_nothing_of_a_run_stays_in_the_process(cfg):
+    runs = 12 if os.environ.get("CARCLS_SLOW") else 1
+    before, sizes = set(ops.gradient_registry.list()), []
+    for n in range(runs):
+        run(cfg.replace(out=f"{cfg.out}{n}", stages="32x48x1"))
+        gc.collect()
+        sizes.append(float(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6)
+    assert not [n for n in set(ops.gradient_registry.list()) - before if n.startswith("Custom")]
+    if runs > 4:  # the first ones fill caches
+        assert (sizes[-1] - sizes[3]) / (runs - 4) < 1

@@ -1,11 +1,14 @@
 """Steps: what counts as done and what is said of it; facts, the sources, and an earlier run."""
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from cases import NO_FILE, NO_JSON, changes, put_in_place
 from test_state import FACTS
 
 from carcls import disk, record
@@ -37,6 +40,30 @@ def test_a_step_is_done_with_the_same_facts_and_whole_files_only(tmp_path, capsy
         assert record.NOTE in capsys.readouterr().out
     steps.forget()
     assert steps.done("votes") is None and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", [*NO_JSON, *NO_FILE])
+def test_steps_of_another_shape_are_made_anew(tmp_path, what, capsys):
+    steps = record.Steps(tmp_path)
+    put_in_place(steps.file, what, NO_JSON.get(what))
+    assert steps.about("training", FACTS) is steps.done("training") is None
+    assert steps.file.name in capsys.readouterr().out or what in (*NO_FILE[2:], "empty values")
+    steps.finish("training", FACTS, [], seconds=1.0)
+    assert steps.about("training", FACTS) == {"seconds": 1.0}
+    steps.forget()
+    assert steps.done("training") is None
+    kept = [path.read_text() for path in tmp_path.rglob("mine.txt")]
+    assert kept == ["keep me"] * (what == "folder")
+
+
+def test_a_step_whose_note_was_changed_is_made_anew(tmp_path):
+    (tmp_path / "w").write_text("weights")
+    steps = record.Steps(tmp_path)
+    steps.finish("training", FACTS, ["w"], seconds=1.0, size=(32, 48), shortened="")
+    left = json.loads(steps.file.read_text())
+    for where, changed in changes(left["training"]):
+        steps.file.write_text(json.dumps({"training": changed}))
+        assert steps.about("training", FACTS) is None, where
 
 
 def test_a_difference_is_told_with_both_values_unless_they_are_long():
@@ -134,6 +161,34 @@ def test_taking_over_copies_what_is_missing_and_survives_a_kill(tmp_path):
     (out / "submission.csv").write_text("new")
     assert record.take_over(earlier, out) == []
     assert (out / "submission.csv").read_text() == "new"
+
+
+def test_nothing_but_files_of_a_run_is_taken_over(tmp_path, capsys):
+    earlier, out = run_folder(tmp_path / "earlier"), tmp_path / "out"
+    out.mkdir()
+    secret = tmp_path / "secret.csv"
+    secret.write_text("secret")
+    state = earlier / "member1" / "state"
+    (earlier / "member2").symlink_to("/dev")
+    (earlier / "submission.csv").symlink_to(secret)
+    (earlier / "submission.json").symlink_to("/dev/zero")
+    (earlier / "member3").symlink_to(earlier)  # a loop, and others below
+    (state / "state").symlink_to(state)
+    (state / "note.json.bak").write_text("a stranger's")
+    (state / "1.npz").symlink_to("/dev/full")
+    (state / "3.npz").symlink_to(state / "3.npz")
+    (earlier / "member1" / "fold1").symlink_to(earlier / "member1")
+    (earlier / "member1" / "history.csv").symlink_to(secret)
+    os.mkfifo(earlier / "member1" / "best.weights.h5")
+    (state / "2.npz").symlink_to("note.json")  # within the run
+    (earlier / "member1" / "steps.json").symlink_to(state / "note.json")
+    assert record.take_over(earlier, out) == ["config.json", "member1"]
+    left = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir())
+    inside = ["state/2.npz", "state/note.json", "steps.json"]
+    assert left == ["config.json", *(f"member1/{name}" for name in inside)]
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert str(earlier) in line and "member1/best.weights.h5" in line
 
 
 def test_what_a_killed_run_was_writing_is_swept_away(tmp_path):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import small
+from cases import put_in_place
 from conftest import TINY, easy_competition
 
 SLOW = bool(os.environ.get("CARCLS_SLOW"))
@@ -53,7 +55,7 @@ class Killer:
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         code, said = json.loads(self.process.stdout.readline())["exit"], log.read_text()[before:]
-        assert code in (0, -signal.SIGKILL, 143), said
+        assert code in (0, 2, -signal.SIGKILL, 143), said
         return code, said
 
     def left(self, out: str) -> dict:
@@ -188,6 +190,29 @@ def test_a_finished_run_is_read_back_and_a_change_redoes_only_what_depends_on_it
     assert session(**changed, resume=False)[0] == 2
 
 
+def test_files_of_another_shape_are_made_anew_and_all_else_stays(killer):
+    settings = {"stages": "32x48x2"}
+    assert killer("shapes", settings)[0] == 0
+    expected, folder = killer.left("shapes"), killer.folder / "shapes"
+    networks = []
+    for damaged in (
+        {"member1/member.json": b"[" * 100_000, "member1/history.csv": b"\xff\n,,,"},
+        {"member1/steps.json": json.dumps({"training": {"facts": {}}}).encode()},
+        {"progress.jsonl": None, "submission.json": None, "member1/history.csv": None},
+    ):
+        for name, content in damaged.items():
+            put_in_place(folder / name, "folder", content)
+        code, said = killer("shapes", settings)
+        assert code == 0 and "Traceback" not in said
+        assert said.count("was") + said.count("warning") >= 1
+        networks.append(said.count("\nnetwork "))
+        left = killer.left("shapes")
+        assert {name: left[name] for name in expected} == expected
+    assert networks == [0, 1, 0]
+    pd.read_csv(folder / "member1" / "history.csv")
+    assert len(list(folder.rglob("mine.txt"))) == 3
+
+
 def test_an_earlier_kernels_output_is_copied_and_gone_on_from(killer, whole):
     assert killer("session1", {}, file=60)[0] == -signal.SIGKILL
     earlier = killer.folder / "kaggle" / "input" / "notebooks" / "alice" / "cars"
@@ -209,3 +234,14 @@ def test_an_earlier_kernels_output_is_copied_and_gone_on_from(killer, whole):
         assert left[name] == content, name
     for path in [*earlier.rglob("*"), earlier]:
         path.chmod(0o755)
+
+
+def test_a_full_disk_ends_a_run_in_one_line_and_with_room_it_goes_on(killer, whole):
+    """The limit of a file's size stands for a full disk: some states fit, the weights do not."""
+    settings = {"stages": "32x48x2"}
+    code, said = killer("full", settings, bytes=30_000)
+    assert code == 2
+    (line,) = [line for line in said.splitlines() if line.startswith("carcls: ")]
+    assert "full" in line and " MB free" in line and "Traceback" not in said
+    assert killer("full", settings)[0] == 0
+    assert (killer.folder / "full" / "member1" / "best.weights.h5").is_file()

@@ -4,15 +4,20 @@ import json
 import os
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
+import cv2
 import pytest
 from cases import Case, good
 
-from carcls import hosts, record, session
+from carcls import hosts, machine, network, record, session, stops
 from carcls.data import cache
+from carcls.data.photos import TEST, TRAIN, VALIDATION
 from carcls.errors import ConfigError, InputError, Stopped
 from carcls.session import Session
+from carcls.train.job import Job
 
 
 @pytest.fixture
@@ -49,6 +54,13 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(monkeypatch, tmp_
         assert "cannot be locked" in capsys.readouterr().out
 
 
+def test_a_session_without_its_accelerator_does_not_begin(case, monkeypatch):
+    monkeypatch.setattr(machine, "has_tpu", lambda: False)
+    cfg = case.cfg.replace(accelerator="tpu", data=str(case.folder / "gone"))
+    with pytest.raises(ConfigError, match="accelerator=tpu"), session.start(cfg):
+        pass
+
+
 # --- Its start and its end ------------------------------------------------------------------------
 
 
@@ -68,27 +80,99 @@ def test_a_session_has_what_its_steps_need_and_tells_how_it_ended(case):
 
 def test_a_stop_that_became_another_error_on_its_way_is_a_stop():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped), session._stoppable():
+    with pytest.raises(Stopped), stops.heeded():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except Stopped:
             raise SystemError("returned a result with an exception set") from None
     assert signal.getsignal(signal.SIGTERM) is before
-    with pytest.raises(SystemError), session._stoppable():
+    with pytest.raises(SystemError), stops.heeded():
         raise SystemError("of itself")
+
+
+SIGNALS = {"SIGTERM": Stopped, "SIGHUP": Stopped, "SIGINT": KeyboardInterrupt}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_python_drops_comes_at_the_next_step(name, case):
+    class Dropping:
+        def __del__(self):
+            os.kill(os.getpid(), getattr(signal, name))
+
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(SIGNALS[name]), session.start(case.cfg) as s:
+        Dropping()
+        s.say("a step")
+        pytest.fail("it went on")
+    assert signal.getsignal(getattr(signal, name)) is before
+    stops.check()  # of the next run nobody has asked for a stop
+    with stops.heeded():
+        Dropping()
+        with pytest.raises(SIGNALS[name]):
+            record.Steps(s.place.out).finish("training", {}, [])
+
+
+def test_a_second_signal_does_not_break_what_the_first_one_tidies_up():
+    tidied = []
+    with pytest.raises(KeyboardInterrupt), stops.heeded():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            stops.check()
+            tidied.append(True)
+    assert tidied
+
+
+def test_a_second_signal_comes_where_the_first_one_was_dropped():
+    with pytest.raises(Stopped), stops.heeded():
+        with suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+
+def test_signals_that_are_ignored_stay_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stops.heeded():
+            os.kill(os.getpid(), signal.SIGHUP)
+            stops.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_while_photos_are_looked_at_is_a_stop(case, monkeypatch):
+    monkeypatch.setattr(session.photos, "load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped), session.start(case.cfg):
+        pass
 
 
 def test_outside_of_the_main_thread_signals_are_left_alone():
     ran = []
 
     def work() -> None:
-        with session._stoppable():
+        with stops.heeded():
             ran.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert ran == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_answers_that_are_not_of_these_photos_are_ignored_with_a_warning(case, capsys):
+    answers = case.folder / "answers" / "answers.csv"
+    (case.folder / "sample.json").touch()
+    answers.parent.mkdir()
+    for text in ("Id,Category\n900.jpg,0\n901.jpg,1\n", "Id,Category\n1.jpg,0\n", "a\n1\n", ""):
+        answers.write_text(text)
+        with session.start(case.cfg) as s:
+            is_ours = text.count("90") == 2
+            assert s.place.answers == (answers if is_ours else None)
+        assert (str(answers) in capsys.readouterr().out) != is_ours
 
 
 def test_members_are_not_compared_on_a_few_photos(case):
@@ -106,6 +190,7 @@ def test_a_run_is_the_same_in_all_its_sessions_and_another_with_other_photos(
     table, cfg = case.load(), case.cfg
     same = session.identity(cfg, table)
     later = {"data": "elsewhere", "out": "x", "budget_minutes": 9, "earlier": "x"}
+    later["accelerator"] = "tpu"
     assert session.identity(cfg.replace(**later), table) == same
     assert session.identity(cfg, case.load()) == same
     more = Case(tmp_path / "more", train=good(300, 1, 1)).load()
@@ -119,6 +204,23 @@ def test_a_run_is_the_same_in_all_its_sessions_and_another_with_other_photos(
     monkeypatch.setattr(record, "source_hash", lambda: "other")
     others.append(session.identity(cfg, table))
     assert len({same, *others}) == 1 + len(others)
+
+
+def test_what_another_opencv_made_is_made_anew(case, tmp_path, monkeypatch):
+    """A training and its votes: its warpAffine gives other pixels."""
+    table, trained = case.load(), SimpleNamespace(size=(32, 48))
+    job = Job("x", tmp_path, case.cfg, table.rows(TRAIN), table.rows(VALIDATION))
+    monkeypatch.setattr(record.Steps, "digest", lambda *_: "0")
+
+    def facts(version):
+        monkeypatch.setattr(cv2, "__version__", version)
+        votes = network._facts(SimpleNamespace(table=table), job, trained, table.rows(TEST))
+        return job.facts(table.frame), votes
+
+    was = facts("4.13.0")
+    assert facts("4.13.1") == was  # it mends faults
+    for before, now in zip(was, facts("5.0.0-dev"), strict=True):
+        assert record.differences(before, now) == ["OpenCV 4.13 → 5.0"]
 
 
 # --- Its photos -----------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """States of a training: the last and the best one, and what a kill leaves of them."""
 
-import os
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
+from cases import NO_FILE, NO_JSON, changes, put_in_place
+from conftest import Killed
 
 from carcls.train.state import States
 
@@ -64,39 +65,51 @@ def test_a_damaged_state_is_none(tmp_path, damage, capsys):
     assert damage == "gone" or "starts anew" in capsys.readouterr().out
 
 
-class Killed(BaseException):
-    """Whoever cleans up after it is killed, too."""
+@pytest.mark.parametrize("what", [*NO_FILE, "device"])
+def test_arrays_that_are_no_file_are_not_opened(tmp_path, what, capsys):
+    states = States(tmp_path / "state")
+    save(states, 1, True)
+    if what == "device":  # one without end
+        (states.folder / "1.npz").unlink()
+        (states.folder / "1.npz").symlink_to("/dev/zero")
+    else:
+        put_in_place(states.folder / "1.npz", what)
+    assert states.load(FACTS) is None
+    assert "starts anew" in capsys.readouterr().out or what == "link to nothing"
 
 
-@pytest.fixture
-def kill_at(monkeypatch):
-    """Sets the number of the moment, before or after an operation on files, when all ends."""
-    moment, left = [0], [0]
+@pytest.mark.parametrize("what", [*NO_JSON, *NO_FILE])
+def test_a_note_of_another_shape_is_none_and_training_starts_anew(tmp_path, what, capsys):
+    states = States(tmp_path / "state")
+    save(states, 1, True)
+    put_in_place(states.file, what, NO_JSON.get(what))
+    assert states.load(FACTS) is None
+    assert "starts anew" in capsys.readouterr().out or "nothing" in what or "itself" in what
+    states.remove()
+    save(states, 1, True)
+    assert states.load(FACTS)["epoch"] == 1
 
-    def kills(function):
-        def wrapper(*args, **named):
-            result = None
-            for does in (False, True):
-                left[0] -= 1
-                if moment[0] and left[0] <= 0:
-                    if hasattr(result, "close"):
-                        result.close()
-                    raise Killed
-                result = result if does else function(*args, **named)
-            return result
 
-        return wrapper
+def test_a_note_that_was_changed_since_is_none(tmp_path):
+    states = States(tmp_path / "state")
+    note = {"stage": 0, "rows": [], "over": False, "ramp": [0, 0.0, 0.1], "watchers": {"a": {}}}
+    save(states, 1, True, **note)
+    left = json.loads(states.file.read_text())
+    assert states.load(FACTS)["ramp"] == [0, 0.0, 0.1]
+    for where, changed in changes(left):
+        states.file.write_text(json.dumps(changed))
+        assert states.load(FACTS) is None, where
 
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # slow, and no power is cut here
-    owners = {Path: ("open", "replace", "rename", "unlink", "mkdir"), os: ("fsync",)}
-    for owner, operations in (owners | {np: ("savez",)}).items():
-        for name in operations:
-            monkeypatch.setattr(owner, name, kills(getattr(owner, name)))
 
-    def set_to(number: int) -> None:
-        moment[0] = left[0] = number
-
-    return set_to
+def test_arrays_of_another_network_are_none(tmp_path):
+    states = States(tmp_path / "state")
+    save(states, 1, True)
+    for others in ([np.ones(3)], [], [*arrays(1), np.ones(1)], [np.ones((1, 3)), np.float32(1)]):
+        np.savez(states.folder / "1.npz", *others)
+        assert states.load(FACTS) is None
+    np.save(states.folder / "1", np.ones(3))
+    (states.folder / "1.npy").replace(states.folder / "1.npz")
+    assert states.load(FACTS) is None
 
 
 def test_a_kill_at_any_moment_leaves_the_old_state_or_the_new_one_whole(tmp_path, kill_at):

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from cases import NO_FILE, NO_JSON, changes, put_in_place
+from conftest import Killed
 
 from carcls.data import photos
 from carcls.errors import InputError
@@ -37,6 +39,7 @@ def facts(folder, name="submission"):
     [
         ((0, 1, 2), "b.jpg,0\na.jpg,2\nc.jpg,1\n"),
         (("van", "suv", "007"), "b.jpg,van\na.jpg,007\nc.jpg,suv\n"),
+        (("=a", "-b", "NA"), "b.jpg,=a\na.jpg,NA\nc.jpg,-b\n"),  # bytes, whatever opens them
     ],
 )
 def test_rows_are_in_the_samples_order_with_its_columns_and_labels(tmp_path, classes, rows):
@@ -118,11 +121,88 @@ def test_a_kill_between_the_two_files_leaves_a_submission_of_this_run(tmp_path):
     assert not list(tmp_path.glob("*earlier*"))
 
 
+@pytest.mark.parametrize("what", [*NO_JSON, *NO_FILE])
+def test_facts_of_another_shape_are_not_believed(tmp_path, what):
+    session(tmp_path).offer(IDS, PROBS, "a network", 0.9, step=2)
+    path = tmp_path / "submission.csv"
+    assert submission.read_facts(path)["made_by"] == "a network"
+    left = path.read_text()
+    put_in_place(tmp_path / "submission.json", what, NO_JSON.get(what))
+    assert submission.read_facts(path) is None
+    session(tmp_path).offer(IDS, np.roll(PROBS, 1, 0), "another", 0.1)
+    assert facts(tmp_path)["made_by"] == "another"
+    assert (tmp_path / "submission.earlier1.csv").read_text() == left
+
+
+def test_facts_that_were_changed_are_not_believed(tmp_path):
+    session(tmp_path).offer(IDS, PROBS, "a network", 0.9, step=2)
+    for where, changed in changes(facts(tmp_path)):
+        (tmp_path / "submission.json").write_text(json.dumps(changed))
+        assert submission.read_facts(tmp_path / "submission.csv") is None, where
+
+
+def test_a_folder_in_the_place_of_the_submission_is_kept(tmp_path, capsys):
+    put_in_place(tmp_path / "submission.csv", "folder")
+    session(tmp_path).offer(IDS, PROBS, "a network", 0.9)
+    assert (tmp_path / "submission.csv").read_text().startswith("Name,Kind")
+    assert len(list(tmp_path.rglob("mine.txt"))) == 1
+    assert "submission.csv" in capsys.readouterr().out
+
+
+def earlier_sets(folder) -> dict[str, str]:
+    """The files of each kept submission, by name."""
+    found = {path.name: path.read_text() for path in folder.iterdir() if "earlier" in path.name}
+    return dict(sorted(found.items()))
+
+
+def test_a_kill_while_an_earlier_submission_is_kept_leaves_one_whole_set(tmp_path, kill_at):
+    def leave_two(folder) -> None:
+        """What run one has left, kept as the first, and run two's."""
+        folder.mkdir()
+        for run in ("one", "two"):
+            session(folder, run).offer(IDS, PROBS, run, 0.5)
+            (folder / "result.json").write_text(f"of {run}")
+            (folder / "report.html").write_text(f"of {run}")
+
+    expected, seen = None, 0
+    for moment in [0, *range(1, 300)]:
+        folder = tmp_path / str(moment)
+        leave_two(folder)
+        kill_at(moment)
+        was_killed = False
+        try:
+            session(folder, "three").offer(IDS, np.roll(PROBS, 1, 0), "three", 0.6)
+        except Killed:
+            was_killed = True
+        kill_at(0)
+        if was_killed:
+            seen += 1
+            session(folder, "three").offer(IDS, np.roll(PROBS, 1, 0), "three", 0.6)
+        expected = expected or earlier_sets(folder)
+        assert len(expected) == 8
+        assert earlier_sets(folder) == expected, moment
+        assert facts(folder)["made_by"] == "three"
+        if moment and not was_killed:
+            break
+    assert seen > 10
+
+
 def test_one_class_that_takes_nearly_everything_is_flagged():
     (flag,) = submission.warnings(table(), [1] * 19 + [0])
     assert "class 1 takes 95% of the submission but 25% of the training photos" in flag
     assert submission.warnings(table(), [0, 1, 2] * 5) == []
     assert submission.warnings(table(), [0, 1] * 40) == ["never predicted: class 2"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "photos_of_test", "flagged"),
+    [(2, 1, False), (2, 6, False), (2, 20, True), (4, 3, False), (4, 8, True)],
+)
+def test_few_photos_of_one_class_say_nothing_of_the_network(classes, photos_of_test, flagged):
+    rows = [(f"{i}", i % classes, photos.TRAIN) for i in range(4 * classes)]
+    frame = pd.DataFrame(rows, columns=["id", "label", "fold"])
+    few = photos.Table(frame, list(range(classes)), "Id", "Kind", [], pd.DataFrame())
+    assert bool(submission.warnings(few, [0] * photos_of_test)) == flagged
 
 
 def test_without_a_network_the_most_frequent_class_is_predicted():
@@ -136,6 +216,9 @@ def test_accuracy_of_a_submission(tmp_path):
     answers.write_text("Id,Category\na,1\nb,2\nc,3\n")
     path.write_text("Id,Category\nc,3\nb,2\na,7\n")
     assert submission.accuracy(path, answers) == pytest.approx(2 / 3)
+    answers.write_text("Id,Category\na,NA\nb,nan\nc,\n")
+    path.write_text("Id,Category\nc,NA\nb,nan\na,NA\n")
+    assert submission.accuracy(path, answers) == pytest.approx(2 / 3)
     path.write_text("Id,Category\nc,3\nd,2\n")
-    with pytest.raises(InputError, match="submitted.csv: 2 ids do not match the 3 of"):
+    with pytest.raises(InputError, match="answers.csv: 2 columns, 3 rows; expected .* 2 test"):
         submission.accuracy(path, answers)

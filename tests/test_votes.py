@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from build_votes import build, says, views
+from cases import put_in_place
 
 from carcls.errors import InputError
 from carcls.votes import votes
@@ -23,6 +24,59 @@ def test_files_load_as_they_were_saved_and_others_are_named(tmp_path):
         (tmp_path / "votes.npz").write_bytes(content)
         with pytest.raises(InputError, match=r"votes\.npz: not a file of votes"):
             votes.load(tmp_path / "votes.npz")
+
+
+def _other(**arrays):
+    return lambda saved: {**saved, **{name: np.array(value) for name, value in arrays.items()}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: {name: array for name, array in saved.items() if name != "labels"},
+        lambda saved: {**saved, "probs": saved["probs"].astype(float)},
+        lambda saved: {**saved, "probs": saved["probs"][0]},
+        lambda saved: {**saved, "probs": saved["probs"][:, :1]},
+        lambda saved: {**saved, "probs": saved["probs"] * np.float32(np.nan)},
+        lambda saved: {**saved, "probs": saved["probs"] + np.float32(np.inf)},
+        lambda saved: {**saved, "probs": saved["probs"] * 2},
+        lambda saved: {**saved, "probs": saved["probs"] * np.float32(0)},
+        lambda saved: {**saved, "probs": 2 / 3 - saved["probs"] * np.float32(1)},
+        lambda saved: {**saved, "probs": saved["probs"][:, :, :0]},
+        lambda saved: {**saved, "probs": np.float32([[[2, -1, 0]] * 2] * 3)},
+        _other(labels=[0, 9]),
+        _other(labels=[0.0, 1.0]),
+        _other(labels=[0]),
+        _other(n_views=[0, 3]),
+        _other(n_views=[3, 9]),
+        _other(n_views=3),
+        _other(ids=[1, 2]),
+        _other(ids="ab"),
+        _other(ids=["a"]),
+        _other(combine="median"),
+        _other(combine=[1, 2]),
+        _other(ids=[{}, None]),  # pickled
+    ],
+)
+def test_votes_of_another_shape_are_refused(tmp_path, change):
+    path, saved = tmp_path / "votes.npz", build(says([[0, 1], [0, 2], [0, 1]]), [0, 1], [2, 3])
+    saved.save(path)
+    with np.load(path) as file:
+        arrays = change({name: file[name] for name in file.files})
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=r"votes\.npz: not a file of votes"):
+        votes.load(path)
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "link to nothing", "link to itself", "array"])
+def test_what_is_no_file_of_arrays_is_refused(tmp_path, what):
+    path = tmp_path / "votes.npz"
+    put_in_place(path, what, b"" if what == "array" else None)
+    if what == "array":
+        np.save(tmp_path / "array.npy", np.ones(3))
+        (tmp_path / "array.npy").replace(path)
+    with pytest.raises(InputError, match=r"votes\.npz: not a file of votes"):
+        votes.load(path)
 
 
 def test_combining_by_arithmetic():

@@ -4,18 +4,23 @@ import csv
 import io
 import json
 import math
+import os
+import signal
+from contextlib import suppress
 
 import keras
 import numpy as np
 import pytest
 
+from carcls import stops
 from carcls.config import Config
-from carcls.errors import TrainingDiverged
-from carcls.nets.model import restore
+from carcls.errors import Stopped, TrainingDiverged
+from carcls.nets.model import numbers, restore
 from carcls.train import clock, watchers
 from carcls.train.clock import Leg
 from carcls.train.monitor import Events
 from carcls.train.state import History, States
+from carcls.train.steps import StepTimes
 
 CFG = Config(stages="32x64x4,64x64x2")
 STEPS = 4  # of an epoch
@@ -206,7 +211,7 @@ class Spy(keras.callbacks.Callback):
 
 
 def trained(net) -> list[np.ndarray]:
-    return [np.array(weight) for weight in net.trainable_variables]
+    return [numbers(weight) for weight in net.trainable_variables]
 
 
 def assert_close(a, b) -> None:
@@ -318,3 +323,12 @@ def test_nothing_that_looks_at_steps_makes_keras_wait_for_each_of_them():
     }
     assert {watchers.Progress, watchers.StopOnNaN, watchers.StepTimes} <= looks
     assert all(getattr(kind, "async_safe", False) for kind in looks)
+
+
+@pytest.mark.parametrize("kind", ["train", "test", "predict"])
+def test_a_stop_that_was_dropped_comes_at_the_next_batch(kind):
+    with pytest.raises(Stopped), stops.heeded():
+        with suppress(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        getattr(StepTimes(), f"on_{kind}_batch_end")(0)
+        pytest.fail("it went on")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import shutil
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from carcls import disk
-from carcls.data import photos
+from carcls.data import photos, tables
 from carcls.errors import InputError
 from carcls.votes.evidence import ONE_CLASS
 
+# So seldom would chance give one class so many: of two classes as frequent, ten photos of ten.
+_RARE = 0.001
 ABOUT_A_RUN = ("result.json", "report.html")  # beside a submission, and moved away with it
 
 
@@ -31,6 +33,7 @@ class Submission:
         self.run = run  # the same in all sessions of a run
         self.made_by = ""  # what made the submission that is at the path now
         self.warnings: list[str] = []  # of that one
+        self.more_warnings: Callable[[], list[str]] = list  # of the photos that it was made from
         self._of_this_session = False
 
     def offer(
@@ -94,49 +97,68 @@ class Submission:
         content = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
         facts |= {
             "rows": len(labels),
-            "warnings": warnings(self.table, labels),
+            "warnings": [*self.more_warnings(), *warnings(self.table, labels)],
             "run": self.run,
             "sha256": hashlib.sha256(content).hexdigest(),
-            "before": _sha256(self.path) if self.path.exists() else "",
+            "before": _digest(self.path) if self.path.is_file() else "",
         }
         # First the facts, which know the old file and the new one: after a kill in between they
         # still describe a submission of this run.
-        disk.write_atomic(self.path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
+        disk.write_json(self.path.with_suffix(".json"), facts)
+        disk.make_way(self.path)
         disk.write_atomic(self.path, content)
         self.made_by, self.warnings = facts["made_by"], facts["warnings"]
         self._of_this_session = True
 
     def _keep_earlier(self) -> None:
-        """Copy another run's submission, and rename what is about it, to the next free number."""
+        """Keep another run's submission and what is about it under the first number that is free.
 
-        def numbered(file: Path, number: int) -> Path:
+        A kill in between leaves a part of them under that number: it is still free for the rest.
+        """
+        copied = [self.path.with_suffix(".json"), self.path]
+        moved = [self.path.with_name(name) for name in ABOUT_A_RUN]
+
+        def kept(file: Path, number: int) -> Path:
             return file.with_name(f"{file.stem}.earlier{number}{file.suffix}")
 
-        free = next(n for n in itertools.count(1) if not numbered(self.path, n).exists())
-        for file in (self.path.with_suffix(".json"), self.path):
-            if file.exists():
-                shutil.copyfile(file, numbered(file, free))
-        for file in map(self.path.with_name, ABOUT_A_RUN):
-            if file.exists():
-                file.replace(numbered(file, free))
+        def is_free(number: int) -> bool:
+            """Whether what is there, if anything, is of this submission."""
+            is_here = kept(self.path, number).exists()  # copied before others are moved
+            for file in (*copied, *moved):
+                same = _bytes(file) == _bytes(kept(file, number))
+                was_moved = is_here and file in moved and not file.exists()
+                if kept(file, number).exists() and not (same or was_moved):
+                    return False
+            return True
+
+        free = next(n for n in itertools.count(1) if is_free(n))
+        for file in filter(Path.is_file, copied):
+            disk.write_atomic(kept(file, free), file.read_bytes())
+        for file in filter(Path.is_file, moved):
+            file.replace(kept(file, free))
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
     """What submission.json says of the submission at that path.
 
-    None if there is no such file, it is not of a run, or the submission was changed since.
+    None if there is no such file, it is not of a run, or either file was changed since.
     """
     try:
-        facts = json.loads(path.with_suffix(".json").read_text())
-        known = _sha256(path) in (facts["sha256"], facts["before"])
+        facts = disk.unsealed(disk.read_json(path.with_suffix(".json")))
+        known = _digest(path) in (facts["sha256"], facts["before"])
         complete = {"run", "step", "made_by", "validation_accuracy", "warnings"} <= set(facts)
         return facts if known and complete else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         return None
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _bytes(path: Path) -> bytes:
+    """Of a file; none without it."""
+    return path.read_bytes() if path.is_file() else b""
 
 
 def warnings(table: photos.Table, labels: list[int | str]) -> list[str]:
@@ -146,7 +168,7 @@ def warnings(table: photos.Table, labels: list[int | str]) -> list[str]:
     top, share = counts.index[0], counts.iloc[0] / len(labels)
     share_of_train = float((train == table.classes.index(top)).mean())
     found = []
-    if share > ONE_CLASS > share_of_train:
+    if share > ONE_CLASS > share_of_train and _chance(share, share_of_train, len(labels)) < _RARE:
         found.append(
             f"class {top} takes {share:.0%} of the submission but {share_of_train:.0%} of the "
             "training photos: the network has not learned; do not submit this"
@@ -155,6 +177,12 @@ def warnings(table: photos.Table, labels: list[int | str]) -> list[str]:
     if never and len(labels) >= 20 * len(table.classes):
         found.append(f"never predicted: class {', '.join(never)}")
     return found
+
+
+def _chance(share: float, expected: float, n: int) -> float:
+    """At most so often a class of this share takes such a share of n photos (Chernoff's bound)."""
+    rest = (1 - share) * math.log((1 - share) / (1 - expected)) if share < 1 else 0.0
+    return math.exp(-n * (share * math.log(share / expected) + rest)) if expected else 0.0
 
 
 def most_frequent(table: photos.Table) -> tuple[np.ndarray, float]:
@@ -168,12 +196,19 @@ def most_frequent(table: photos.Table) -> tuple[np.ndarray, float]:
     return probs, float((table.rows(photos.VALIDATION).labels == shares.argmax()).mean())
 
 
+def read_answers(path: Path, ids: list[str]) -> pd.Series:
+    """The true label of each of these ids, from a file of them. Raises InputError."""
+    table = tables.read_csv(path)
+    if table.shape[1] != 2 or sorted(table.iloc[:, 0]) != sorted(ids):
+        raise InputError(
+            f"{path}: {table.shape[1]} columns, {len(table)} rows; expected an id and its label "
+            f"for each of the {len(ids)} test photos"
+        )
+    return table.set_index(table.columns[0]).iloc[:, 0].reindex(ids)
+
+
 def accuracy(path: Path, answers: Path) -> float:
     """The share of the answers that a submission has right. Raises InputError if ids differ."""
-    submitted, true = (
-        pd.read_csv(file, dtype=str).set_axis(["id", "label"], axis=1).set_index("id")
-        for file in (path, answers)
-    )
-    if set(submitted.index) != set(true.index) or not submitted.index.is_unique:
-        raise InputError(f"{path}: {len(submitted)} ids do not match the {len(true)} of {answers}")
-    return float((submitted["label"] == true["label"].reindex(submitted.index)).mean())
+    submitted = tables.read_csv(path).set_axis(["id", "label"], axis=1)
+    true = read_answers(answers, submitted["id"].tolist())
+    return float((submitted["label"].to_numpy() == true.to_numpy()).mean())

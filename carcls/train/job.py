@@ -43,6 +43,7 @@ class Job:
                 *self.photos(frame, self.learn), *self.photos(frame, self.check)
             ),
             "the first weights": record.digest_of(start) if start else "",
+            "OpenCV": record.opencv(),
             "the package's code": record.source_hash(),
         }
 

@@ -7,6 +7,7 @@ and ends as it would have; the same way leads on where memory runs out.
 from __future__ import annotations
 
 import gc
+import io
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +16,7 @@ import keras
 from carcls import disk, machine, record
 from carcls.nets import model
 from carcls.train.job import Job
-from carcls.train.state import States
+from carcls.train.state import History, States
 from carcls.train.studio import BEST, HISTORY, LAST, Announce, Studio, Trained, in_scope
 from carcls.train.timing import Timekeeper
 from carcls.train.trainer import Trainer
@@ -30,14 +31,18 @@ def read_back(s: Studio, job: Job) -> Trained | None:
     about = record.Steps(job.folder).about(TRAINING, job.facts(s.table.frame))
     if about is None:
         return None
-    if not all((job.folder / name).is_file() for name in (BEST, LAST, HISTORY)):
-        print(f"{job.folder.name}: training is made anew: its files are not all there")
+    if not (job.folder / LAST).is_file():
+        print(f"{job.folder.name}: training is made anew: {LAST} is not there")
         return None
+    history = History(job.folder / HISTORY, about["rows"])
+    if not history.path.is_file() or history.path.read_bytes() != history.text().encode():
+        print(f"{history.path}: not as it was left; written again")
+        history.write()
     States(job.folder / "state").remove()  # a kill may have come before it
     print(f"training   done before in {about['seconds']:.0f} s, taken from {job.folder}")
     if about["shortened"]:
         print(f"           with {about['shortened']}, for want of time; resume=false trains anew")
-    return Trained(tuple(about["size"]), about["seconds"])
+    return Trained(tuple(about["size"]), about["seconds"], about["rows"])
 
 
 def load(s: Studio, job: Job) -> keras.Model:
@@ -92,6 +97,13 @@ def train(s: Studio, job: Job, deadline: float, announce: Announce | None) -> Tr
     return trained
 
 
+class _InMemory(io.BytesIO):
+    """A file of weights: Keras looks at the end of its name."""
+
+    def __str__(self) -> str:
+        return BEST
+
+
 def _finish(trainer: Trainer, trained: Trained, reduced_to: int) -> None:
     """Write the weights and the note of a training that has ended.
 
@@ -101,14 +113,19 @@ def _finish(trainer: Trainer, trained: Trained, reduced_to: int) -> None:
     assert trained.net is not None
     for which, name in (("last", LAST), ("best", BEST)):  # the best one stays in the network
         trainer.restore(which)
+        # By way of memory: HDF5 cannot close a file on a full disk, and later ends the process.
+        content = _InMemory()
+        trained.net.save_weights(content)
+        disk.make_way(folder / name)
         with disk.replacing(folder / name) as part:
-            trained.net.save_weights(part)
+            part.write_bytes(content.getbuffer())
     record.Steps(folder).finish(
         TRAINING,
-        trainer.facts,
+        trainer.facts | trainer.s.spoiled(trainer.job.learn, trainer.job.check),
         [BEST],
         size=trained.size,
         seconds=trained.seconds,
+        rows=trained.rows,
         shortened=trainer.shortened(),
         smaller=reduced_to,
         machine=[now.backend, *now.devices, now.precision],

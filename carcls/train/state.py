@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from carcls import disk
-from carcls.record import Facts, differences
+from carcls.record import Facts, differences, rows
 
 
 class States:
@@ -33,14 +32,17 @@ class States:
     def load(self, facts: Facts) -> dict[str, Any] | None:
         """The note of the last epoch; None, with a line that says why, where it cannot be used."""
         try:
-            note = json.loads(self.file.read_text())
+            note = self._note()
             why = differences(note["facts"], facts)
             for name in () if why else {note["last"], note["best"]}:
+                if not (self.folder / name).is_file() and (self.folder / name).exists():
+                    raise ValueError(f"{name} is not a file")
                 with zipfile.ZipFile(self.folder / name) as arrays:
-                    why += [f"{self.folder / name} is damaged"] if arrays.testzip() else []
+                    if _listing(arrays) != note["sums"][name] or arrays.testzip():
+                        why.append(f"{self.folder / name} is damaged")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, *disk.NO_ZIP) as error:
             why = [f"{self.folder} is not what a run leaves ({error})"]
         if why:
             print(f"{self.folder.parent.name}: training starts anew: {'; '.join(why)}")
@@ -49,8 +51,7 @@ class States:
 
     def arrays(self, which: str) -> list[np.ndarray]:
         """Of the "last" epoch or the "best" one."""
-        note = json.loads(self.file.read_text())
-        with np.load(self.folder / note[which]) as arrays:
+        with np.load(self.folder / self._note()[which]) as arrays:
             return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
     def save(
@@ -61,24 +62,36 @@ class States:
         ``note`` has what the training is made from as "facts".
         """
         name = f"{number}.npz"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(self.folder)
         with disk.replacing(self.folder / name) as part, part.open("wb") as file:
             np.savez(file, *arrays)
-        best_name = name if best else json.loads(self.file.read_text())["best"]
-        disk.write_atomic(self.file, json.dumps({**note, "last": name, "best": best_name}) + "\n")
+        before = {} if best else self._note()
+        best_name = before.get("best", name)
+        sums = {best_name: before["sums"][best_name]} if before else {}
+        with zipfile.ZipFile(self.folder / name) as written:
+            sums[name] = _listing(written)
+        disk.write_json(self.file, {**note, "last": name, "best": best_name, "sums": sums})
         for old in self.folder.iterdir():
             if old.name not in (name, best_name, self.file.name):
                 old.unlink()
 
     def amend(self, **changes: Any) -> None:
         """Change the note of the last epoch, and nothing else."""
-        note = json.loads(self.file.read_text())
-        disk.write_atomic(self.file, json.dumps({**note, **changes}) + "\n")
+        disk.write_json(self.file, self._note() | changes)
 
     def remove(self) -> None:
         """The training has ended, or starts anew."""
-        self.file.unlink(missing_ok=True)  # first: without it the rest is nothing
+        disk.remove(self.file)  # first: without it the rest is nothing
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _note(self) -> dict[str, Any]:
+        """Raises FileNotFoundError without one, ValueError if it is not as it was left."""
+        return disk.unsealed(disk.read_json(self.file))
+
+
+def _listing(arrays: zipfile.ZipFile) -> str:
+    """A digest of the names, sizes and checksums of what is in a file of arrays."""
+    return rows([[info.filename, info.file_size, info.CRC] for info in arrays.infolist()])
 
 
 class History:
@@ -89,8 +102,16 @@ class History:
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
+        self.write()
+
+    def write(self) -> None:
+        disk.make_way(self.path)
+        disk.write_atomic(self.path, self.text())
+
+    def text(self) -> str:
+        """As CSV."""
         text = io.StringIO(newline="")
-        table = csv.DictWriter(text, row, lineterminator="\n")
+        table = csv.DictWriter(text, self.rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        disk.write_atomic(self.path, text.getvalue())
+        return text.getvalue()

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from carcls import stops
 from carcls.data.batches import Batches
 
 
@@ -27,11 +28,15 @@ class StepTimes(keras.callbacks.Callback):
         self.first = self.last = (0, self.begin)  # (steps that are done, when)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        stops.check()
         done = (batch + 1, time.monotonic())
         self.first = self.first if self.first[0] else done
         self.last = max(self.last, done)  # on JAX several threads come here
 
     on_predict_batch_end = on_train_batch_end
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        stops.check()
 
     @property
     def step(self) -> float:

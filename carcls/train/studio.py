@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import keras
 
 from carcls.data.cache import PhotoCache
-from carcls.data.photos import Table
+from carcls.data.photos import Rows, Table
 from carcls.machine import Machine
+from carcls.record import Facts
 from carcls.train.monitor import Events
 
 BEST, LAST, HISTORY = "best.weights.h5", "last.weights.h5", "history.csv"
@@ -28,6 +29,8 @@ class Studio(Protocol):
 
     def photos(self, size: tuple[int, int], fit: str) -> PhotoCache: ...
 
+    def spoiled(self, *parts: Rows) -> Facts: ...
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -35,6 +38,7 @@ class Trained:
 
     size: tuple[int, int]  # of the last stage that was trained
     seconds: float  # in all sessions, validation included, without what was announced
+    rows: list[dict[str, Any]]  # of its history
     net: keras.Model | None = None  # where it was trained in this session
 
 

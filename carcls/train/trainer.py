@@ -62,7 +62,8 @@ class Trainer:
         kept = f"{self.saving:.1f} s of it ({self.saving / took:.1%}) to keep every epoch's state"
         print(f"training   {took:.0f} s, {kept}")
         last = self.history.rows[-1]
-        return Trained((last["height"], last["width"]), self._seconds(), self.net)
+        size = last["height"], last["width"]
+        return Trained(size, self._seconds(), self.history.rows, self.net)
 
     @property
     def cfg(self) -> Config:
@@ -263,7 +264,7 @@ class Trainer:
         """All that is not a number of the network, for JSON, after so many epochs of the stage."""
         left = leg.planned - (epoch - leg.first) * leg.worth
         return {
-            "facts": self.facts,
+            "facts": self.facts | self.s.spoiled(self.job.learn, self.job.check),
             "stage": leg.stage,
             "epoch": epoch,
             "planned": left,
@@ -314,10 +315,10 @@ class Trainer:
         return schedule.rate_at(self.cfg, min(1.0, progress + (begin + step - at + 0.5) * per_step))
 
     def _rate_now(self) -> float:
-        return float(keras.ops.convert_to_numpy(self.net.optimizer.learning_rate))
+        return float(model.numbers(self.net.optimizer.learning_rate))
 
     def _iterations(self) -> int:
-        return int(keras.ops.convert_to_numpy(self.net.optimizer.iterations))
+        return int(model.numbers(self.net.optimizer.iterations))
 
     def _seconds(self) -> float:
         """Of training in all sessions, without what was announced."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from carcls.config import Config
 from carcls.errors import TrainingDiverged
-from carcls.nets.model import state
+from carcls.nets.model import numbers, state
 from carcls.train import clock
 from carcls.train.clock import Leg
 from carcls.train.monitor import Events
@@ -195,12 +195,12 @@ class AveragedWeights(keras.callbacks.Callback):
     def settle(self) -> None:
         """The averaged weights take the raw ones' place for good."""
         for weight, average in self._pairs():
-            weight.assign(keras.ops.convert_to_numpy(average))
+            weight.assign(numbers(average))
 
     def _pairs(self) -> list[tuple[Any, Any]]:
         optimizer: Any = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # under loss scaling
-        if not optimizer.built or not int(keras.ops.convert_to_numpy(optimizer.iterations)):
+        if not optimizer.built or not int(numbers(optimizer.iterations)):
             return []  # before the first step the averages are zeros
         # The optimizer's own list is in the order of its averages; the model's may have changed.
         weights, averages = (
@@ -213,9 +213,9 @@ class AveragedWeights(keras.callbacks.Callback):
     def _enter(self) -> None:
         assert self._raw is None, "the averaged weights are in the model already"
         pairs = self._pairs()
-        self._raw = [keras.ops.convert_to_numpy(weight) for weight, _ in pairs]
+        self._raw = [numbers(weight) for weight, _ in pairs]
         for weight, average in pairs:
-            weight.assign(keras.ops.convert_to_numpy(average))
+            weight.assign(numbers(average))
 
     def _leave(self) -> None:
         raw, self._raw = self._raw or [], None

@@ -16,6 +16,7 @@ import pandas as pd
 from carcls.disagreement import BLENDS
 from carcls.errors import ConfigError
 from carcls.votes.evidence import TINY, accuracy, compare, log_loss, measure
+from carcls.votes.votes import ROW_SUM
 
 KINDS = BLENDS[1:]  # from simple to complicated; a new one also wants a branch in ``fit``
 SMALLEST = 0.005  # a fitted weight below it is noise, and becomes 0
@@ -25,7 +26,6 @@ LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = (5, 40), (2, 10)
 ENOUGH = 1200  # photos from which a kind is chosen within an outer fold, and a tree is grown
 LARGE = 2000  # unknowns of a logistic regression: above it, no matrix of their squares
-ROW_SUM = 1e-2  # rows of half precision miss a sum of 1 by less; logits do not pass
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def parse_weights(text: str, members: int) -> np.ndarray:
         weights = np.array([np.nan])
     if len(weights) != members or not (weights >= 0).all() or not 0 < weights.max() < np.inf:
         raise ConfigError(
-            f"weights {text!r}: expected {members} numbers of 0 or more with / between them, at "
-            "least one of them above 0"
+            f"blend={text}: expected {members} number{'s' * (members > 1)} of 0 or more, one for "
+            "each member, with / between them, at least one of them above 0"
         )
     weights /= weights.max()  # first, as the sum of numbers near the largest float is inf
     return weights / weights.sum()

@@ -10,9 +10,10 @@ from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.cache import PhotoCache
 from carcls.data.photos import Rows
-from carcls.errors import ConfigError
+from carcls.errors import ConfigError, TrainingDiverged
 from carcls.machine import Machine, is_out_of_memory, memory_errors
 from carcls.nets.model import restore, state
+from carcls.train.steps import StepTimes
 from carcls.values import Views
 from carcls.votes.votes import Votes, disputed, doublings
 
@@ -49,13 +50,22 @@ def _look(
     while True:
         batches = make_batches(cache, rows, net.output_shape[-1], looks, cfg, machine)
         try:
-            logits = net.predict(batches.dataset, steps=batches.steps, verbose=0)
+            watching = [StepTimes()]  # it raises a stop that was asked for
+            logits = net.predict(
+                batches.dataset, steps=batches.steps, callbacks=watching, verbose=0
+            )
         except memory_errors() as error:
             smallest = batches.batch <= len(machine.devices)
             # One of several processes cannot change the batch alone.
             if not is_out_of_memory(error) or smallest or machine.processes > 1:
                 raise
         else:
+            if not np.isfinite(logits).all():
+                bad = (~np.isfinite(logits)).any(1).sum()
+                raise TrainingDiverged(
+                    f"{bad} of {len(logits)} predictions are no numbers",
+                    "try a lower lr or precision=float32",
+                )
             return softmax(batches.collect(logits)), cfg
         if weights:
             restore(net, weights)

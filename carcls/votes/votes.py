@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +17,13 @@ import numpy as np
 import pandas as pd
 
 from carcls import disk
+from carcls.disk import NO_ZIP
 from carcls.errors import InputError
 from carcls.values import Views
 from carcls.votes.evidence import TINY, Change, compare, measure
 
 COMBINE = ("mean", "geometric", "vote")
+ROW_SUM = 1e-2  # rows of half precision miss a sum of 1 by less; logits do not pass
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Votes:
         """As .npz with arrays named like the fields; atomic."""
         content = io.BytesIO()
         np.savez(content, **{**vars(self), "ids": np.array(self.ids)})
+        disk.make_way(path)
         disk.write_atomic(path, content.getvalue())
 
     def together(self) -> np.ndarray:
@@ -108,11 +110,46 @@ class Votes:
 def load(path: Path) -> Votes:
     """Votes that ``save`` wrote. Raises InputError if the file is not that."""
     try:
+        if not path.is_file():
+            raise ValueError("no such file")
         with np.load(path) as file:
             probs, labels, n_views = (file[name] for name in ("probs", "labels", "n_views"))
-            return Votes(file["ids"].tolist(), probs, labels, n_views, str(file["combine"]))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a file of votes ({error})") from error
+            read = Votes(file["ids"].tolist(), probs, labels, n_views, str(file["combine"]))
+        if fault := _fault(read):
+            raise ValueError(fault)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        *NO_ZIP,
+    ) as error:
+        raise InputError(f"{path}: not a file of votes ({error})") from None
+    return read
+
+
+def _fault(read: Votes) -> str:
+    """What shows that they were not saved by us, or ""."""
+    if not isinstance(read.ids, list) or not all(isinstance(ident, str) for ident in read.ids):
+        return "ids are no list of names"
+    probs, labels, n_views, photos = read.probs, read.labels, read.n_views, len(read.ids)
+    if read.combine not in COMBINE:
+        return f"combine is {read.combine[:40]!r}"
+    if probs.ndim != 3 or probs.dtype != np.float32 or 0 in probs.shape:
+        return f"probs are {probs.dtype} {probs.shape}"
+    if not all(a.shape == (photos,) and a.dtype == np.int64 for a in (labels, n_views)):
+        return "labels or n_views are not one whole number a photo"
+    if probs.shape[1] != photos or not ((labels >= -1) & (labels < probs.shape[2])).all():
+        return "its arrays are of different photos or classes"
+    if not ((n_views >= 1) & (n_views <= len(probs))).all():
+        return f"n_views are not from 1 to {len(probs)}"
+    sums = probs.sum(2, dtype=np.float64)  # (V, P); NaN and infinities fail here
+    given = np.arange(len(probs))[:, None] < n_views
+    if not (np.abs(sums - 1)[given] <= ROW_SUM).all() or not (probs[given] >= 0).all():
+        return "rows of probs are no probabilities"
+    return ""
 
 
 def join(parts: Sequence[Votes]) -> Votes:
