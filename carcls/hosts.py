@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -40,7 +41,9 @@ def process_of() -> tuple[int, int]:
             f"JAX_NUM_PROCESSES={processes}"
         )
     address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    if not address.rpartition(":")[2].isdecimal():
+    host, _, port = address.rpartition(":")
+    is_host = re.fullmatch(r"[^\s/:@]+|\[[\w:.%]+\]", host)
+    if not is_host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(f"JAX_COORDINATOR_ADDRESS={address!r}: expected host:port of process 0")
     return process, processes
 

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Secret,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 
 class Frozen(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # an address may be among it
     )
 
 
@@ -115,6 +130,60 @@ class Mix(_Written):
         return ",".join(
             f"{name}:{repr(alpha).removesuffix('.0')}" for name, alpha in alphas.items() if alpha
         )
+
+
+def hide(text: str) -> str:
+    """The text, with no more than scheme and host of each address in it: the rest may be secret."""
+
+    def hidden(found: re.Match[str]) -> str:
+        more = "/…" if found[2] or found[4] not in ("", "/") else ""
+        return found[1] + found[3] + more
+
+    return re.sub(r"(\w+://)([^\s/?#]*@)?([^\s/?#]*)(\S*)", hidden, text)
+
+
+def _check_address(text: str) -> str:
+    """An address as it is posted to. Raises ValueError, whose words have nothing secret."""
+    if not text:
+        return ""
+    if text.endswith("/…"):
+        raise ValueError("only what may be shown of an address; expected the whole of it")
+    if not re.fullmatch(r"https?://[^\s/?#\\][^\s\\]*", text, re.IGNORECASE):
+        scheme = re.match(r"\w+:(?=//)", text)
+        raise ValueError(
+            f"found {f'{scheme[0]}//…' if scheme else 'no scheme'}; expected http:// or https:// "
+            "and a host, as in http://localhost:9000, without blanks and backslashes"
+        )
+    try:
+        address = AnyHttpUrl(text)
+        if address.port == 0:
+            raise ValueError("port 0; expected 1 to 65535")
+        (address.host or "").strip("[]").encode("idna")
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from None
+    except UnicodeError:
+        raise ValueError("its host has an empty or too long part") from None
+    return str(address)
+
+
+class Address(Secret[Annotated[str, AfterValidator(_check_address)]]):
+    """Where something is posted, "" for nowhere; shown or written as scheme and host alone."""
+
+    def _display(self) -> str:
+        url = self.get_secret_value()
+        whole = urlsplit(url)
+        shown = f"{whole.scheme}://{whole.netloc.rpartition('@')[2]}"
+        return url and shown + ("" if url.removesuffix("/") == shown else "/…")
+
+    def __bool__(self) -> bool:
+        return bool(self.get_secret_value())
+
+    def parts(self) -> tuple[str, str]:
+        """Root and path to post to: where there is no path, the one of Keras's RemoteMonitor."""
+        whole = urlsplit(self.get_secret_value())
+        path = whole.path + (whole.query and f"?{whole.query}")
+        root = f"{whole.scheme}://{whole.netloc}"
+        return root, path if path not in ("", "/") else "/publish/epoch/end/"
 
 
 def read_members(text: str) -> list[dict[str, str]]:

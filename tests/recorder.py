@@ -48,11 +48,13 @@ class Recorder:
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
         self.seen: list[tuple[str, Any]] = []  # (end of the path, JSON or bytes)
+        self.asked: list[str] = []  # paths as they were asked for, with their queries
         self.done = threading.Event()
         recorder = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                recorder.asked.append(self.path)
                 path = urlsplit(self.path).path.removeprefix("/api/v1/")
                 name = path if "/files/" in path or "stream" in path else path.rpartition("/")[2]
                 recorder.answer(self, path if path in recorder.answers else name)

@@ -1,14 +1,20 @@
 """Charts: what is in them by arithmetic, that axes say what they show, and that texts fit."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 from build_votes import build, says
 from drawn import assert_inside, curves_of, labels_of, random_votes, record_figures, texts
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from PIL import Image
 
-from carcls.report import charts, views
+from carcls.report import charts, names, views
 from carcls.votes import votes
 
 
@@ -20,11 +26,14 @@ def figures(monkeypatch):
 # --- Epochs and classes ---------------------------------------------------------------------------
 
 
-def test_curves_show_every_epoch_and_mark_a_new_size(tmp_path, figures):  # S10, S44
+def epochs():
     names = ("loss", "val_loss", "accuracy", "val_accuracy", "lr")
-    epochs = pd.DataFrame({"stage": [1, 2], **{name: [n, n + 1] for n, name in enumerate(names)}})
-    refit = epochs.assign(val_loss=np.nan, val_accuracy=np.nan)
-    charts.curves(epochs, tmp_path / "curves.png", "fold 2")
+    return pd.DataFrame({"stage": [1, 2], **{name: [n, n + 1] for n, name in enumerate(names)}})
+
+
+def test_curves_show_every_epoch_and_mark_a_new_size(tmp_path, figures):  # S10, S44
+    refit = epochs().assign(val_loss=np.nan, val_accuracy=np.nan)
+    charts.curves(epochs(), tmp_path / "curves.png", "fold 2")
     charts.curves(refit, tmp_path / "curves.png")
     axes = figures[0].axes
     assert figures[0].get_suptitle() == "fold 2"
@@ -138,12 +147,14 @@ def test_texts_fit_with_few_and_many_classes_of_long_names(
     tmp_path, figures, classes, photos, most
 ):
     some = random_votes(photos, classes, most)
-    names = [f"{i} Rolls-Royce Phantom Drophead Coupe Convertible {i}" for i in range(classes)]
+    labels = [f"{i} Rolls-Royce Phantom Drophead Coupe Convertible {i}" for i in range(classes)]
     paths = [
-        views.matrix(some, names, tmp_path / "matrix.png"),
+        views.matrix(some, labels, tmp_path / "matrix.png"),
         views.agreement(some, tmp_path / "agreement.png"),
-        charts.confusion(names, some.labels, some.together().argmax(1), tmp_path / "confusion.png"),
-        views.tta_curve({names[0]: votes.curve(some)}, most, tmp_path / "tta_curve.png"),
+        charts.confusion(
+            labels, some.labels, some.together().argmax(1), tmp_path / "confusion.png"
+        ),
+        views.tta_curve({labels[0]: votes.curve(some)}, most, tmp_path / "tta_curve.png"),
         views.trade_off(votes.trade_off(some), tmp_path / "trade_off.png"),
     ]
     assert set(tmp_path.iterdir()) == set(paths)  # no temporary file stays
@@ -153,8 +164,73 @@ def test_texts_fit_with_few_and_many_classes_of_long_names(
 
 
 def test_names_are_cut_in_the_middle_and_no_formulas():
-    assert charts.shorten("Aston Martin Coupe 2012", 16) == "Aston Mart… 2012"
-    assert charts.shorten("$5 and $6", 20) == r"\$5 and \$6"
+    assert names.shorten("Aston Martin Coupe 2012", 16) == "Aston Mart… 2012"
+    assert names.shorten("$5 and $6", 20) == r"\$5 and \$6"
+    assert names.names(["$5\nand $6"], 20).shown == [r"\$5 and \$6"]
+    assert names.names(["\u00e9", "e\u0301", "a b", "a  b", "x", "x"], 20).shown[:5] == [
+        *(f"#{n}" for n in range(1, 5)),
+        "x",
+    ]
+
+
+def test_what_no_font_shows_is_a_number_that_the_picture_file_explains(tmp_path, figures, recwarn):
+    shown = ["Lada", "Жигули", "Café", "a_b^{c}", "<b>", r"\$1\$"]
+    numbered = ["轿车", "자동차", "عربة", "מכונית", "รถยนต์", "गाड़ी", "🚗\u200d🚙", "a\x07b"]
+    numbered += [f"{'x' * 30}{n}{'y' * 30}" for n in range(2)]  # cut to the same
+    labels = ["Lada", "Жигули", "Cafe\u0301", "a_b^{c}", "<b>", "$1$", *numbered]
+    some = random_votes(30, len(labels), 4)
+    some = replace(some, ids=np.array([f"{n}車.jpg" for n in range(30)]))
+    predicted = some.together().argmax(1)
+    path = charts.confusion(labels, some.labels, predicted, tmp_path / "confusion.png")
+    drawn = texts(figures[0].axes[0].get_xticklabels())
+    numbers = [f"#{n}" for n in range(7, len(labels) + 1)]
+    assert drawn == [*shown, *numbers]
+    with Image.open(path) as picture:
+        legend = picture.info[charts.LEGEND]
+    assert legend == "; ".join(f"{n}: {name}" for n, name in zip(numbers, numbered, strict=True))
+    path = views.matrix(some, labels, tmp_path / "matrix.png")
+    assert texts(figures[1].axes[0].get_yticklabels()) == [f"photo #{n + 1}" for n in range(30)]
+    with Image.open(path) as picture:
+        assert "車.jpg" in picture.info[charts.LEGEND]
+    views.tta_curve({"$轿车$": votes.curve(some)}, 4, tmp_path / "tta_curve.png")
+    charts.curves(epochs(), tmp_path / "curves.png", "$轿车$")
+    assert not [str(w.message) for w in recwarn]
+
+
+def test_a_font_of_the_machine_is_used_where_it_has_the_letters(tmp_path, figures, recwarn):
+    pen = TTGlyphPen(None)
+    for corner, move in (((0, 0), pen.moveTo), ((0, 700), pen.lineTo), ((700, 0), pen.lineTo)):
+        move(corner)
+    pen.closePath()
+    blank = TTGlyphPen(None).glyph()
+    font = FontBuilder(1000)
+    font.setupGlyphOrder([".notdef", "car", "blank"])
+    font.setupCharacterMap({ord("轿"): "car", ord("车"): "blank"})
+    font.setupGlyf({".notdef": blank, "car": pen.glyph(), "blank": blank})
+    font.setupHorizontalMetrics(dict.fromkeys([".notdef", "car", "blank"], (1000, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Drawn Cars", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(tmp_path / "cars.ttf")
+    known = font_manager.fontManager.ttflist
+    for remembered in (names._font_of, names._characters):
+        remembered.cache_clear()
+    try:
+        font_manager.fontManager.addfont(tmp_path / "cars.ttf")
+        found = names.names(["轿" * 30, "轿", "轿车", "a轿"], 20)
+        assert found.shown == [f"{'轿' * 6}…轿轿轿", "轿", "#3", "a轿"]
+        assert found.fonts == ["Drawn Cars"]
+        charts.confusion(
+            ["轿", "x"], np.array([0, 1]), np.array([1, 1]), tmp_path / "confusion.png"
+        )
+        assert texts(figures[0].axes[0].get_xticklabels()) == ["轿", "x"]
+        assert not [str(w.message) for w in recwarn]
+    finally:
+        font_manager.fontManager.ttflist = [e for e in known if e.name != "Drawn Cars"]
+        font_manager.fontManager._findfont_cached.cache_clear()
+        for remembered in (names._font_of, names._characters):
+            remembered.cache_clear()
 
 
 def test_ticks_are_every_round_number():

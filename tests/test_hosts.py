@@ -23,8 +23,9 @@ def test_processes_are_counted_from_the_variables_of_jax(monkeypatch):
     assert hosts.process_of() == (0, 1)
     set_to(monkeypatch, "1", "7", "")
     assert hosts.process_of() == (0, 1)
-    set_to(monkeypatch, "4", "3", "10.0.0.1:1234")
-    assert hosts.process_of() == (3, 4)
+    for address in ("10.0.0.1:1234", "host-0.local:1", "[::1]:65535"):
+        set_to(monkeypatch, "4", "3", address)
+        assert hosts.process_of() == (3, 4)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,10 @@ def test_processes_are_counted_from_the_variables_of_jax(monkeypatch):
         (("four", "0", "a:1"), "JAX_NUM_PROCESSES='four': expected a whole number"),
         (("4", "", "a:1"), "JAX_PROCESS_ID='': expected a whole number"),
         (("4", "4", "a:1"), "JAX_PROCESS_ID=4: expected 0 to 3"),
-        (("4", "3", "a"), "JAX_COORDINATOR_ADDRESS='a': expected host:port"),
+        *(
+            (("4", "3", bad), "JAX_COORDINATOR_ADDRESS=.*: expected host:port")
+            for bad in ("", "a", ":1", "a:0", "a:99999", "a:b", "http://a:1", "a b:1", "::1:1")
+        ),
     ],
 )
 def test_variables_that_do_not_go_together_are_named(values, message, monkeypatch):

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from recorder import Raw, Recorder
 
+from carcls import config, session
+from carcls.config import Config
+from carcls.errors import ConfigError
 from carcls.train.monitor import Events, SafeRemoteMonitor, open_events
 
 PATH, REFUSED = "/publish/epoch/end/", "http://127.0.0.1:1"
@@ -48,6 +51,117 @@ def test_the_monitor_is_sent_what_progress_jsonl_has(server, tmp_path, capsys):
     assert second == {"kind": "end", "sizes": [[1.5, None], "a"], "best": True, "nothing": None}
     assert open_events(tmp_path / "alone.jsonl", "").monitor is None
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("", PATH),
+        ("/", PATH),
+        ("/a't0ps3cret?token=b", "/a't0ps3cret?token=b"),
+        ("?'\"t0ps3cret", "/?%27%22t0ps3cret"),
+        ("/#top", PATH),
+        ("?token=t0ps3cret", "/?token=t0ps3cret"),
+        ("/hooks/t0ps3cret", "/hooks/t0ps3cret"),
+        ("/hooks/t0ps3cret/?a=1&b=2#top", "/hooks/t0ps3cret/?a=1&b=2"),
+    ],
+)
+def test_an_address_is_posted_to_as_it_is_and_a_root_as_keras_does(
+    server, tmp_path, capsys, given, asked
+):
+    cfg = config.from_words([f"monitor_url={server.url.replace('//', '//me:t0ps3cret@')}{given}"])
+    events = open_events(tmp_path / "progress.jsonl", cfg.monitor_url)
+    events.send("start", settings=cfg.model_dump(mode="json"))
+    events.close()
+    assert server.asked == [asked]
+    written = (tmp_path / "progress.jsonl").read_text()
+    shown = [repr(cfg), str(cfg.monitor_url), cfg.model_dump_json(), written]
+    shown += [str([body for _, body in server.seen]), capsys.readouterr().out]
+    assert not [text for text in shown if "t0ps3cret" in text or "me:" in text]
+    assert f"{server.url}/…" in cfg.model_dump_json()
+
+
+def test_a_setting_that_is_hidden_is_kept_by_a_variant_and_not_read_back_from_a_file(tmp_path):
+    cfg = config.from_words(["monitor_url=https://host/hooks/t0ps3cret"])
+    assert cfg.replace(seed=2).monitor_url.parts() == ("https://host", "/hooks/t0ps3cret")
+    (tmp_path / "config.json").write_text(cfg.model_dump_json())
+    assert not config.load(tmp_path / "config.json").monitor_url
+    cfg = config.from_words(["monitor_url=http://host:9000"])  # nothing to hide
+    (tmp_path / "config.json").write_text(cfg.model_dump_json())
+    assert config.load(tmp_path / "config.json") == cfg
+
+
+def test_a_session_says_and_leaves_nothing_of_an_address_but_its_host(server, cfg, capsys):
+    root = server.url.replace("//", "//me:t0ps3cret@")
+    server.answers["/"] = {}
+    given = cfg.replace(monitor_url=f"{root}?token=t0ps3cret")
+    with pytest.raises(RuntimeError), session.start(given):
+        raise RuntimeError("stopped here")
+    left = {path: path.read_bytes() for path in Path(cfg.out).rglob("*") if path.is_file()}
+    assert {"config.json", "progress.jsonl"} <= {path.name for path in left}
+    assert not [path for path, content in left.items() if b"t0ps3cret" in content]
+    assert [body["kind"] for _, body in server.seen] == ["start", "failed"]
+    assert "t0ps3cret" not in str(server.seen) + "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "monitor_url=ftp://me:t0ps3cret@host/x",
+        "monitor_url=host/t0ps3cret",
+        "monitor_url=mailto:t0ps3cret@host",
+        "monitor_url=file:///t0ps3cret",
+        "monitor_url=http:///t0ps3cret",
+        "monitor_url=http://me:t0ps3cret@:80/",
+        "monitor_url=http://me:t0p/s3cret@host/",
+        "monitor_url=http://host:99999/t0ps3cret",
+        "monitor_url=http://host:0/t0ps3cret",
+        "monitor_url=http://host:http/t0ps3cret",
+        "monitor_url=http://host/t0ps3cret here",
+        "monitor_url=ftp://host/a't0ps3cret",
+        "http://host/a't0ps3cret",
+        "http://host\"/a't0ps3cret",
+        "monitor_url=http://host/t0ps3cret\n",
+        "monitor_url= http://host/t0ps3cret",
+        "monitor_url=http://a..host/t0ps3cret",
+        "monitor_url=http://999.1.1.1/t0ps3cret",
+        "monitor_url=http:\\\\host\\t0ps3cret",
+        "monitor_url=http://host/…",  # as it is shown
+        "http://host/t0ps3cret",
+        "http://host/?token=t0ps3cret",
+        "members=seed=1/monitor_url=http://host/t0ps3cret",
+    ],
+)
+def test_what_cannot_be_posted_to_is_refused_and_not_quoted(word):
+    with pytest.raises(ConfigError) as refused:
+        config.from_words([word])
+    assert "monitor_url" in str(refused.value) or not word.startswith("monitor_url")
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(ConfigError, match="monitor_url is given twice") as refused:
+        config.from_words(["monitor_url=http://a/t0ps3cret", "monitor_url=http://b/t0ps3cret"])
+    assert "s3cret" not in str(refused.value)
+    with pytest.raises(ValueError, match="views") as wrong:
+        Config(monitor_url="http://a/t0ps3cret", views="many")
+    assert "s3cret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("trouble", ["refused", "silent", "hangs up", "proxy"])
+def test_a_failure_does_not_quote_the_address(server, monkeypatch, capsys, trouble):
+    server.answers["/"] = Raw(b"", seconds=5)
+    root = REFUSED if trouble == "refused" else server.url
+    if trouble == "proxy":
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("HTTP_PROXY", "http://me:t0ps3cret@127.0.0.1:1")
+    if trouble == "hangs up":
+        monkeypatch.setattr(server, "answer", lambda handler, name: None)
+    monkeypatch.setattr(SafeRemoteMonitor, "timeout", (0.2, 0.05))
+    root = root.replace("//", "//me:t0ps3cret@")
+    monitor = SafeRemoteMonitor(root, "/?token=t0ps3cret")
+    monitor.post({})
+    monitor.close()
+    said = capsys.readouterr().out
+    assert "not sent" in said
+    assert "s3cret" not in said and "me:" not in said
 
 
 def test_the_monitor_is_a_keras_callback_and_sends_forms(server):
@@ -114,3 +228,14 @@ def test_a_full_queue_keeps_the_newest(monkeypatch):
     monitor.close()
     assert sent[-64:] == list(range(36, 100))
     assert len(sent) in (64, 65)  # and the one that was on its way, if the thread was that quick
+
+
+def test_a_line_that_a_kill_has_torn_is_ended_before_the_next(tmp_path):
+    path = tmp_path / "progress.jsonl"
+    Events(path).send("start")
+    path.write_text(path.read_text() + '{"kind": "epo')
+    Events(path).send("epoch", name="ü")
+    Events(path).send("end")
+    lines = path.read_text().splitlines()
+    assert [json.loads(lines[n])["kind"] for n in (0, 2, 3)] == ["start", "epoch", "end"]
+    assert len(lines) == 4

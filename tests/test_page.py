@@ -39,10 +39,11 @@ def test_verdicts(epochs, verdict):
     assert re.search(verdict, found)
 
 
-def write_report(out, views, names, **result):
+def write_report(out, views, names, classes="abc", **result):
     """The report of made-up members on a photo of noise: its files, its text, the decision."""
     seeds = "+".join(f"seed={n}" for n in range(len(names)))
-    cfg = Config(members=seeds, views=views, boxes="boxes.csv")
+    url = "https://me:t0ps3cret@host/hooks/t0ps3cret?token=t0ps3cret"
+    cfg = Config(members=seeds, views=views, boxes="boxes.csv", monitor_url=url)
     votes = random_votes(40, 3, cfg.views.most)
     rows = [("train", "x.jpg", photos.TRAIN, 0), ("test", "y.jpg", photos.TEST, -1)]
     rows += [
@@ -54,7 +55,7 @@ def write_report(out, views, names, **result):
         path=path, height=24, width=32, readable=True, left=4, top=2, right=28, bottom=22
     )
     findings = pd.DataFrame([], columns=list(audit.AUDIT_COLUMNS))
-    table = photos.Table(frame, ["a", "b", "c"], "Id", "Category", [], findings, frame)
+    table = photos.Table(frame, list(classes), "Id", "Category", [], findings, frame)
     members, histories = [], {"": history([1.0, 0.8, 0.6, 0.5])}
     for name in names:
         folder = out / name
@@ -111,6 +112,7 @@ def test_the_report_has_every_picture_with_its_caption_and_every_table(tmp_path)
         "3.9.9",
     ):
         assert words in text, words
+    assert '"monitor_url": "https://host/…"' in text and "t0ps3cret" not in text
     alone = re.search(r"<table.*?</table>", text, re.DOTALL)[0]  # the table of members
     assert "<td>one</td>" in alone and "<td>two</td>" in alone
     labels = pd.read_csv(tmp_path / "labels.csv")
@@ -124,3 +126,14 @@ def test_the_report_says_nothing_of_what_was_not_done(tmp_path):
     assert not [
         name for name in ("Pseudo-labels", "Refit", "True accuracy", "blend</h2>") if name in text
     ]
+
+
+def test_labels_that_no_font_shows_are_below_the_pictures_as_text(tmp_path):
+    labels = ["轿车", "<script>alert(1)</script>$x$", "c" * 80]
+    write_report(tmp_path, "2", ("one",), labels)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(
+        r"<figcaption>Validation photos by true class[^<]*<br>#1: 轿车</figcaption>", text
+    )
+    assert "<script" not in text
+    assert pd.read_csv(tmp_path / "labels.csv")["given"].isin(labels).all()

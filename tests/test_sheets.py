@@ -11,10 +11,11 @@ import pytest
 from build_votes import build, says
 from conftest import write_photo
 from drawn import assert_inside, record_figures, texts
+from PIL import Image
 
 from carcls.config import Config
 from carcls.data import audit, augment, boxes, photos
-from carcls.report import sheets
+from carcls.report import charts, sheets
 
 GREY_PHOTO, RED_PHOTO, GREEN_PHOTO = [127, 127, 127], [200, 0, 0], [0, 200, 0]
 
@@ -194,6 +195,20 @@ def test_errors_and_suspicious_labels_most_confident_first(tmp_path, figures, fr
     )
     sheets.suspicious(frame, labels, range(10), tmp_path / "suspicious.png")
     assert titles(figures[1]) == ["given 1, votes say 2 (0.99)", "given 3, votes say 7 (0.95)"]
+
+
+def test_names_that_no_font_shows_are_numbers_on_sheets_too(tmp_path, figures, frame, recwarn):
+    truth, wrong = np.array([0, 1, 2, 2, 2]), np.eye(3)[[1, 0, 2, 2, 2]]
+    labels = ["轿车", "$a$", "c"]
+    sheets.errors(frame, truth, wrong, labels, tmp_path / "errors.png")
+    assert titles(figures[0]) == [r"#1 → \$a\$ (1.00)", r"\$a\$ → #1 (1.00)"]
+    looked = frame.head(2).assign(id=["轿.jpg", "b$1$"], source="train")
+    rows = [("train", i, "tiny", "kept") for i in looked["id"]]
+    sheets.audit(audited(looked, rows), tmp_path / "audit.png")
+    assert titles(figures[1]) == ["photo #1\ntiny → kept", "train b\\$1\\$\ntiny → kept"]
+    with Image.open(tmp_path / "audit.png") as picture:
+        assert picture.info[charts.LEGEND] == "photo #1: train 轿.jpg"
+    assert not [str(w.message) for w in recwarn]
 
 
 def test_an_empty_sheet_says_so(tmp_path, figures, frame):

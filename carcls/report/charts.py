@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
@@ -15,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from carcls import disk
+from carcls.report.names import FONT, Names, names, width
 
 CAPTIONS = {
     "curves.png": "Loss, accuracy and learning rate after every epoch; grey lines mark a new "
@@ -29,22 +31,29 @@ Classes = Sequence[int | str]  # class index → label as in train.csv
 GREEN, RED, GREY = "tab:green", "tab:red", "0.7"
 
 
+LEGEND = "Legend"  # where a PNG file has what its numbers stand for
+
+
 @contextmanager
-def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of that size in inches, saved to the path at the end."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    yield figure
-    with disk.replacing(path) as part:
-        figure.savefig(part, dpi=100)
+def drawing(path: Path, wide: float, high: float, *shown: Names) -> Iterator[Figure]:
+    """A figure of that size in inches, saved to the path at the end; shown: the names in it."""
+    fonts = [FONT, *(font for some in shown for font in some.fonts)]
+    legend = "; ".join(line for some in shown for line in some.legend)
+    with matplotlib.rc_context({"font.family": fonts, "text.usetex": False}):
+        figure = Figure(figsize=(wide, high), layout="constrained")
+        yield figure
+        with disk.replacing(path) as part:
+            figure.savefig(part, dpi=100, metadata={LEGEND: legend} if legend else {})
 
 
 def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
     """Loss, accuracy and learning rate of one network by epoch."""
     epoch = np.arange(1, len(history) + 1)
     new_size = epoch[(history["stage"].diff() > 0).to_numpy()]
-    with drawing(path, 12, 3.6 + 0.3 * bool(title)) as figure:
+    heading = names([title], 100)
+    with drawing(path, 12, 3.6 + 0.3 * bool(title), heading) as figure:
         if title:
-            figure.suptitle(shorten(title, 100))
+            figure.suptitle(heading.shown[0])
         axes = figure.subplots(1, 3)
         for axis, name in zip(axes[:2], ("loss", "accuracy"), strict=True):
             axis.plot(epoch, history[name], "o-", ms=3, label="training, augmented")
@@ -75,10 +84,10 @@ def confusion(classes: Classes, truth: np.ndarray, predicted: np.ndarray, path: 
     counts = np.zeros((n, n), int)
     np.add.at(counts, (truth, predicted), 1)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    names = [shorten(name, 28) for name in classes]
-    longest = max(map(len, names))
+    shown = names(classes, 28)
+    longest = max(map(width, shown.shown))
     side = min(11.0, max(3.2, 0.45 * n) + 1.3 + 0.07 * longest)
-    with drawing(path, side + 1, side) as figure:
+    with drawing(path, side + 1, side, shown) as figure:
         axis = figure.subplots()
         scale = PowerNorm(0.5, 0, 1)  # on a linear one, one photo of thirty looks like none
         image = axis.imshow(shares, cmap="Blues", norm=scale, interpolation="nearest")
@@ -87,14 +96,14 @@ def confusion(classes: Classes, truth: np.ndarray, predicted: np.ndarray, path: 
             look: Any = {"ha": "center", "va": "center", "fontsize": 8, "color": colour}
             axis.text(column, row, counts[row, column], **look)
         ticks = spread_ticks(n, 40)
-        labels = [names[t] for t in ticks]
+        labels = [shown.shown[t] for t in ticks]
         axis.set_xticks(ticks, labels, rotation=90 if longest > 3 else 0, fontsize=9)
         axis.set_yticks(ticks, labels, fontsize=9)
         axis.set_xlabel("predicted class")
         axis.set_ylabel("true class")
         marks = [0, 0.02, 0.1, 0.25, 0.5, 1]
         figure.colorbar(image, label="share of the true class", ticks=marks, shrink=0.8)
-        axis.set_title(_outline_most_confused(axis, counts, names), fontsize=11)
+        axis.set_title(_outline_most_confused(axis, counts, shown.shown), fontsize=11)
     return path
 
 
@@ -108,16 +117,8 @@ def _outline_most_confused(axis: Any, counts: np.ndarray, names: list[str]) -> s
     look: Any = {"fill": False, "ec": RED, "lw": 2, "zorder": 3, "clip_on": False}
     for row, column in ((i, j), (j, i)):
         axis.add_patch(Rectangle((column - half, row - half), 2 * half, 2 * half, **look))
-    gap = "\n" if len(names[i]) + len(names[j]) > 16 else " "
+    gap = "\n" if width(names[i] + names[j]) > 16 else " "
     return f"most confused: {names[i]}{gap}↔ {names[j]}, {count_photos(both[i, j])}"
-
-
-def shorten(name: object, most: int) -> str:
-    """A name of at most ``most`` characters; a dollar sign in it does not start a formula."""
-    text = str(name)
-    if len(text) > most:  # in the middle: "Aston Martin V8 Vantage 2012" ends in what matters
-        text = f"{text[: most - 1 - most // 3]}…{text[-(most // 3) :]}"
-    return text.replace("$", r"\$")
 
 
 def count_photos(n: int) -> str:

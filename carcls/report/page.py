@@ -11,10 +11,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 
 from carcls import disk
 from carcls.config import Config
 from carcls.data import photos
+from carcls.data.labels import spreadsheet_safe
 from carcls.report import charts, sheets, views
 from carcls.votes import decide, pseudo, votes
 
@@ -44,6 +46,8 @@ _PAGE = """<!doctype html>
    "%.4f"|format(result.validation_interval_95[1]) }}),
 measured on {{ result.validation_photos }} photos that the networks were not trained on.
 Submission: {{ result.made_by }}.
+{% for warning in result.warnings %}<b>Warning: {{ warning }}.</b>
+{% endfor %}
 {% if result.true_accuracy is defined %}
 True accuracy of submission.csv on the drawn test photos:
 <b>{{ "%.4f"|format(result.true_accuracy) }}</b>.
@@ -141,8 +145,8 @@ def write(
     best = int(decision.alone["accuracy"].argmax())
     labels = pseudo.suspicious(members[best].val, cfg.member_cfgs()[best].label_smoothing)
     named = {column: [classes[k] for k in labels[column]] for column in ("given", "predicted")}
-    content = labels.assign(**named).drop(columns="row").to_csv(index=False)
-    disk.write_atomic(out / "labels.csv", content)
+    content = spreadsheet_safe(labels.assign(**named).drop(columns="row"))
+    disk.write_atomic(out / "labels.csv", content.to_csv(index=False))
     before = ["augmentation.png", "audit.png", *(["boxes.png"] if cfg.boxes else [])]
     pictures = [
         *(out / name for name in before),
@@ -214,9 +218,11 @@ def _html(table: pd.DataFrame) -> Markup:
 
 
 def _picture(path: Path) -> Markup:
-    """A picture with its caption."""
-    figure = Markup("<figure>{}<figcaption>{}</figcaption></figure>")
-    return figure.format(image(path), CAPTIONS[path.name])
+    """A picture with its caption, and the names that it shows as numbers."""
+    with Image.open(path) as opened:
+        legend = opened.info.get(charts.LEGEND, "")
+    figure = Markup("<figure>{}<figcaption>{}{}</figcaption></figure>")
+    return figure.format(image(path), CAPTIONS[path.name], legend and Markup("<br>") + legend)
 
 
 def image(path: Path) -> Markup:

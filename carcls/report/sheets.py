@@ -13,7 +13,8 @@ import pandas as pd
 from carcls.config import Config
 from carcls.data import augment, boxes, photos, pixels
 from carcls.errors import InputError
-from carcls.report.charts import GREEN, GREY, RED, Classes, drawing, shorten
+from carcls.report.charts import GREEN, GREY, RED, Classes, drawing
+from carcls.report.names import Names, names, width
 from carcls.report.views import sort_by_dispute
 from carcls.votes.votes import Votes
 
@@ -51,13 +52,14 @@ def augmentation(cfg: Config, table: photos.Table, path: Path) -> Path:
     policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength.start)
     train = table.frame[table.frame["fold"] == photos.TRAIN]
     train = train.sample(min(count, len(train)), random_state=cfg.seed)
-    with drawing(path, 2.2 * (draws + 1), 2.2 * height / width * len(train) + 0.5) as figure:
+    shown = names([cfg.augment], 24)
+    tall = 2.2 * height / width * len(train) + 0.5
+    with drawing(path, 2.2 * (draws + 1), tall, shown) as figure:
         axes = figure.subplots(len(train), draws + 1, squeeze=False)
         for n, (item, box) in enumerate(zip(train.itertuples(), boxes.of(train), strict=True)):
             try:
-                photo = pixels.read_box(
-                    item.path, box, 2 * height, 2 * width, item.height, item.width
-                )
+                whole = (item.height, item.width)
+                photo = pixels.read_box(item.path, box, (2 * height, 2 * width), whole)
             except InputError:  # grey, as it is in training
                 photo = np.full((*size, 3), augment.GREY, np.uint8)
             axes[n, 0].imshow(augment.view(photo, size, cfg.fit))
@@ -66,7 +68,7 @@ def augmentation(cfg: Config, table: photos.Table, path: Path) -> Path:
         for axis in axes.flat:
             axis.set_axis_off()
         for draw, axis in enumerate(axes[0]):
-            title = f"{cfg.augment}, draw {draw}" if draw else "as it is"
+            title = f"{shown.shown[0]}, draw {draw}" if draw else "as it is"
             axis.set_title(title, fontsize=9)
     return path
 
@@ -77,7 +79,7 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
     found = table.audit.assign(
         dropped=table.audit["action"] == "dropped",
         kind=table.audit.groupby("finding").cumcount(),
-        lines=[wrap(f"{finding} → {action}".split(), width=28) for finding, action in findings],
+        lines=[wrap(f"{finding} → {action}".split(), most=28) for finding, action in findings],
     )
     found = found.groupby(["source", "id"], sort=False, as_index=False).agg(
         {"lines": "sum", "dropped": "any", "kind": "min"}
@@ -88,12 +90,13 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
     found["dropped"] &= ~found["id"].isin(kept)  # of two rows one may have been kept
     found = found.sort_values(["dropped", "kind"], ascending=[False, True], kind="stable")
     found = found.head(most)
-    titles = [[_name(item), *item.lines] for item in found.itertuples()]
+    ids = _ids(found)
+    titles = [[name, *lines] for name, lines in zip(ids.shown, found["lines"], strict=True)]
     borders = [RED if dropped else GREY for dropped in found["dropped"]]
     nothing = "the audit found nothing"
     if len(table.audit):
         nothing = "what the audit found is about no photo that has a file"
-    return sheet(found, titles, path, nothing, borders)
+    return sheet(found, titles, path, nothing, borders, ids)
 
 
 def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
@@ -104,12 +107,14 @@ def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
     smallest, others = frame.iloc[: count // 3], frame.iloc[count // 3 :]
     others = others.sample(min(count - len(smallest), len(others)), random_state=1)
     frame = pd.concat([smallest, others])
-    titles = [[_name(item), f"{item.share:.0%} of the photo"] for item in frame.itertuples()]
-    return sheet(frame, titles, path, "no photo has a box smaller than itself")
+    ids = _ids(frame)
+    shares = [f"{share:.0%} of the photo" for share in frame["share"]]
+    titles = list(zip(ids.shown, shares, strict=True))
+    return sheet(frame, titles, path, "no photo has a box smaller than itself", shown=ids)
 
 
-def _name(item: Any) -> str:
-    return shorten(f"{item.source} {item.id}", 28)
+def _ids(frame: pd.DataFrame) -> Names:
+    return names(frame["source"] + " " + frame["id"].astype(str), 28, "photo ")
 
 
 # --- After it -------------------------------------------------------------------------------------
@@ -120,19 +125,22 @@ def disputed(frame: pd.DataFrame, votes: Votes, classes: Classes, path: Path) ->
     predicted, counts = votes.together().argmax(1), votes.first_places()
     agreement = votes.agreement()
     chosen = [i for i in sort_by_dispute(votes)[:24] if agreement[i] < 1]
+    shown = names(classes, NAME)
     titles, borders = [], []
     for i in chosen:
         truth = votes.labels[i]
-        true = f"true {shorten(classes[truth], NAME)}"
-        titles.append([*wrap(tally(counts[i], classes), gap="  "), true])
+        titles.append(
+            [*wrap(tally(counts[i], shown.shown), gap="  "), f"true {shown.shown[truth]}"]
+        )
         borders.append(GREEN if truth == predicted[i] else RED)
-    return sheet(frame.iloc[chosen], titles, path, "on no photo do the views disagree", borders)
+    nothing = "on no photo do the views disagree"
+    return sheet(frame.iloc[chosen], titles, path, nothing, borders, shown)
 
 
-def tally(counts: np.ndarray, classes: Classes, most: int = 3) -> list[str]:
+def tally(counts: np.ndarray, shown: Sequence[object], most: int = 3) -> list[str]:
     """Of views by class (classes,), the biggest first, as in ``["7: 5", "9: 3", "rest: 1"]``."""
     order = [int(c) for c in np.argsort(-counts, kind="stable") if counts[c]]
-    parts = [f"{shorten(classes[c], NAME)}: {counts[c]}" for c in order[:most]]
+    parts = [f"{shown[c]}: {counts[c]}" for c in order[:most]]
     rest = int(counts[order[most:]].sum())
     return [*parts, f"rest: {rest}"] if rest else parts
 
@@ -144,22 +152,26 @@ def errors(
     predicted, sure = probs.argmax(1), probs.max(1)
     wrong = np.flatnonzero(predicted != truth)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")][:24]
-    names = [shorten(name, NAME) for name in classes]
+    shown = names(classes, NAME)
     titles = [
-        wrap([names[truth[i]], f"→ {names[predicted[i]]}", f"({sure[i]:.2f})"]) for i in wrong
+        wrap([shown.shown[truth[i]], f"→ {shown.shown[predicted[i]]}", f"({sure[i]:.2f})"])
+        for i in wrong
     ]
-    return sheet(frame.iloc[wrong], titles, path, "no photo is predicted wrongly")
+    return sheet(frame.iloc[wrong], titles, path, "no photo is predicted wrongly", shown=shown)
 
 
 def suspicious(frame: pd.DataFrame, labels: pd.DataFrame, classes: Classes, path: Path) -> Path:
     """The first 24 photos of ``pseudo.suspicious``, whose rows are positions in the frame."""
-    names = [shorten(name, NAME) for name in classes]
+    shown = names(classes, NAME)
     labels = labels.head(24).astype({"row": int, "given": int, "predicted": int})
     titles = [
-        wrap([f"given {names[given]},", f"votes say {names[predicted]}", f"({sure:.2f})"])
+        wrap(
+            [f"given {shown.shown[given]},", f"votes say {shown.shown[predicted]}", f"({sure:.2f})"]
+        )
         for given, predicted, sure in labels[["given", "predicted", "probability"]].to_numpy(object)
     ]
-    return sheet(frame.iloc[labels["row"]], titles, path, "the votes contradict no label")
+    nothing = "the votes contradict no label"
+    return sheet(frame.iloc[labels["row"]], titles, path, nothing, shown=shown)
 
 
 # --- A sheet --------------------------------------------------------------------------------------
@@ -171,10 +183,11 @@ def sheet(
     path: Path,
     nothing: str,
     borders: Sequence[str] = (),
+    shown: Names | None = None,
 ) -> Path:
     """The photos of a frame, each under its title's lines and in a border, grey by default.
 
-    nothing: what an empty frame is drawn as.
+    nothing: what an empty frame is drawn as; shown: the names in the titles.
     """
     if frame.empty:
         with drawing(path, 12, 1.2) as figure:
@@ -185,12 +198,12 @@ def sheet(
     lines = [len(title) for title in titles]
     above = [0.1 + 0.145 * max(lines[n : n + COLUMNS]) for n in range(0, len(lines), COLUMNS)]
     tops = np.cumsum(above) + np.arange(len(above)) * (high + GAP)  # of each row, from the top
-    total, width = tops[-1] + high + GAP, COLUMNS * (wide + GAP)
-    with drawing(path, width, total) as figure:
+    total, across = tops[-1] + high + GAP, COLUMNS * (wide + GAP)
+    with drawing(path, across, total, *([shown] if shown else ())) as figure:
         figure.set_layout_engine("none")
         for n, title in enumerate(titles):
             left, bottom = GAP / 2 + n % COLUMNS * (wide + GAP), total - tops[n // COLUMNS] - high
-            axis = figure.add_axes((left / width, bottom / total, wide / width, high / total))
+            axis = figure.add_axes((left / across, bottom / total, wide / across, high / total))
             photo = tile(frame.iloc[n])
             if photo is None:
                 photo = np.full((*TILE, 3), augment.GREY, np.uint8)
@@ -223,11 +236,11 @@ def tile(item: pd.Series) -> np.ndarray | None:
     return augment.view(photo, TILE, "pad")
 
 
-def wrap(words: Sequence[str], gap: str = " ", width: int = 30) -> list[str]:
+def wrap(words: Sequence[str], gap: str = " ", most: int = 30) -> list[str]:
     """Lines of words in order, as many in a line as fit into that many characters, one at least."""
     lines: list[str] = []
     for word in words:
-        if lines and len(lines[-1] + gap + word) <= width:
+        if lines and width(lines[-1] + gap + word) <= most:
             lines[-1] += gap + word
         else:
             lines.append(word)

@@ -12,7 +12,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from carcls.report.charts import GREEN, RED, Classes, count_photos, drawing, shorten, spread_ticks
+from carcls.report.charts import GREEN, RED, Classes, count_photos, drawing, spread_ticks
+from carcls.report.names import names, width
 from carcls.votes.votes import Votes
 
 CAPTIONS = {
@@ -43,34 +44,36 @@ def matrix(votes: Votes, classes: Classes, path: Path, most: int = 400) -> Path:
     """Predicted class by photo and view, of the most disputed photos."""
     chosen = sort_by_dispute(votes)[:most]
     rows, views = len(chosen), int(votes.n_views.max())
-    names = [shorten(name, 28) for name in classes]
+    shown = names(classes, 28)
+    ids = names((votes.ids[i] for i in chosen) if rows <= 40 else (), 24, "photo ")
     # Rows of 17 px with their ids up to 40 photos, else of 7 px or fewer: 2.7 with 400 photos.
     height = max(3.5, 1.5 + (0.17 * rows if rows <= 40 else min(11.0, 0.07 * rows)))
-    with drawing(path, 5.5 + 0.11 * views + 0.07 * max(map(len, names)), height) as figure:
+    wide = 5.5 + 0.11 * views + 0.07 * max(map(width, shown.shown))
+    with drawing(path, wide, height, shown, ids) as figure:
         axis = figure.subplots()
         tops = votes.tops()[:views, chosen].T
-        image = _colour_classes(axis, tops, (-0.5, views - 0.5), len(names))
+        image = _colour_classes(axis, tops, (-0.5, views - 0.5), len(classes))
         wide = max(0.5, views / 24)
         left = -0.5 - 1.3 * wide
-        _colour_classes(axis, votes.labels[chosen, None], (left, left + wide), len(names))
+        _colour_classes(axis, votes.labels[chosen, None], (left, left + wide), len(classes))
         ticks = spread_ticks(views, 16)
         axis.set_xlim(left, views - 0.5)
         axis.set_xticks([left + wide / 2, *ticks], ["true", *map(str, ticks)])
         axis.set_xlabel("view (0: the photo itself, 1: its mirror image)")
         axis.set_ylabel("photo, the most disputed first")
         if rows <= 40:
-            axis.set_yticks(range(rows), [shorten(votes.ids[i], 24) for i in chosen], fontsize=8)
+            axis.set_yticks(range(rows), ids.shown, fontsize=8)
         else:
             axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         bar = figure.colorbar(image, label="predicted class", pad=0.02, aspect=5 * height)
-        marked = spread_ticks(len(names), min(40, int((height - 1.2) / 0.17)))
-        bar.set_ticks(marked, labels=[names[i] for i in marked], fontsize=8)
+        marked = spread_ticks(len(classes), min(40, int((height - 1.2) / 0.17)))
+        bar.set_ticks(marked, labels=[shown.shown[i] for i in marked], fontsize=8)
         bar.ax.minorticks_off()
         bar.ax.invert_yaxis()  # like the rows, which go down by class
         disputed = (votes.agreement() < 1).sum()
         title = f"views disagree on {disputed:,} of {len(votes.ids):,} photos"
-        shown = f"\nshown: the {rows:,} most disputed" if rows < len(votes.ids) else ""
-        figure.suptitle(title + shown, fontsize=11)
+        part = f"\nshown: the {rows:,} most disputed" if rows < len(votes.ids) else ""
+        figure.suptitle(title + part, fontsize=11)
     return path
 
 
@@ -136,11 +139,12 @@ def tta_curve(tables: dict[str, pd.DataFrame], used: int | None, path: Path) -> 
 
     used: views that the submission uses; None where photos differ in it.
     """
-    with drawing(path, 11, 4.4) as figure:
+    members = names(tables, 40)
+    with drawing(path, 11, 4.4, members) as figure:
         axes = left, right = figure.subplots(1, 2)
-        for n, (name, rows) in enumerate(tables.items()):
+        for n, (name, rows) in enumerate(zip(members.shown, tables.values(), strict=True)):
             views, colour = rows["views"], f"C{n % 10}"
-            left.plot(views, rows["accuracy"], "o-", ms=3, color=colour, label=shorten(name, 40))
+            left.plot(views, rows["accuracy"], "o-", ms=3, color=colour, label=name)
             right.plot(views, rows["log_loss"], "o-", ms=3, color=colour)
             left.fill_between(views, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
         if used is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -15,6 +16,10 @@ import keras
 import numpy as np
 import requests
 from urllib3.exceptions import HTTPError
+
+from carcls import disk
+from carcls.errors import full_disk_named
+from carcls.values import Address, hide
 
 
 def plain(value: Any) -> Any:
@@ -92,7 +97,7 @@ class SafeRemoteMonitor(keras.callbacks.RemoteMonitor):
     def _say(self, trouble: str) -> None:
         if trouble and not self._said:
             self._said = True
-            print(f"monitor {self.root}: {trouble}; the run goes on without it", flush=True)
+            print(f"monitor {hide(self.root)}: {trouble}; the run goes on without it", flush=True)
 
     def _work(self) -> None:
         failures, problem = 0, ""
@@ -133,7 +138,15 @@ class SafeRemoteMonitor(keras.callbacks.RemoteMonitor):
             HTTPError,
             HTTPException,
         ) as error:  # requests' own errors are OSErrors
-            return f"{type(error).__name__}: {error}"[:200]
+            return _cause(error)
+
+
+def _cause(error: BaseException) -> str:
+    """What an error began with; requests' and urllib3's own words quote the address."""
+    while error.__context__:
+        error = error.__context__
+    is_quiet = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
+    return f"{type(error).__name__}: {error}"[:200] if is_quiet else type(error).__name__
 
 
 class Events:
@@ -141,13 +154,18 @@ class Events:
 
     def __init__(self, path: Path, monitor: SafeRemoteMonitor | None = None) -> None:
         self.path, self.monitor = path, monitor
+        if path.exists() and not path.is_file():
+            disk.remove(path)
         self._start = time.monotonic()
 
     def send(self, kind: str, **values: Any) -> None:
         """Record one event; adds ``kind`` and ``time``, seconds since this object was made."""
         event = {"kind": kind, "time": round(time.monotonic() - self._start, 3), **plain(values)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event, allow_nan=False) + "\n")
+        with full_disk_named(self.path), self.path.open("ab+") as file:
+            # A kill or a full disk may have left a part of a line.
+            torn = file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n"
+            line = json.dumps(event, allow_nan=False) + "\n"
+            file.write(("\n" * bool(torn) + line).encode())
         if self.monitor:
             self.monitor.post(event)
 
@@ -157,6 +175,7 @@ class Events:
             self.monitor.close(wait)
 
 
-def open_events(path: Path, url: str) -> Events:
+def open_events(path: Path, url: Address | str) -> Events:
     """The events of a run, posted to that address too if there is one."""
-    return Events(path, SafeRemoteMonitor(url) if url else None)
+    address = Address(url) if isinstance(url, str) else url
+    return Events(path, SafeRemoteMonitor(*address.parts()) if address else None)
