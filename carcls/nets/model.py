@@ -29,7 +29,9 @@ def build(cfg: Config, machine: Machine, classes: int, steps: int) -> tuple[kera
     for layer in batch_norms(model):
         layer.momentum = _momentum(cfg, steps)
     if machine.fast_layers:
-        fast.fuse_batch_norm(model)
+        fused, all_of_them = fast.fuse_batch_norm(model), len(batch_norms(model))
+        loaded += f"; batch norm fused in {fused} of {all_of_them} layers"
+        fast.split_groups(model, machine.kind == "cpu")
         if machine.kind == "cpu":
             fast.speed_up_depthwise(model)
     model.jit_compile = machine.xla  # for predictions without ``compile``, where Keras would choose
@@ -71,6 +73,15 @@ def _backbone(model: keras.Model) -> keras.Model:
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
+def _innermost(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers without layers inside, from input to output.
+
+    Depth is counted over these: of HGNetV2 two layers hold all others.
+    """
+    inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
+    return [leaf for part in inside for leaf in _innermost(part)] or [layer]
+
+
 # --- What trains ----------------------------------------------------------------------------------
 
 
@@ -81,7 +92,7 @@ def open_layers(cfg: Config, model: keras.Model, stage: int) -> None:
     layers, from the head down.
     """
     backbone = _backbone(model)
-    layers = backbone.layers
+    layers = _innermost(backbone)
     share = {"all": 1.0, "head": 0.0, "staged": stage / max(1, len(cfg.stages) - 1)}[cfg.unfreeze]
     backbone.trainable = True
     first = round(len(layers) * (1 - share))
@@ -146,7 +157,15 @@ def _rebase(layer: Any, moments: list[Moments]) -> None:
 
 
 def _float64(tensor: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(tensor).astype(float)
+    return numbers(tensor).astype(float)
+
+
+def numbers(tensor: Any) -> np.ndarray:
+    """A copy of a tensor's or variable's values, which on the CPU may lend their memory.
+
+    np.array alone and keras.ops.convert_to_numpy warn under numpy 2.1.
+    """
+    return np.array(np.asarray(tensor))
 
 
 # --- Loss and learning rate -----------------------------------------------------------------------
@@ -228,7 +247,7 @@ def _by_depth(kind: Any, factors: list[float]) -> Any:
 
 def depth_factors(cfg: Config, model: keras.Model) -> list[float]:
     """Of each trainable variable depth_decay ** (quarters of the backbone from it to the head)."""
-    layers = [layer for layer in _backbone(model).layers if layer.trainable_variables]
+    layers = [layer for layer in _innermost(_backbone(model)) if layer.trainable_variables]
     quarter = {
         id(w): 4 - 4 * i // len(layers)
         for i, layer in enumerate(layers)
@@ -247,8 +266,7 @@ def state(model: keras.Model, optimizer: bool = True) -> list[np.ndarray]:
     generators (3.13.2 writes them and does not read them).
     """
     variables, loss_scale = _variables(model, optimizer)
-    # np.array copies: on the CPU a variable may lend its memory, which the next step writes to.
-    return [np.array(variable) for variable in [*variables, *loss_scale]]
+    return [numbers(variable) for variable in [*variables, *loss_scale]]
 
 
 def restore(model: keras.Model, arrays: list[np.ndarray]) -> None:

@@ -1,7 +1,7 @@
 """The networks: a table of them, each with the normalisation that its ImageNet weights expect.
 
-A new network is a new row at the end of this file. keras-cv's presets would fetch their
-configurations from the internet, so these are written out.
+A new network is a new row at the end of this file, or of hub.py. keras-cv's presets would fetch
+their configurations from the internet, so these are written out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from carcls.errors import ConfigError
-from carcls.nets import fast
+from carcls.nets import fast, hub
 
 Shape = tuple[int | None, int | None, int]  # height, width, channels
 
@@ -47,10 +47,10 @@ class Backbone:
     """A network that photos can be classified with, without its own classifier."""
 
     name: str
-    library: str  # keras_cv, or keras for keras.applications: in which form its weights come
+    library: str  # keras_cv, keras_hub, or keras for keras.applications: the form of its weights
     make: Callable[[Shape], Any]  # (height, width, 3) → the network as its weight files know it
     normalise: str = "own"  # a key of _NORMALISE
-    preset: str | None = None  # its weights: a folder's name (keras_cv) or a file's (keras)
+    preset: str | None = None  # its weights: a file's name (keras) or a folder's (the others)
     source: str = ""  # how to get them where there is internet, or why there are none
     # The model on Kaggle that has its weights: owner/model/framework/variation/version.
     model: str | None = None
@@ -59,10 +59,21 @@ class Backbone:
 
 def find(name: str) -> Backbone:
     """The network of that name. Raises ConfigError if there is none."""
+    if name.startswith(hub.MISLED):
+        raise ConfigError(
+            f"backbone={name}: KerasHub {hub.VERSION} has another network's weights under this "
+            "name; expected another, such as efficientnet2_rw_s"
+        )
     if name not in REGISTRY:
         names = ", ".join(REGISTRY)
         raise ConfigError(f"backbone={name!r}: no such network; expected one of {names}")
     return REGISTRY[name]
+
+
+def check(name: str) -> None:
+    """Raise ConfigError if there is no network of that name, or not the package that it needs."""
+    if find(name).library == "keras_hub":
+        hub.check_installed(name)
 
 
 def build(name: str) -> Any:
@@ -70,7 +81,7 @@ def build(name: str) -> Any:
 
     H and W may be any; of sides that are no multiples of 32 px DenseNet, ConvNeXt and Xception
     ignore the rest at the right and the bottom. Its layers are the network's own, after at most one
-    that normalises. Raises ConfigError on a wrong name.
+    that normalises. Raises ConfigError on a wrong name or a missing package.
     """
     import keras
 
@@ -86,7 +97,12 @@ def build(name: str) -> Any:
     images = keras.Input((None, None, 3), name="images")
     scale, offset = (list(values) for values in affine)
     # float32 even in mixed precision: float16 would cost the last bits of a normalised pixel.
-    pixels = keras.layers.Rescaling(scale, offset, name="normalise", dtype="float32")(images)
+    if backbone.library == "keras_hub":  # as ImageNet's until a preset is loaded, which says it
+        layer = hub.normalisation()(name="normalise", dtype="float32")
+        pixels = layer(images)
+        layer.set_weights([np.array(scale), np.array(offset)])
+    else:
+        pixels = keras.layers.Rescaling(scale, offset, name="normalise", dtype="float32")(images)
     # .call, not __call__: the network's layers become this model's own, not hidden in one layer.
     return keras.Model(images, network.call(pixels), name=name)
 
@@ -143,6 +159,22 @@ def _keras(name: str, kind: str, file: str, normalise: str = "own") -> Backbone:
     source = f"`keras.applications.{kind}(include_top=False)` fetches it where there is internet"
     make = partial(_make_keras, kind)
     return Backbone(name, "keras", make, normalise, file, source, kind=kind)
+
+
+def _keras_hub(name: str) -> Backbone:
+    """A network of KerasHub, whose weights are a model on Kaggle."""
+    kind, _, handle = hub.ROWS[name]
+    model, preset, version = handle.split("/")
+    return Backbone(
+        name,
+        "keras_hub",
+        partial(hub.make, name),
+        "(x / 255 - mean) / std",
+        preset,
+        "",
+        f"keras/{model}/keras/{preset}/{version}",
+        kind,
+    )
 
 
 def _make_keras_cv(kind: str, config: dict[str, Any], shape: Shape) -> Any:
@@ -258,5 +290,6 @@ _ROWS = (
         _keras(f"keras_efficientnetv2_b{n}", f"EfficientNetV2B{n}", f"efficientnetv2-b{n}_notop.h5")
         for n in range(4)
     ),
+    *map(_keras_hub, hub.ROWS),
 )
 REGISTRY: dict[str, Backbone] = {row.name: row for row in _ROWS}

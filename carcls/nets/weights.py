@@ -1,12 +1,11 @@
 """Weights from disk: find the file that a network starts from, check it, load it.
 
 Kaggle's inputs, the cache and the working folder are searched: a dataset of ours is known by its
-manifest, a keras-cv preset by its folder's name, a file of Keras by its own name.
+manifest, a preset of keras-cv or KerasHub by its folder's name, a file of Keras by its own name.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import zipfile
@@ -21,9 +20,10 @@ from carcls import disk
 from carcls.config import Config
 from carcls.data import attached, files
 from carcls.errors import InputError
+from carcls.nets import hub, registry
 from carcls.nets.registry import MEAN, STD, Backbone, find, normalisations
 
-WEIGHTS_FILE = "model.weights.h5"  # in a keras-cv preset folder, beside config.json
+WEIGHTS_FILE = "model.weights.h5"  # in a preset folder, beside config.json
 
 
 def find_weights(name: str, cfg: Config) -> Path | None:
@@ -35,7 +35,7 @@ def find_weights(name: str, cfg: Config) -> Path | None:
     if cfg.weights == "none":
         return None
     file = _search(backbone) if cfg.weights == "imagenet" else _given(backbone, cfg.weights)
-    _check_class(backbone, file)
+    _check_config(backbone, file)
     return file
 
 
@@ -49,7 +49,7 @@ def load_weights(model: Any, name: str, cfg: Config) -> str:
         return f"{name}: from scratch (weights=none)"
     described = _describe(file)  # before it is read: it may be damaged
     _load(model, find(name), file)
-    return f"{name}: {model.count_params():,} parameters from {described}"
+    return f"{name}: {_count(model):,} parameters from {described}"
 
 
 def check_attached(cfg: Config) -> list[str]:
@@ -81,6 +81,7 @@ def check_attached(cfg: Config) -> list[str]:
 
 def _check_weights(cfg: Config) -> list[str]:
     file = find_weights(cfg.backbone, cfg)
+    registry.check(cfg.backbone)
     return [f"weights of {cfg.backbone}: {_describe(file) if file else 'none, from scratch'}"]
 
 
@@ -150,18 +151,20 @@ def _given(backbone: Backbone, text: str) -> Path:
 
 def _not_found(backbone: Backbone, what: str) -> InputError:
     return InputError(
-        f"backbone={backbone.name} weights=imagenet: {what} ({_how_to_get(backbone)}). "
+        f"backbone={backbone.name} weights=imagenet: {what} ({how_to_get(backbone)}). "
         "Or give a path as weights, or train from scratch with weights=none."
     )
 
 
-def _how_to_get(backbone: Backbone) -> str:
+def how_to_get(backbone: Backbone) -> str:
+    """How a person gets a network's weights to where they are found."""
     if backbone.model:
         owner, model, _, variation, _ = backbone.model.split("/")
         return (
             "on Kaggle attach the model: in the kernel's editor Add Input → Models → "
             f"{owner}/{model}, framework Keras, variation {variation}; in kernel-metadata.json "
-            f'"model_sources": ["{backbone.model}"]; elsewhere put its folder into one of those'
+            f'"model_sources": ["{backbone.model}"]; elsewhere, with internet, `carcls weights '
+            f"{backbone.name}` fetches it"
         )
     if not backbone.preset:
         return backbone.source
@@ -175,31 +178,39 @@ def _how_to_get(backbone: Backbone) -> str:
 # --- Check and load -------------------------------------------------------------------------------
 
 
-def _check_class(backbone: Backbone, file: Path) -> None:
-    """Refuse a preset folder that was saved from another kind of network."""
-    config = file.parent / "config.json"
+def _check_config(backbone: Backbone, file: Path) -> None:
+    """Refuse a preset folder that was saved from another network, or does not say enough."""
+    config, is_hub = file.parent / "config.json", backbone.library == "keras_hub"
+    if is_hub:
+        hub.read_converter(file)
     if file.name != WEIGHTS_FILE or not config.is_file():
         return
     try:
-        found = json.loads(config.read_text())["class_name"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{config}: not the config.json of a keras-cv preset") from None
+        content = disk.read_json(config)
+        found, settings = content["class_name"], dict(content["config"]) if is_hub else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{config}: not the config.json of a preset") from None
     if found != backbone.kind:
         raise InputError(
             f"{config}: weights of a {found}; backbone={backbone.name} is a {backbone.kind}"
         )
+    if is_hub:
+        hub.check_config(config, backbone.name, settings)
 
 
 def _load(model: Any, backbone: Backbone, file: Path) -> None:
     try:
         # Keras loads what it finds by class and order, silent about layers that the network lacks.
-        if file.name.endswith(".weights.h5") and (size := _size(file)) != model.count_params():
-            raise ValueError(f"it holds {size:,} numbers, the network {model.count_params():,}")
+        if file.name.endswith(".weights.h5") and (size := _size(file)) != _count(model):
+            raise ValueError(f"it holds {size:,} numbers, the network {_count(model):,}")
         model.load_weights(file)
     # RuntimeError is what h5py makes of damaged bytes.
     except (ValueError, OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         why = _first(error)
         raise InputError(f"{file}: does not fit backbone={backbone.name}: {why}") from None
+    if backbone.library == "keras_hub":
+        values = [np.array(each) for each in hub.read_converter(file)]
+        model.get_layer("normalise").set_weights(values)
     for layer in normalisations(model):
         mean, variance, _ = (np.round(value.ravel(), 3).tolist() for value in layer.get_weights())
         if not np.allclose([mean, variance], [MEAN, STD], atol=2e-3):
@@ -207,6 +218,12 @@ def _load(model: Any, backbone: Backbone, file: Path) -> None:
                 f"{file}: made for pixels of mean {mean} and variance {variance}; backbone="
                 f"{backbone.name} takes weights made for ImageNet's {list(MEAN)} and {list(STD)}"
             )
+
+
+def _count(model: Any) -> int:
+    """How many numbers its weight file has: all but those that normalise before the network."""
+    ours = [layer for layer in model.layers if layer.name == "normalise"]
+    return model.count_params() - sum(layer.count_params() for layer in ours)
 
 
 def _size(file: Path) -> int:
