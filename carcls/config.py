@@ -6,17 +6,16 @@ it, whether it sets the terms of a comparison. The lists of names below follow f
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from carcls import disagreement
+from carcls import disagreement, disk
 from carcls.errors import ConfigError
 from carcls.presets import PRESETS, RENAMED
-from carcls.values import Frozen, Mix, Stage, Strength, Views, read_members
+from carcls.values import Address, Frozen, Mix, Stage, Strength, Views, hide, read_members
 
 POLICIES = ("light", "medium", "none")  # of augmentation, by name
 
@@ -196,18 +195,27 @@ class Config(Frozen):
         ge=0,
         le=1e6,
     )
-    monitor_url: str = _session("", "where RemoteMonitor posts progress; empty: nowhere")
+    monitor_url: Address = _session(
+        "",
+        "http(s) address to which RemoteMonitor posts progress; of one without a path, "
+        "/publish/epoch/end/; never shown whole; empty: nowhere",
+    )
     tensorboard: bool = _session(
         False, "write TensorBoard event files to OUT/member1/tensorboard and so on"
     )
 
     # Machine
+    accelerator: Literal["any", "t4", "tpu", "cpu"] = _session(
+        "any",
+        "without which a run stops at once: t4 (also another GPU) or tpu, as `make push` writes it "
+        "into a kernel; any, cpu: runs on what there is",
+    )
     backend: Literal["auto", "tensorflow", "jax"] = _machine("auto", "of Keras; auto: jax on a TPU")
     precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = _training(
         "auto", "of maths"
     )
     xla: Literal["auto", "on", "off"] = _machine(
-        "auto", "compile TensorFlow's steps with XLA; auto: on one GPU; JAX always compiles"
+        "auto", "compile TensorFlow's steps with XLA; auto: on one GPU; JAX always, on several too"
     )
 
     @field_validator("stages", mode="before")
@@ -301,6 +309,8 @@ TRAINING_SETTINGS = _marked(part="training")
 SESSION_SETTINGS = _marked(part="session")
 FILE_SETTINGS = _marked(mark="file")
 EQUAL_TERMS = _marked(mark="terms")
+# Of which no more than scheme and host is shown, and that config.json does not have whole.
+SECRETS = frozenset(n for n, field in Config.model_fields.items() if field.annotation is Address)
 
 
 def _preset(settings: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +334,7 @@ def parse(settings: dict[str, Any]) -> Config:
     unknown = sorted(set(settings) - set(Config.model_fields))
     if unknown:
         raise ConfigError(
-            f"unknown setting {', '.join(unknown)}; expected preset or one of "
+            f"unknown setting {hide(', '.join(unknown))}; expected preset or one of "
             f"{', '.join(Config.model_fields)}"
         )
     try:
@@ -336,9 +346,9 @@ def parse(settings: dict[str, Any]) -> Config:
 def _sentence(error: Any) -> str:
     """One of pydantic's findings: setting, what was found, what is wrong."""
     name = ".".join(map(str, error["loc"]))
-    found = f"={error['input']!r}" if name else ""
+    found = f"={error['input']!r}" if name and name not in SECRETS else ""
     message = error["msg"].removeprefix("Value error, ")
-    return f"{name}{found}: {message}".removeprefix(": ")
+    return hide(f"{name}{found}: {message}".removeprefix(": "))
 
 
 def from_words(words: list[str], preset: str = "default") -> Config:
@@ -355,10 +365,11 @@ def settings_of(words: list[str]) -> dict[str, Any]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise ConfigError(f"{word!r} is not key=value, as in preset=quick")
+            raise ConfigError(f"{hide(word)!r} is not key=value, as in preset=quick")
         field = Config.model_fields.get(key)
         if key in settings:
-            raise ConfigError(f"{key} is given twice: {settings[key]} and {value}; expected once")
+            both = "" if key in SECRETS else f": {settings[key]} and {value}"
+            raise ConfigError(f"{hide(key)} is given twice{both}; expected once")
         settings[key] = None if not value and field and field.default is None else value
     return settings
 
@@ -366,9 +377,13 @@ def settings_of(words: list[str]) -> dict[str, Any]:
 def load(path: Path) -> Config:
     """Config from the config.json of a run. Raises ConfigError."""
     try:
-        settings = json.loads(path.read_text())
+        settings = disk.read_json(path)
     except (OSError, ValueError) as error:  # no JSON, or no text
         raise ConfigError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: holds {type(settings).__name__}; expected settings by name")
-    return parse(settings)
+    return parse({key: value for key, value in settings.items() if not _is_hidden(key, value)})
+
+
+def _is_hidden(name: str, value: Any) -> bool:
+    return name in SECRETS and str(value).endswith("/…")

@@ -14,7 +14,12 @@ from typing import Any
 
 from carcls import hosts
 from carcls.config import Config
-from carcls.errors import ConfigError
+from carcls.errors import ConfigError, InputError
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 HEAD = "head"  # name of the output layer; of several processes each gets all of its logits
 
@@ -64,8 +69,7 @@ def setup(cfg: Config) -> Machine:
     It comes before any import of Keras, which then reads its backend. Raises ConfigError where
     Keras has another one already, or the settings do not go together.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # a Kaggle script's output is block-buffered
+    check_memory_limit()
     process, processes = hosts.process_of()
     backend, why_backend = _backend(cfg, processes)
     _prepare(backend)
@@ -76,7 +80,8 @@ def setup(cfg: Config) -> Machine:
     import tensorflow as tf
 
     if backend == "jax":
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds, and must leave them
+        with suppress(RuntimeError):  # a notebook has used them already
+            tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds, and must leave them
         devices, kind, has_bfloat16 = _jax_devices(keras, processes)
         if cfg.backend == "auto" and processes == 1 and kind == "cpu":
             raise ConfigError(
@@ -88,6 +93,7 @@ def setup(cfg: Config) -> Machine:
         if kind == "cpu":
             # The same run from the same seed, byte for byte. On a GPU it would forbid XLA.
             tf.config.experimental.enable_op_determinism()
+    expect_accelerator(cfg, kind)
     precision, why_precision = _precision(cfg, kind, has_bfloat16)
     keras.config.set_dtype_policy(precision)
     keras.utils.set_random_seed(cfg.seed)
@@ -139,6 +145,8 @@ def _prepare(backend: str) -> None:
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # As TensorFlow is told below: JAX alone would take three quarters of every GPU at once.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # By itself TensorFlow takes oneDNN's kernels only with AVX-512; without it they take a third
     # off a step (MEASUREMENTS: oneDNN).
     if "tensorflow" not in sys.modules:
@@ -148,15 +156,54 @@ def _prepare(backend: str) -> None:
 
 # As in jax/_src/hardware_utils.py of jax 0.7.2; Google's network cards have other device numbers.
 _GOOGLE, _TPUS = "0x1ae0", {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
+_NVIDIA, _AMD, _DISPLAY = "0x10de", "0x1002", "0x03"
+_PCI = Path("/sys/bus/pci/devices")
 
 
-def has_tpu(pci: Path = Path("/sys/bus/pci/devices")) -> bool:
+def has_tpu(pci: Path = _PCI) -> bool:
     """Whether the environment or the PCI bus shows a TPU; jax, once imported, would hold it."""
     if os.environ.get("TPU_NAME") or os.environ.get("TPU_ACCELERATOR_TYPE"):
         return True
-    google = (v.parent for v in pci.glob("*/vendor") if v.read_text().strip() == _GOOGLE)
-    on_bus = any((card / "device").read_text().strip() in _TPUS for card in google)
+    on_bus = any((card / "device").read_text().strip() in _TPUS for card in _cards(pci, _GOOGLE))
     return on_bus or Path("/dev/accel0").exists()
+
+
+def has_gpu(pci: Path = _PCI, devices: Path = Path("/dev")) -> bool:
+    """Whether the PCI bus or a driver shows a GPU that a framework might use."""
+    if any(any(devices.glob(name)) for name in ("nvidia[0-9]*", "kfd", "dxg")):
+        return True
+    cards = _cards(pci, _NVIDIA, _AMD)
+    return any((card / "class").read_text().startswith(_DISPLAY) for card in cards)
+
+
+def _cards(pci: Path, *makers: str) -> list[Path]:
+    return [v.parent for v in pci.glob("*/vendor") if v.read_text().strip() in makers]
+
+
+def expect_accelerator(cfg: Config, kind: str = "") -> None:
+    """Raise ConfigError where the accelerator that a kernel was pushed for is not there.
+
+    kind: of the devices that the backend sees; "": what the system shows, before any is imported.
+    """
+    wanted = {"t4": "gpu", "tpu": "tpu"}.get(cfg.accelerator)
+    if not wanted or kind == wanted:
+        return
+    shown = [name for name, is_there in (("gpu", has_gpu()), ("tpu", has_tpu())) if is_there]
+    if not kind and wanted in shown:
+        return
+    found = f"this machine shows {' and '.join(shown) or 'neither GPU nor TPU'}"
+    why = (
+        "is the week's quota used up (`kaggle quota`), or machine_shape not what make push "
+        f"ACCELERATOR={cfg.accelerator} writes (in the editor: Settings → Accelerator)"
+    )
+    if wanted in shown:
+        found += f", the backend sees only {kind}"
+        why = "is a driver or the backend's package for it missing, or CUDA_VISIBLE_DEVICES set"
+    if wanted == "tpu":
+        why += ", or a docker_image pinned, with which there is no TPU"
+    raise ConfigError(
+        f"accelerator={cfg.accelerator}: {found}; {why}? accelerator=any runs on what there is"
+    )
 
 
 def _tf_devices(tf: Any) -> tuple[list[str], str, bool]:
@@ -231,7 +278,7 @@ def _xla(cfg: Config, kind: str, backend: str, count: int) -> tuple[bool, str]:
         return cfg.xla == "on", "as set"
     if count > 1:
         # keras issues 21366 and 20763: loss scaling under MirroredStrategy fails when compiled.
-        return False, "does not go together with several GPUs and mixed precision"
+        return False, "fails on several GPUs in mixed precision; backend=jax compiles there"
     return True, "on one GPU it fuses the small operations"
 
 
@@ -251,7 +298,7 @@ def _kernels(machine: Machine) -> list[str]:
     """Which kernels compute, where TensorFlow does without a compiler."""
     if not machine.fast_layers:
         return ["batch norm Keras: the compiler fuses it"]
-    lines = ["batch norm fused: faster than Keras's operations, same numbers"]
+    lines = ["batch norm fused where it can be: faster than Keras's operations, same numbers"]
     if machine.kind == "cpu":
         asked = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
         if asked is None:
@@ -278,6 +325,21 @@ def keep_memory() -> None:
 
 
 # --- Too little memory ----------------------------------------------------------------------------
+
+# What TensorFlow and a run on a few small photos take, with some room.
+_LEAST = {"RLIMIT_AS": ("v", 3.8e9), "RLIMIT_DATA": ("d", 2.0e9)}
+
+
+def check_memory_limit() -> None:
+    """Raise InputError where a limit of this process is too low: TensorFlow ends with no word."""
+    for name, (letter, least) in _LEAST.items() if resource else ():
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if resource.RLIM_INFINITY != limit < least:
+            raise InputError(
+                f"ulimit -{letter}: this process may take {limit / 1e9:.1f} GB of memory; "
+                f"TensorFlow and a small run need {least / 1e9:.1f} GB; raise it, or set it to "
+                "unlimited"
+            )
 
 
 def memory_errors() -> tuple[type[BaseException], ...]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from killed import stopped_after
 from carcls import jobs, run
 from carcls.config import Config
 from carcls.data import files, photos
+from carcls.errors import ConfigError
 from carcls.report import page
 from carcls.train import clock, trainer
 from carcls.train.clock import Ahead, Clock, Pace
@@ -37,6 +39,56 @@ def test_the_limit_is_what_is_set_or_a_kernels_session():
     assert clock.start(cfg.replace(budget_minutes=0), False, "cpu", 7.0).is_limited
     phases = cfg.replace(pseudo=1, refit_epochs=1, budget_minutes=3)
     assert clock.start(phases, False, "cpu", 0.0).reports == 3
+
+
+@pytest.fixture
+def editor(tmp_path, monkeypatch):
+    """Kaggle's editor, an hour after its session began, and /proc of its machine."""
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    monkeypatch.setattr(time, "monotonic", lambda: 50_000.0)
+    (tmp_path / "1").mkdir()
+    ticks = 1000 * os.sysconf("SC_CLK_TCK")
+    before = "S 0 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0"
+    (tmp_path / "1" / "stat").write_text(f"1 (run (a) sh) {before} {ticks} 1 1\n")
+    (tmp_path / "uptime").write_text("4600.25 1.0\n")
+    return tmp_path
+
+
+def test_in_kaggles_editor_time_counts_from_when_the_session_began(editor, monkeypatch):
+    cfg, began = Config(), 49_990.0
+    limit = clock.start(cfg, True, "gpu", began, editor)
+    assert limit.end == pytest.approx(50_000 - 3600.25 + 0.95 * 12 * 3600)
+    assert limit.start == began and "the session began, 1:00:00 ago" in limit.limit
+    budget = clock.start(cfg.replace(budget_minutes=90), True, "gpu", began, editor)
+    assert budget.left() == pytest.approx(30 * 60 - 0.25)
+    assert "90 minutes, as set (from when the session began" in budget.limit
+    with pytest.raises(ConfigError, match="budget_minutes=60: over.*1:00:00 ago; .*more than 60"):
+        clock.start(cfg.replace(budget_minutes=60), True, "gpu", began, editor)
+    assert clock.start(cfg.replace(budget_minutes=0), True, "gpu", began, editor).left() < 0
+    assert not clock.start(cfg, False, "gpu", began, editor).is_limited
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    limit = clock.start(cfg, True, "gpu", began, editor)
+    assert limit.end == began + 0.95 * 12 * 3600 and "this run began" in limit.limit
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("uptime", "900.0 1.0"),  # of the container, where ticks count from the machine's start
+        ("uptime", "1005.0 1.0"),  # the first process is younger than this run
+        ("uptime", "99999.0 1.0"),  # older than a session can be
+        ("uptime", ""),
+        ("1/stat", "1 (sh) S"),
+        ("1/stat", None),
+    ],
+)
+def test_a_session_whose_age_is_not_sure_counts_from_this_run(editor, file, text):
+    if text is None:
+        (editor / file).unlink()
+    else:
+        (editor / file).write_text(text)
+    limit = clock.start(Config(), True, "gpu", 49_990.0, editor)
+    assert limit.end == 49_990 + 0.95 * 12 * 3600 and "this run began" in limit.limit
 
 
 def test_a_deadline_keeps_time_for_the_reports_and_shares_the_rest(monkeypatch):

@@ -54,7 +54,8 @@ def test_every_preset_is_valid_and_a_setting_overrides_it():
         ("mix=0.2", "mix='0.2'.*mixup:ALPHA"),
         ("bn_photos=8", "bn_photos 8: too few.*at least 32"),
         ("blend=mean", "blend 'mean': expected one of auto, best"),
-        ("blend=0.9/0.1", "blend 0.9/0.1: 2 weights for 1 members"),
+        ("blend=0.9/0.1", "blend 0.9/0.1: 2 weights for 1 member;"),
+        ("blend=1/.", "blend '1/.': expected one of auto"),
         ("pseudo=3 views=2", "pseudo with views 2 and tta auto.*at least 4"),
         ("pseudo=3 tta=never", "pseudo with views 8 and tta never"),
         ("pseudo=3 folds=5", "pseudo with folds 5.*folds=1"),
@@ -122,7 +123,9 @@ def test_what_a_setting_belongs_to_is_said_once():
     assert {"stages", "lr", "batch", "schedule", "warmup"} == config.EQUAL_TERMS
     assert {"boxes", "weights", "augment"} == config.FILE_SETTINGS
     assert {"strength", "precision", "boxes"} == training - config.MEMBER_SETTINGS
-    assert {"data", "out", "budget_minutes", "monitor_url", "resume"} < config.SESSION_SETTINGS
+    # A run may go on with another accelerator, so it is no part of what the run is.
+    session = {"data", "out", "budget_minutes", "monitor_url", "resume", "accelerator"}
+    assert session < config.SESSION_SETTINGS
     assert not config.SESSION_SETTINGS & training
     votes = {"views", "tta", "tta_combine", "folds", "members", "blend", "pseudo", "refit_epochs"}
     assert not votes & (training | config.SESSION_SETTINGS)

@@ -9,19 +9,24 @@ import re
 import shutil
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from recorder import Raw, Recorder, blob, refusal, stream
 
+from carcls import config
 from carcls.data import attached
 from carcls.desk import bundle, cli, kaggle, metadata, offline, push, watch
 from carcls.errors import InputError
+from carcls.nets import registry
 
 REPOSITORY = Path(__file__).parents[1]
 ID = "alice/carcls-car-classification"
 PUSHED = {"ref": f"/{ID}", "url": f"https://www.kaggle.com/code/{ID}", "versionNumber": 3}
 LOG = f"kernels/logs/stream/{ID}"
+# Versions of a kernel, --no-run, and a submission's score came with it.
+KNOWS_VERSIONS = tuple(map(int, version("kaggle").split("."))) >= (2, 2, 5)
 
 
 @pytest.fixture
@@ -42,7 +47,7 @@ def server(tmp_path, monkeypatch):
     recorder.close()
 
 
-MODEL = "keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"
+MODEL = "keras/hgnetv2/keras/hgnetv2_b5_ssld_stage2_ft_in1k/1"
 
 
 def with_models(*models: str) -> dict:
@@ -96,13 +101,14 @@ def test_a_push_sends_the_kernel_with_its_settings_and_inputs(server, capsys):
     assert sent["slug"] == ID
     assert sent["newTitle"] == "carcls car classification"
     assert sent["text"] == (push.FOLDER / "kernel.py").read_text()
-    assert sent["text"] == bundle.text(bundle.settings(words))
+    assert sent["text"] == bundle.text({**bundle.settings(words), "accelerator": "t4"})
     assert settings_of(sent["text"]) == {
         "preset": "kaggle",
         "stages": "64x96x1",
         "views": "4",
         "pseudo": 2,
         "members": members,
+        "accelerator": "t4",  # so that it stops where there is none
     }
     expected = {
         "language": "python",
@@ -113,7 +119,7 @@ def test_a_push_sends_the_kernel_with_its_settings_and_inputs(server, capsys):
         "enableInternet": False,
         "machineShape": "NvidiaTeslaT4",
         "competitionDataSources": ["sf-dl-car-classification"],
-        "modelDataSources": ["keras/efficientnetv2/keras/efficientnetv2_s_imagenet/2"],
+        "modelDataSources": [MODEL],
         "datasetDataSources": ["alice/carcls-keras-xception"],  # no Kaggle model has those weights
         "kernelDataSources": ["bob/an-earlier-run"],
     }
@@ -121,8 +127,17 @@ def test_a_push_sends_the_kernel_with_its_settings_and_inputs(server, capsys):
     assert "warning" not in said
 
 
+def test_a_preset_of_several_networks_attaches_the_models_of_all(server):
+    made = push.build(push.Request(["preset=kaggle_best"], owner="bob"))
+    cfg = config.parse({"preset": "kaggle_best"})
+    names = [member.backbone for member in cfg.member_cfgs()]
+    assert len(set(names)) == 3 and cfg.folds > 1 and "mixup" in str(cfg.mix)
+    assert made["model_sources"] == [registry.find(name).model for name in names]
+
+
 def test_a_tpu_another_network_and_a_title(server):
-    data = json.loads(Path(metadata.FILE).read_text()) | {"docker_image": "gcr.io/some/image"}
+    pinned = {"docker_image": "gcr.io/some/image", "docker_image_pinning_type": "original"}
+    data = json.loads(Path(metadata.FILE).read_text()) | pinned
     Path(metadata.FILE).write_text(json.dumps(data))
     (push.FOLDER / "left").mkdir(parents=True)
     made = push.build(push.Request(["backbone=resnet50_v2"], "tpu", "My TPU: Cars!", owner="bob"))
@@ -132,13 +147,15 @@ def test_a_tpu_another_network_and_a_title(server):
         False,
         True,
     )
-    assert "docker_image" not in made
+    assert not set(pinned) & set(made)  # with one of them it would run on a CPU
+    kernel = (push.FOLDER / "kernel.py").read_text()
+    assert settings_of(kernel)["accelerator"] == "tpu"
     assert made["model_sources"] == ["keras/resnetv2/keras/resnet50_v2_imagenet/2"]
     assert sorted(path.name for path in push.FOLDER.iterdir()) == [
         "kernel-metadata.json",
         "kernel.py",
     ]
-    assert "keras/resnetv2" in (push.FOLDER / "kernel.py").read_text().split("SETTINGS = ")[0]
+    assert "keras/resnetv2" in kernel.split("SETTINGS = ")[0]
     assert server.seen == []
 
 
@@ -165,6 +182,155 @@ def test_a_refused_push_fails_with_kaggles_words(server, answer, words, capsys):
     assert "next" not in said.out
 
 
+def test_a_title_of_fifty_characters_is_taken(server):
+    title = "c" * 49 + " d"
+    assert len(push.build(push.Request(title=title[1:], owner="alice"))["title"]) == 50
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"url": PUSHED["url"]},
+        {"versionNumber": 3},
+        {"versionNumber": 3, "url": "https://proxy.example/login"},
+        Raw(b"[]"),
+        Raw(b""),
+        Raw(b"", kind="text/html"),
+        Raw(b"<html>Please log in to the hotel's network</html>", kind="text/html"),
+        Raw(b"<html>Bad gateway</html>", 502, "text/html"),
+        refusal(500, "later"),
+        "{}",
+    ],
+)
+def test_a_push_without_kaggles_own_answer_may_have_been_done(server, answer, capsys):
+    server.answers = {"SaveKernel": answer, "GetKernel": with_models(MODEL)}
+    assert cli.main(["push", "--owner", "alice"]) == 2
+    said = capsys.readouterr()
+    assert f"look at https://www.kaggle.com/code/{ID} before you repeat it" in said.err
+    assert "Traceback" not in said.err and said.err.count("\n") == 1
+    assert "next" not in said.out
+
+
+def test_a_push_that_did_not_reach_kaggle_was_not_done(server, monkeypatch, capsys):
+    monkeypatch.setenv("HTTP_PROXY", "http://me:s3cret@127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://me:s3cret@127.0.0.1:1")
+    assert cli.main(["push", "--owner", "alice"]) == 2
+    said = capsys.readouterr().err
+    assert "Kaggle was not reached" in said and "may have been done" not in said
+    assert "s3cret" not in said
+
+
+def test_an_address_to_post_to_is_in_the_private_kernel_alone(server, capsys):
+    url = "https://me:s3cret@host/hooks/s3cret?token=s3cret&b=1"
+    words = ["push", "--owner", "alice", "--no-push", f"monitor_url={url}"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "s3cret" not in said.out + said.err
+    assert "whoever may read this private kernel" in said.out and "host/…" in said.out
+    assert settings_of((push.FOLDER / "kernel.py").read_text())["monitor_url"] == url
+    assert json.loads((push.FOLDER / metadata.FILE).read_text())["enable_internet"] is True
+    public = json.loads(Path(metadata.FILE).read_text()) | {"is_private": False}
+    Path(metadata.FILE).write_text(json.dumps(public))
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert "monitor_url=https://host/… in a kernel that is not private" in said.err
+    assert "s3cret" not in said.err
+
+
+def test_a_kernel_without_accelerator(server, capsys):
+    server.answers = {"SaveKernel": PUSHED, "GetKernel": with_models(MODEL)}
+    assert cli.main(["push", "--owner", "alice", "--accelerator", "cpu"]) == 0
+    (sent,) = server.sent("SaveKernel")
+    assert (sent["enableGpu"], sent["enableTpu"], "machineShape" in sent) == (False, False, False)
+    made = json.loads((push.FOLDER / metadata.FILE).read_text())
+    assert "machine_shape" not in made
+    said = capsys.readouterr().out
+    assert "accelerator cpu," in said and "many times longer" in said
+    assert settings_of(sent["text"])["accelerator"] == "cpu"
+    Path(metadata.FILE).write_text(json.dumps(made))  # a template of a CPU stays one
+    assert push.accelerator(push.build(push.Request(owner="alice"))) == "cpu"
+    assert push.build(push.Request(accelerator="t4", owner="alice"))["enable_gpu"] is True
+
+
+def test_a_kernel_may_run_on_what_there_is(server):
+    push.build(push.Request(["accelerator=any"], "tpu", owner="alice"))
+    kernel = (push.FOLDER / "kernel.py").read_text()
+    assert settings_of(kernel)["accelerator"] == "any"
+
+
+def test_a_version_is_watched_that_was_pushed_and_not_a_later_one(server, capfd):
+    server.answers = {"SaveKernel": PUSHED, "GetKernel": with_models(MODEL)}
+    assert cli.main(["push", "--owner", "alice"]) == 0
+    assert watch.last_pushed() == f"{ID}/3"
+    server.answers |= {"GetKernelSessionStatus": {"status": "COMPLETE"}, LOG: blob("epoch 1\n")}
+    leave(server, finished())
+    assert cli.main(["watch", "--every", "0.01"]) == 0
+    assert "validation 0.9000" in capfd.readouterr().out
+    assert (watch.OUTPUT / "carcls-car-classification" / "submission.csv").is_file()
+    if KNOWS_VERSIONS:  # the command before takes the latest one
+        asked = [*server.sent("GetKernelSessionStatus"), *server.sent("ListKernelSessionOutput")]
+        assert {request["versionLabel"] for request in asked} == {"v3"}
+        assert any("stream" in path and "versionLabel=v3" in path for path in server.asked)
+    server.answers["GetKernelSessionStatus"] = {"status": "ERROR"}
+    assert cli.main(["watch", f"{ID}/2", "--every", "0.01"]) == 2
+    said = capfd.readouterr().err
+    assert f"kernel {ID}/2 ended as ERROR" in said and f"EARLIER={ID}/" not in said
+    push.build(push.Request(owner="alice"))  # whether it is pushed, nobody knows
+    assert watch.last_pushed() == ID
+
+
+@pytest.mark.skipif(not KNOWS_VERSIONS, reason="the kaggle command installed has no --no-run")
+def test_a_version_is_saved_without_running(server, capsys):
+    server.answers = {"SaveKernel": PUSHED, "GetKernel": with_models(MODEL)}
+    assert cli.main(["push", "--owner", "alice", "--no-run"]) == 0
+    (sent,) = server.sent("SaveKernel")
+    assert sent["kernelExecutionType"] == "QUICK_SAVE"
+    said = capsys.readouterr().out
+    assert "version 3 successfully saved" in said and "make watch" not in said
+    assert watch.last_pushed() == ID  # no version of its own runs
+
+
+def test_a_command_that_knows_no_such_option_is_no_doubtful_answer(monkeypatch):
+    said = kaggle.Reply("kaggle: error: unrecognized arguments: --no-run", 2)
+    with pytest.raises(InputError, match="Kaggle refused.*--no-run"):
+        raise kaggle.refused("push of x", said, look="https://www.kaggle.com")
+
+
+def test_a_push_says_that_an_output_without_a_whole_epoch_is_not_gone_on_from(server, capsys):
+    folder = push.OUTPUT / "earlier-run"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    words = ["push", "--owner", "alice", "--no-push", "--kernel", "alice/earlier-run"]
+    assert cli.main(words) == 0
+    assert "starts anew" in capsys.readouterr().out
+    (folder / "member1" / "state").mkdir(parents=True)
+    (folder / "member1" / "state" / "note.json").write_text("{}")
+    assert cli.main(words) == 0
+    assert "starts anew" not in capsys.readouterr().out
+
+
+def test_what_the_command_said_is_quoted_without_secrets(monkeypatch, tmp_path):
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_fedcba9876543210")
+    monkeypatch.setenv("KAGGLE_USERNAME", "alice-of-cars")
+    program = tmp_path / "kaggle"
+    program.write_text(
+        "#!/bin/sh\n"
+        'echo "alice-of-cars: $KAGGLE_KEY $KAGGLE_API_TOKEN https://u:s3cretpw@proxy:80/a/b"\n'
+        'echo \'Authorization: Bearer s3cretpw01 {"token": "s3cretpw02"} api_key=s3cretpw03\'\n'
+        "echo 'GET https://files.example/f.zip?sig=s3cretpw for url: /v1/x?token=s3cretpw (403)'\n"
+        "exit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(kaggle, "command", lambda: str(program))
+    said = kaggle.call("kernels", "push").words
+    assert "alice-of-cars" in said and "proxy:80/a/b" in said and "files.example/f.zip" in said
+    assert not [secret for secret in ("s3cret", "0123456789", "fedcba") if secret in said], said
+    reply = kaggle.follow(["kernels", "logs"], lambda line: None, 5)
+    assert reply is not None and reply.code == 1
+
+
 def test_a_server_that_never_answers(server):
     server.answers = {"SaveKernel": Raw(b"{}", seconds=30)}
     data = push.build(push.Request(owner="alice"))
@@ -182,12 +348,19 @@ def test_a_server_that_never_answers(server):
         (["earlier=out"], "earlier=out: a kernel sees only .*make push EARLIER=owner/slug"),
         (
             ["members=seed=1+weights=my.h5"],
-            "weights=my.h5.*make dataset SET.*DATASET=you/carcls-efficientnetv2-s weights=imagenet",
+            "weights=my.h5.*make dataset SET.*DATASET=you/carcls-hgnetv2-b5 weights=imagenet",
         ),
         (["out=run2"], "out=run2: what a kernel leaves is /kaggle/working"),
         (["--accelerator", "tpu", "backend=tensorflow"], "backend=tensorflow with ACCELERATOR=tpu"),
-        (["--accelerator", "p100"], "ACCELERATOR=p100: expected one of t4, tpu"),
-        (["--title", "cars"], "slug 'cars'; expected at least 5"),
+        (["--accelerator", "a100"], "ACCELERATOR=a100: expected one of t4, tpu, cpu"),
+        (["--accelerator", "P100"], "ACCELERATOR=P100: retired.*T4 x2.*take ACCELERATOR=t4"),
+        (["--accelerator", "v3-8"], "ACCELERATOR=v3-8: retired.*v5e-8.*take ACCELERATOR=tpu"),
+        (["accelerator=tpu"], "accelerator=tpu: the kernel is to run on t4; expected t4 or any"),
+        (["--accelerator", "cpu", "accelerator=t4"], "accelerator=t4: .* run on cpu"),
+        (["--title", "cars"], "slug 'cars'; expected at least 5.*: 4 characters; .* 5 to 50"),
+        (["--title", "c" * 51], "title='c{51}': 51 characters; Kaggle takes 5 to 50"),
+        (["--title", "- - - - -"], "slug ''"),
+        (["monitor_url=ftp://host/s3cret"], "monitor_url: found ftp://…; expected http"),
         (["--title", "Café cars"], "title='Café cars': how Kaggle spells it"),
         (["--owner", "a b"], "id='a b/carcls-car-classification': expected owner/slug"),
         (["--dataset", "weights"], "dataset_sources: 'weights'; expected owner/slug"),
@@ -210,7 +383,11 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(server, words, messag
         ),
         ({"enable_internet": None}, "enable_internet=None: expected true or false"),
         ({"enable_tpu": True}, "'enable_gpu': True, 'enable_tpu': True}: expected"),
-        ({"machine_shape": "T4"}, "'machine_shape': 'T4'"),
+        ({"machine_shape": "T4"}, "'machine_shape': 'T4'.*expected .*NvidiaTeslaT4"),
+        ({"machine_shape": "NvidiaTeslaP100"}, "P100'.*retired.*T4 x2 in silence.*=t4"),
+        ({"machine_shape": "TpuV38"}, "TpuV38'.*retired.*=tpu"),
+        ({"machine_shape": "Tpu1VmV38"}, "Tpu1VmV38'.*retired.*=tpu"),
+        ({"machine_shape": "TpuV232"}, "TpuV232'.*retired.*CPU in silence.*=tpu"),
         ({"datasets": []}, "datasets: unknown"),
         (
             {"model_sources": ["keras/efficientnetv2"]},
@@ -310,7 +487,8 @@ def test_watch_prints_the_log_once_downloads_and_submits(server, capfd):
         LOG: [stream("epoch 1\n"), blob("epoch 1\n", "epoch 2\nvalidation 0.9\n")],
         "StartSubmissionUpload": {"token": "t", "createUrl": "http://localhost/upload"},
         "upload": {},
-        "CreateSubmission": {"message": "Successfully submitted to Ford vs Ferrari"},
+        "CreateSubmission": {"message": "Successfully submitted to Ford vs Ferrari", "ref": 5},
+        "GetSubmission": [{"ref": 5}, {"ref": 5, "status": "COMPLETE", "publicScore": "0.97827"}],
     }
     leave(server, finished())
     old = watch.OUTPUT / "carcls-car-classification" / "of-an-earlier-run"
@@ -322,11 +500,53 @@ def test_watch_prints_the_log_once_downloads_and_submits(server, capfd):
     assert "validation 0.9000 accuracy, 95 % interval 0.8500–0.9500, 100 photos" in said
     assert f"report     {old.with_name('report.html')}" in said
     assert "Successfully submitted" in said
+    board = "0.97827 on the public board" if KNOWS_VERSIONS else "score      not known"
+    assert board in said
     assert not old.exists()
     (sent,) = server.sent("CreateSubmission")
     assert sent["competitionName"] == "sf-dl-car-classification"
     assert sent["submissionDescription"] == "carcls: two networks, validation 0.9000"
     assert server.sent("upload") == [finished()["submission.csv"]]
+
+
+SENT = "Submission ref: 5 Successfully submitted to cars"
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["Status: PENDING", "Status: COMPLETE\nPublic Score:  0.9\nPrivate Score: "], "^0.9 on"),
+        (["404 Client Error", "Status: COMPLETE\nPublic Score: \nDate: 1"], "^none published"),
+        ([InputError("no login"), "Status: COMPLETE\nPublic Score: 0"], "^0 on the public"),
+        (["Status: PENDING"] * 99, r"^not there after .* \(PENDING\); .*cars/submissions"),
+        (["503 Server Error"] * 99, r"^not there after .* \(503 Server Error\)"),
+        ([KeyboardInterrupt], "^not waited for; .*cars/submissions"),
+    ],
+)
+def test_a_submission_is_asked_about_until_it_has_a_score(monkeypatch, answers, said):
+    now = iter(range(1000))
+    monkeypatch.setattr(watch.time, "monotonic", lambda: 10.0 * next(now))
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: None)
+
+    def call(*words):
+        assert words == ("competitions", "submission", "5")
+        answer = answers.pop(0)
+        if isinstance(answer, str):
+            return kaggle.Reply(answer, 0)
+        raise answer
+
+    monkeypatch.setattr(kaggle, "call", call)
+    assert re.search(said, watch.score(SENT, "cars", 10.0))
+
+
+def test_a_submission_without_score_says_why(monkeypatch):
+    reply = kaggle.Reply("Status: ERROR\nError: ids are missing", 0)
+    monkeypatch.setattr(kaggle, "call", lambda *_: reply)
+    with pytest.raises(
+        InputError, match=r"submission 5: .*\(ids are missing\); .*cars/submissions"
+    ):
+        watch.score(SENT, "cars", 10.0)
+    assert "not known" in watch.score("Successfully submitted to cars", "cars", 10.0)
 
 
 def test_a_kernel_that_failed_shows_the_end_of_its_log(server, capfd):
@@ -361,18 +581,84 @@ def test_what_a_kernel_had_before_it_failed_is_fetched_and_not_submitted(server,
     assert not server.sent("CreateSubmission")
 
 
-def test_watch_survives_a_bad_minute_and_ends_on_a_lasting_one(monkeypatch):
-    down, complete = (
-        kaggle.Reply("503 Server Error", 1),
-        kaggle.Reply(f'{ID} has status "KernelWorkerStatus.COMPLETE"', 0),
-    )
-    replies = [down] * 4 + [complete]
-    monkeypatch.setattr(kaggle, "call", lambda *_: replies.pop(0))
+def test_an_output_from_before_the_first_epoch_is_said_to_be_of_no_use(server, capfd):
+    server.answers = {"GetKernelSessionStatus": {"status": "ERROR"}, LOG: blob("data\n")}
+    leave(server, {"config.json": b"{}", "progress.jsonl": b"{}"})
+    assert cli.main(["watch", ID, "--every", "0.01"]) == 2
+    said = capfd.readouterr().err
+    assert "no whole epoch to go on from, so the next push starts anew" in said
+    assert "EARLIER" not in said
+
+
+STATUS = f'{ID} has status "KernelWorkerStatus.%s"'
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """How long was waited each time, without waiting; a log of nothing."""
+    found = []
+    monkeypatch.setattr(watch.time, "sleep", found.append)
     monkeypatch.setattr(kaggle, "follow", lambda *_, **__: kaggle.Reply("", 0))
-    watch.wait(ID, every=0)
-    replies[:] = [down] * 5
-    with pytest.raises(InputError, match=f"state of kernel {ID}: Kaggle refused. It said: 503"):
-        watch.wait(ID, every=0)
+    return found
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        "503 Server Error: Service Unavailable for url: https://api.kaggle.com/v1/denied/404",
+        "429 Client Error: Too Many Requests for url: https://api.kaggle.com/v1/x",
+        "Too many requests, permission to ask again comes later",
+        "HTTPSConnectionPool(host='api.kaggle.com', port=443): Max retries exceeded with url: /v1 "
+        "(Caused by NameResolutionError(\"Failed to resolve 'api.kaggle.com'\"))",
+        "('Connection aborted.', RemoteDisconnected('Remote end closed connection'))",
+        "Expecting value: line 1 column 1 (char 0)",
+        "later",
+    ],
+)
+def test_watch_outlasts_an_outage_and_ends_on_a_lasting_one(monkeypatch, pauses, capsys, trouble):
+    down = kaggle.Reply(trouble, 1)
+    replies = [STATUS % "RUNNING", *[down] * 30, STATUS % "RUNNING", STATUS % "COMPLETE"]
+    replies = [r if r is down else kaggle.Reply(r, 0) for r in replies]
+    monkeypatch.setattr(kaggle, "call", lambda *_: replies.pop(0))
+    assert watch.wait(ID) == ""
+    assert sum(pauses) > 600 and max(pauses) <= 60 and pauses[1] < pauses[3]
+    said = capsys.readouterr().out
+    assert said.count("asking again") == said.count("answers again") == 1
+    monkeypatch.setattr(kaggle, "call", lambda *_: down)
+    with pytest.raises(InputError, match=f"state of kernel {ID}"):
+        watch.wait(ID)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "403 Client Error: Forbidden for url: https://api.kaggle.com/v1/x",
+        "404 Client Error: Not Found for url: https://api.kaggle.com/v1/x",
+        "Permission 'kernels.get' was denied",
+        "Not found",
+    ],
+)
+def test_watch_ends_at_once_on_a_kernel_that_is_not_there(monkeypatch, pauses, words):
+    monkeypatch.setattr(kaggle, "call", lambda *_: kaggle.Reply(words, 1))
+    with pytest.raises(InputError, match="Kaggle refused"):
+        watch.wait(ID)
+    assert pauses == []
+
+
+def test_a_download_outlasts_an_outage_too(server, capfd):
+    server.answers = {
+        "GetKernelSessionStatus": [Raw(b"<html>", 503, "text/html"), {"status": "COMPLETE"}],
+        LOG: blob("epoch 1\n"),
+    }
+    leave(server, finished())
+    listed = server.answers["ListKernelSessionOutput"]
+    server.answers["ListKernelSessionOutput"] = [refusal(503, "later"), listed]
+    assert cli.main(["watch", ID, "--every", "0.01"]) == 0
+    said = capfd.readouterr().out
+    assert said.count("answers again") == 2 and "validation 0.9000" in said
+    for every in ("-1", "nan", "inf"):
+        assert cli.main(["watch", ID, "--every", every]) == 2
+        assert "--every" in capfd.readouterr().err
 
 
 def test_a_silent_log_is_left_and_a_long_one_followed(monkeypatch, tmp_path):
@@ -473,6 +759,9 @@ def test_a_new_version_that_kaggle_refuses_or_cannot_unpack(server, preset, monk
     monkeypatch.setattr(kaggle, "call", lambda *_, **__: replies.pop(0))
     with pytest.raises(InputError, match="Your quota is exceeded"):
         offline.push(made)
+    words = [("ready", 0), ("x is being created", 0), ("503 Server Error", 1), ("ready", 0)]
+    replies = [kaggle.Reply(*reply) for reply in words]  # what is uploaded outlasts a bad minute
+    assert offline.push(made, every=0).endswith("ready to attach")
     replies = [kaggle.Reply("500 Server Error", 1)]  # not to be taken for: there is no such dataset
     with pytest.raises(InputError, match="state of dataset .*500"):
         offline.push(made)
@@ -501,8 +790,8 @@ def test_a_dataset_built_here_is_found_and_verified_there(server, preset, tmp_pa
         again.folder / "efficientnet_lite_b0_imagenet" / "model.weights.h5"
     ).read_bytes() == b"numbers"
     assert offline.build([], "alice") == []
-    assert "attaches Kaggle's model keras/efficientnetv2" in capsys.readouterr().out
-    with pytest.raises(InputError, match="efficientnetv2_s_imagenet"):
+    assert "attaches Kaggle's model keras/hgnetv2" in capsys.readouterr().out
+    with pytest.raises(InputError, match="hgnetv2_b5_ssld"):
         offline.build([], "alice", every=True)
 
 

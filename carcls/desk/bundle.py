@@ -40,7 +40,7 @@ generates this file: change the modules, not the text here.
 
 # Any other setting of the package's Config can be added here.
 SETTINGS = {
-    "preset": "kaggle",  # EfficientNetV2-S, photos growing to 384x512
+    "preset": "kaggle",  # HGNetV2-B5, photos growing to 384x512; "kaggle_best": 3 networks
     # "stages": "192x256x6,288x384x6,384x512x4",  # HEIGHTxWIDTHxEPOCHS; time grows with all three
     # "backbone": "efficientnetv2_b0",  # a lighter network; attach its weights too
     # "views": "4-32",  # 4 views of every test photo, up to 32 where they disagree; "8": 8 of each
@@ -53,6 +53,7 @@ SETTINGS = {
     # "budget_minutes": 300,  # end in this time; without it, in the session's 12 hours (TPU: 9)
     # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs the internet
+    # "accelerator": "t4",  # or "tpu": stop at once where there is none
 }
 '''
 
@@ -66,32 +67,45 @@ def main():
     from pathlib import Path
 
     start = time.monotonic()
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout has no such method
-        sys.stdout.reconfigure(line_buffering=True)  # otherwise the log on Kaggle comes late
-    folder = Path(tempfile.mkdtemp(prefix="carcls-"))
-    for name, text in MODULES.items():
-        target = folder / "carcls" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="carcls-"))
+        for name, text in MODULES.items():
+            target = folder / "carcls" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+    except OSError as error:  # a full disk
+        print(f"carcls: cannot be unpacked ({error})", file=sys.stderr)
+        raise SystemExit(2) from None
+    # The text of this cell runs, not an installed package, nor what a cell has unpacked before.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "carcls"]:
+        del sys.modules[name]
     sys.path.insert(0, str(folder))
 
-    from carcls import config, errors, record
-    from carcls.nets import weights
+    from carcls import errors
 
-    try:
+    if not errors.__file__.startswith(str(folder)):
+        raise SystemExit(f"carcls: {errors.__file__} comes before what this script has unpacked")
+
+    def work():
+        from carcls import config, machine, record
+        from carcls.nets import weights
+
         cfg = config.parse(SETTINGS)
+        machine.expect_accelerator(cfg)
         print("== attached", *weights.check_attached(cfg), sep="\\n  ")
         earlier = record.find_earlier(cfg) if cfg.resume else None
         if earlier:
             print(f"  earlier run: {earlier}")
         print(f"  unpacked and checked in {time.monotonic() - start:.1f} s")
+        machine.check_memory_limit()
 
         from carcls import spine  # after the checks: it imports TensorFlow, which takes seconds
 
         spine.run(cfg)
-    except tuple(errors.EXIT_CODES) as error:
-        print(errors.last_words(error), file=sys.stderr, flush=True)
-        raise SystemExit(errors.exit_code(error)) from None
+
+    code = errors.end_well(work)
+    if code:
+        raise SystemExit(code)
 
 
 MODULES = {}
@@ -202,7 +216,7 @@ def _needs(cfg: Config) -> str:
     if cfg.boxes:
         how = ': make dataset SET="boxes=…"' if local_boxes(cfg.boxes) else ""
         rows.append(f"a dataset with {cfg.boxes}{how}")
-    rows.append("an accelerator: GPU T4 x2 or TPU v5e-8")
+    rows.append("an accelerator: GPU T4 x2 or TPU v5e-8; a CPU takes many times longer")
     return "\n".join(f"  {number}. {row}" for number, row in enumerate(rows, 1))
 
 

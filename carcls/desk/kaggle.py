@@ -1,11 +1,12 @@
 """The ``kaggle`` command as a program that is run: its answers, its ways to fail, its login.
 
 It ends with 0 on many refusals, so whoever calls it looks for the words of success. Nothing here
-reads a key or token.
+reads a key or token but to hide it in what the command said.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import subprocess
@@ -25,6 +26,23 @@ LOGIN = (
 )
 SECONDS = 120.0  # for an answer; the command itself would wait for ever
 _ASKS_FOR_LOGIN = "Authentication required to call the Kaggle API"
+# Words of an answer that asking again does not change. Other failures may pass: a server that is
+# busy or down, a network that is, a proxy's page instead of Kaggle's answer.
+_LASTING = re.compile(
+    r"\b4(?!29|08)\d\d Client Error|not found|denied|forbidden|unauthori[sz]ed|permission|"
+    r"invalid|unrecognized|push error|already in use|conflict",
+    re.IGNORECASE,
+)
+_BUSY = re.compile(r"\b(408|429) Client Error|\b5\d\d Server Error|too many", re.IGNORECASE)
+_UNREACHED = re.compile(
+    r"Connection refused|Failed to establish|Failed to resolve|connect timeout|Tunnel connection|"
+    r"unreachable|certificate",
+    re.IGNORECASE,
+)
+
+
+class NoAnswerError(InputError):
+    """No answer, or one that says that asking again later may help."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +54,10 @@ class Reply:
 
     @property
     def words(self) -> str:
-        """The last lines, on one line, to quote in an error."""
-        return (
-            " ".join(self.text.split("\n")[-8:]).strip()[-800:] or f"nothing, exit code {self.code}"
-        )
+        """The last lines, on one line, to quote in an error; of a traceback the last alone."""
+        last = -1 if "Traceback (most recent call last)" in self.text else -8
+        text = " ".join(self.text.split("\n")[last:])
+        return text.strip()[-800:] or f"nothing, exit code {self.code}"
 
 
 def command() -> str:
@@ -71,7 +89,7 @@ def call(*words: str, seconds: float = SECONDS) -> Reply:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise InputError(
+        raise NoAnswerError(
             f"kaggle {' '.join(words[:2])}: no answer in {seconds:.0f} s; whether it was done is "
             "not known: look on Kaggle before you repeat it"
         ) from None
@@ -81,7 +99,7 @@ def call(*words: str, seconds: float = SECONDS) -> Reply:
         raise InputError(
             f"{args[0]}: cannot be started ({error.strerror or error}); {INSTALL}"
         ) from None
-    reply = Reply(done.stdout.strip(), done.returncode)
+    reply = Reply(hide_secrets(done.stdout.strip()), done.returncode)
     if reply.code and "ModuleNotFoundError" in reply.text:
         raise InputError(f"{args[0]}: does not start ({reply.text.splitlines()[-1]}); {INSTALL}")
     if _ASKS_FOR_LOGIN in reply.text:  # also what it says to 401, a login that has expired
@@ -92,17 +110,38 @@ def call(*words: str, seconds: float = SECONDS) -> Reply:
     return reply
 
 
-def refused(doing: str, reply: Reply, hint: str = "") -> InputError:
-    """The error for a reply without the words of success."""
-    reached = not re.search(
-        r"Max retries exceeded|Connection aborted|Connection refused|timed out", reply.text
+def hide_secrets(text: str) -> str:
+    """Without keys and tokens, and without what signs or opens an address: people paste errors."""
+    for name, value in os.environ.items():
+        if re.match(r"KAGGLE_\w*(KEY|TOKEN|SECRET|PASSWORD)", name) and len(value) >= 8:
+            text = text.replace(value, "…")
+    text = re.sub(r"(://)[^\s/@]+@", r"\1…@", text)
+    text = re.sub(r"((?:://|url: /)[^\s?'\"]*\?)[^\s'\")]+", r"\1…", text)
+    named = (
+        r"((?:bearer|basic)\s+|(?:key|token|password|secret)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;})]{8,}"
     )
-    what = (
-        "Kaggle refused. It said"
-        if reached
-        else "Kaggle was not reached; is there a network? The command said"
-    )
-    return InputError(f"{doing}: {what}: {reply.words}{hint and f' — {hint}'}")
+    return re.sub(named, r"\1…", text, flags=re.IGNORECASE)
+
+
+def refused(doing: str, reply: Reply, hint: str = "", look: str = "") -> InputError:
+    """The error for a reply without the words of success.
+
+    look: where to see whether it was done all the same, of what must not be done twice.
+    """
+    words = f"{reply.words}{hint and f' — {hint}'}"
+    if _UNREACHED.search(reply.text):
+        return NoAnswerError(
+            f"{doing}: Kaggle was not reached; is there a network? It said: {words}"
+        )
+    said = re.sub(r"\S*/\S*", "", reply.text)  # names and addresses may have any words
+    if _LASTING.search(said) and not _BUSY.search(said):
+        return InputError(f"{doing}: Kaggle refused. It said: {words}")
+    if look and not re.search(r"\b429 |too many", said, re.IGNORECASE):
+        return InputError(
+            f"{doing}: no answer as Kaggle gives it, so it may have been done all the same: look "
+            f"at {look} before you repeat it. The command said: {words}"
+        )
+    return NoAnswerError(f"{doing}: Kaggle gave no answer to it. The command said: {words}")
 
 
 def username() -> str:
@@ -149,7 +188,7 @@ def follow(words: Sequence[str], each: Callable[[str], None], silence: float) ->
             running.kill()
             reader.join()
         beside.seek(0)
-        return Reply(beside.read().strip(), code)
+        return Reply(hide_secrets(beside.read().strip()), code)
 
 
 def _read(stream: object, lines: queue.Queue[str | None]) -> None:

@@ -58,8 +58,12 @@ PUSH = """\
 build/kernel gets kernel.py with these settings in its SETTINGS, and kernel-metadata.json with your
 user name, inputs and accelerator, checked against Kaggle's rules. Log in once: kaggle auth login
 (or kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY). A title that is taken is changed by --title.
+Without a quota for accelerators, --accelerator cpu runs on the processor alone, which takes long.
+A kernel that does not find the accelerator that it was pushed for stops in its first second; with
+accelerator=any among the settings it runs on what there is.
 """
 WATCH = """\
 The output is downloaded to build/output/SLUG, also of a kernel that failed: what it had until then,
-which is not submitted.
+which is not submitted. While Kaggle does not answer, or is busy, it asks again, for hours. With
+--submit it waits up to a quarter of an hour for the public score.
 """

@@ -12,11 +12,15 @@ from carcls.errors import InputError
 
 FILE = "kernel-metadata.json"
 PLACEHOLDER = "INSERT_YOUR_USERNAME"
-# Values as Kaggle names them; NvidiaTeslaT4 is two of them.
-ACCELERATORS = {
+# Values as Kaggle names them; NvidiaTeslaT4 is two of them. A CPU has no name, and no quota.
+ACCELERATORS: dict[str, dict[str, Any]] = {
     "t4": {"machine_shape": "NvidiaTeslaT4", "enable_gpu": True, "enable_tpu": False},
     "tpu": {"machine_shape": "TpuV5E8", "enable_gpu": False, "enable_tpu": True},
+    "cpu": {"machine_shape": None, "enable_gpu": False, "enable_tpu": False},
 }
+# Machines that Kaggle no longer has and does not refuse: by name, what it takes for each in
+# silence, and what to ask for instead.
+_RETIRED = (("p100", "a T4 x2", "t4"), ("v3.?8", "a TPU v5e-8", "tpu"), ("v2", "a CPU", "tpu"))
 _SWITCHES = ("is_private", "enable_gpu", "enable_tpu", "enable_internet")
 _NAME = r"[A-Za-z0-9][\w-]*"
 # What can be attached: its kind, for people, the pattern of an address, and how it is written.
@@ -31,8 +35,8 @@ SOURCES = {
     "kernel_sources": ("output of", rf"{_NAME}/{_NAME}", "owner/slug"),
 }
 _OTHERS = "id id_no title code_file language kernel_type machine_shape keywords"
-_DOCKER = "docker_image docker_image_pinning_type"
-_KNOWN = {*_SWITCHES, *SOURCES, *_OTHERS.split(), *_DOCKER.split()}
+DOCKER = ("docker_image", "docker_image_pinning_type")
+_KNOWN = {*_SWITCHES, *SOURCES, *_OTHERS.split(), *DOCKER}
 
 
 def read(template: Path) -> dict[str, Any]:
@@ -48,6 +52,14 @@ def read(template: Path) -> dict[str, Any]:
             f"{template}: holds {type(found).__name__}; expected a kernel's metadata by name"
         )
     return found
+
+
+def retired(name: str) -> str:
+    """What becomes of a machine's name that Kaggle has no more, and what to take; "" of others."""
+    for pattern, instead, take in _RETIRED:
+        if re.search(pattern, name, re.IGNORECASE):
+            return f"retired, and Kaggle would take {instead} in silence; take ACCELERATOR={take}"
+    return ""
 
 
 def slug(title: str) -> str:
@@ -81,8 +93,9 @@ def _check_name(data: dict[str, Any]) -> list[str]:
         found.append(f"{whole}: expected owner/slug with your user name on Kaggle as owner")
     if not re.fullmatch(r"[a-z0-9-]{5,}", name):
         found.append(f"{whole}: slug {name!r}; expected at least 5 of a–z, 0–9 and -")
-    if not isinstance(title, str) or len(title) < 5:
-        found.append(f"title={title!r}: expected at least 5 characters")
+    if not isinstance(title, str) or not 5 <= len(title) <= 50:
+        count = len(title) if isinstance(title, str) else 0
+        found.append(f"title={title!r}: {count} characters; Kaggle takes 5 to 50")
     elif re.search(r"[^ -~]|\d,\d|&", title):
         found.append(
             f"title={title!r}: how Kaggle spells it in an address is not sure; expected a–z, 0–9, "
@@ -106,10 +119,16 @@ def _check_kind(data: dict[str, Any]) -> list[str]:
             found.append(f"{key}={data.get(key)!r}: expected true or false")
     machine = {key: data.get(key) for key in ACCELERATORS["t4"]}
     if machine not in ACCELERATORS.values():
+        why = retired(str(machine["machine_shape"]))
         rows = " or ".join(str(values) for values in ACCELERATORS.values())
-        found.append(f"{machine}: expected {rows}")
-    if data.get("enable_tpu") and "docker_image" in data:
-        found.append("docker_image: a TPU has an image of its own; expected none")
+        found.append(f"{machine}: {why or f'expected {rows}'}")
+    if data.get("enable_tpu"):
+        found += [
+            f"{name}: a TPU has an image of its own, and with another one Kaggle gives a CPU in "
+            "silence; expected none"
+            for name in DOCKER
+            if name in data
+        ]
     return found
 
 

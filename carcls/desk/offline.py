@@ -18,6 +18,7 @@ from carcls.data import attached, boxes
 from carcls.desk import bundle, kaggle, weights
 from carcls.errors import InputError
 from carcls.nets import registry
+from carcls.nets.hub import CONVERTER
 from carcls.nets.weights import WEIGHTS_FILE, find_weights
 
 FOLDER = Path("build/dataset")
@@ -25,9 +26,10 @@ METADATA = "dataset-metadata.json"
 UPLOAD_SECONDS = 1800.0
 READY_SECONDS = 600.0  # in which Kaggle unpacks what was uploaded
 # Of what Kaggle's images have, that which kernel.py imports, by its name in an import. requests
-# brings urllib3, jinja2 brings markupsafe.
-_IN_IMAGES = """albumentations cv2 h5py jax jinja2 keras keras_cv markupsafe matplotlib numpy
-pandas PIL pydantic requests scipy sklearn tensorflow urllib3"""
+# brings urllib3, jinja2 brings markupsafe, albumentations brings yaml.
+_IN_IMAGES = """albumentations cv2 h5py jax jinja2 keras keras_cv keras_hub markupsafe matplotlib
+numpy pandas PIL pydantic requests scipy sklearn tensorflow urllib3
+yaml"""
 KAGGLE_HAS = frozenset(_IN_IMAGES.split())
 
 
@@ -133,11 +135,8 @@ def _weights(cfg: config.Config, name: str, top: Path) -> Dataset:
     preset = file.name == WEIGHTS_FILE
     inside = part / f"{cfg.backbone}_imagenet" if preset else part
     inside.mkdir(exist_ok=True)
-    for source in (
-        (file, file.with_name("config.json"), file.with_name("metadata.json"))
-        if preset
-        else (file,)
-    ):
+    beside = ("config.json", "metadata.json", CONVERTER) if preset else ()
+    for source in (file, *map(file.with_name, beside)):
         if source.is_file():
             shutil.copyfile(source, inside / source.name)
     write_manifest(part, {cfg.backbone: (inside / file.name).relative_to(part).as_posix()})
@@ -219,7 +218,7 @@ def status(dataset: str) -> tuple[str | None, str]:
     if not reply.code:
         return reply.text.split()[-1] if reply.text else "unknown", reply.words
     # A dataset that is not there and one that we may not see are answered alike.
-    if re.search(r"\b40[34]\b|not found|denied", reply.text, re.IGNORECASE):
+    if re.search(r"\b40[34] Client|not found|denied", reply.text, re.IGNORECASE):
         return None, reply.words
     raise kaggle.refused(f"state of dataset {dataset}", reply)
 
@@ -243,10 +242,14 @@ def push(dataset: Dataset, seconds: float = UPLOAD_SECONDS, every: float = 5.0) 
         or "is being created" not in reply.text
         or re.search(r"^(Skipping|Upload unsuccessful)", reply.text, re.M)
     ):
-        raise kaggle.refused(f"upload of dataset {dataset.id}", reply)
+        look = f"https://www.kaggle.com/datasets/{dataset.id}"
+        raise kaggle.refused(f"upload of dataset {dataset.id}", reply, look=look)
     deadline = time.monotonic() + READY_SECONDS
     while True:
-        state, words_now = status(dataset.id)
+        try:
+            state, words_now = status(dataset.id)
+        except kaggle.NoAnswerError as error:  # the upload itself is done
+            state, words_now = "unknown", str(error)
         if state == "ready":
             return f"{dataset.id}: {done}, ready to attach"
         if state in ("failed", "deleted") or time.monotonic() > deadline:

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carcls import config, disk
+from carcls import config, disk, record
 from carcls.config import Config
 from carcls.desk import bundle, kaggle, metadata, offline
 from carcls.errors import ConfigError, InputError
 from carcls.nets import registry
+from carcls.values import hide
 
 FOLDER = Path("build/kernel")
+OUTPUT = Path("build/output")  # where `make watch` puts what a kernel left
+VERSION = "pushed.txt"  # in FOLDER: owner/slug/version of what was pushed from it
+_DONE = r"successfully (pushed|saved)"  # words of the command
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,18 @@ class Request:
     kernels: Sequence[str] = ()  # whose output to attach
 
 
-def main(request: Request, send: bool = True) -> None:
-    """Build the folder, say what is in it, and push it. Raises as ``build`` and ``push``."""
+def main(request: Request, send: bool = True, run: bool = True) -> None:
+    """Build the folder, say what is in it, and push it. Raises as ``build`` and ``push``.
+
+    run=False: Kaggle keeps a version that nobody has run yet.
+    """
     data = build(request)
-    print(*lines(data, request.words), sep="\n", flush=True)
+    print(*lines(data, request.words), *_notes(data, request), sep="\n", flush=True)
     if not send:
         print(f"not pushed; {FOLDER} is what `kaggle kernels push -p {FOLDER}` would send")
         return
-    answer = push(data)
-    print(f"pushed     {answer}")
-    address = re.search(r"kaggle\.com/(?:code/)?([\w-]+/[\w-]+)", answer)
-    # A kernel that exists keeps its address whatever its title is now.
-    moved = address is not None and address[1].lower() != data["id"].lower()
-    print(f"next       make watch{f' KERNEL={address[1]}' if address and moved else ''}")
+    print(f"pushed     {push(data, run=run)}")
+    print(f"next       {'make watch' if run else 'open it in the editor there, and run it'}")
 
 
 def build(
@@ -59,6 +62,7 @@ def build(
     cfg = config.parse({"preset": bundle.PRESET, **settings})
     _refuse(cfg, request)
     data = _complete(metadata.read(template), cfg, settings, request, files)
+    _expect_accelerator(settings, accelerator(data))
     text = bundle.text(settings)
     if folder.exists():
         shutil.rmtree(folder)
@@ -98,13 +102,26 @@ def _refuse(cfg: Config, request: Request) -> None:
             f"out={cfg.out}: what a kernel leaves is /kaggle/working, its default; leave out out"
         )
     if request.accelerator and request.accelerator not in metadata.ACCELERATORS:
-        raise ConfigError(
-            f"ACCELERATOR={request.accelerator}: expected one of {', '.join(metadata.ACCELERATORS)}"
-        )
+        why = metadata.retired(request.accelerator)
+        names = f"expected one of {', '.join(metadata.ACCELERATORS)}"
+        raise ConfigError(f"ACCELERATOR={request.accelerator}: {why or names}")
     if request.accelerator == "tpu" and cfg.backend == "tensorflow":
         raise ConfigError(
             "backend=tensorflow with ACCELERATOR=tpu: Kaggle's TensorFlow cannot drive it; "
             "expected jax"
+        )
+
+
+def _expect_accelerator(settings: dict[str, Any], asked: str) -> None:
+    """Have the kernel stop where the machine that is asked for is not there, unless set otherwise.
+
+    asked: "" where the metadata names none that there is, which its check refuses. Raises
+    ConfigError where the settings expect another machine.
+    """
+    if asked and settings.setdefault("accelerator", asked) not in ("any", asked):
+        raise ConfigError(
+            f"accelerator={settings['accelerator']}: the kernel is to run on {asked}; expected "
+            f"{asked} or any, or ACCELERATOR={settings['accelerator']} beside SET"
         )
 
 
@@ -127,12 +144,21 @@ def _complete(
         owner = request.owner or kaggle.username()
         data["id"] = f"{owner}/{rest}"
     data |= metadata.ACCELERATORS.get(request.accelerator, {})
+    if not data.get("machine_shape"):  # a CPU
+        data.pop("machine_shape", None)
     if data.get("enable_tpu") is True:
-        data.pop("docker_image", None)  # the TPU has an image of its own
-    if cfg.monitor_url and not data.get("enable_internet"):
+        for name in metadata.DOCKER:  # the TPU has an image of its own
+            data.pop(name, None)
+    if cfg.monitor_url:
+        if data.get("is_private") is not True:
+            raise ConfigError(
+                f"monitor_url={cfg.monitor_url} in a kernel that is not private, where everybody "
+                f"could read the whole of it: expected is_private true in {metadata.FILE}"
+            )
         print(
-            "monitor_url is set, so the kernel gets the internet, which the competition's rules "
-            "must allow"
+            "monitor_url is set: kernel.py has the whole address, for whoever may read this "
+            "private kernel, and the kernel gets the internet, which the competition's rules must "
+            "allow"
         )
         data["enable_internet"] = True
     if "competition" in settings:
@@ -174,32 +200,44 @@ def _list(data: dict[str, Any], name: str) -> list[Any]:
     )  # check then complains of what is in it
 
 
-def push(data: dict[str, Any], folder: Path = FOLDER, seconds: float = kaggle.SECONDS) -> str:
+def push(
+    data: dict[str, Any], folder: Path = FOLDER, run: bool = True, seconds: float = kaggle.SECONDS
+) -> str:
     """Send a folder that ``build`` made; returns the line with version and address.
 
-    Raises InputError with Kaggle's words if it refused the push or an input, or did not answer.
+    The version that runs is noted in the folder, for ``make watch``. Raises InputError with
+    Kaggle's words if it refused the push or an input, or did not answer.
     """
     for dataset in data["dataset_sources"]:  # a kernel that lacks one would be started all the same
         _expect_ready(dataset)
-    reply = kaggle.call("kernels", "push", "-p", str(folder), seconds=seconds)
-    doing = f"push of {data['id']}"
-    if reply.code or "successfully pushed" not in reply.text:
-        taken = re.search(r"already in use|409|Conflict", reply.text)
-        raise kaggle.refused(
-            doing, reply, 'choose another title: make push TITLE="my cars"' if taken else ""
-        )
+    how = [] if run else ["--no-run"]
+    reply = kaggle.call("kernels", "push", "-p", str(folder), *how, seconds=seconds)
+    doing, look = f"push of {data['id']}", f"https://www.kaggle.com/code/{data['id']}"
+    if reply.code or not re.search(_DONE, reply.text):
+        taken = re.search(r"already in use|409 Client|Conflict", reply.text)
+        hint = 'choose another title: make push TITLE="my cars"' if taken else ""
+        raise kaggle.refused(doing, reply, hint, look)
     if "not valid" in reply.text:
         raise InputError(
-            f"{doing}: it runs, but without an input, so it will fail. Kaggle said: {reply.words}"
+            f"{doing}: done, but without an input, so it will fail. Kaggle said: {reply.words}"
         )
-    line = next(line for line in reply.text.splitlines() if "successfully pushed" in line)
-    address = re.search(r"/code/([\w-]+/[\w-]+)", line)
-    _expect_models(address[1] if address else data["id"], data["model_sources"])
+    line = next(line for line in reply.text.splitlines() if re.search(_DONE, line))
+    # A kernel that exists keeps its address whatever its title is now.
+    address = re.search(r"kaggle\.com/(?:code/)?([\w-]+/[\w-]+)", line)
+    version = re.search(r"version (\d+)", line)
+    if not address or not version:
+        raise InputError(
+            f"{doing}: the answer has no version and address, as Kaggle's have, so whether it was "
+            f"done is not known: look at {look} before you repeat it. The command said: {line}"
+        )
+    if run:
+        disk.write_atomic(folder / VERSION, f"{address[1]}/{version[1]}\n")
+    _expect_models(address[1], data["model_sources"])
     return line
 
 
 def _expect_models(kernel: str, models: list[str]) -> None:
-    """Ask which models were attached: the command (2.2.4) does not print those that were not.
+    """Ask which models were attached: the command (2.2.5) does not print those that were not.
 
     Raises InputError if some are missing.
     """
@@ -235,10 +273,7 @@ def _expect_ready(dataset: str) -> None:
 
 def lines(data: dict[str, Any], words: Sequence[str], folder: Path = FOLDER) -> list[str]:
     """What goes to Kaggle, to read before and after."""
-    shape = data["machine_shape"]
-    names = (
-        name for name, values in metadata.ACCELERATORS.items() if values["machine_shape"] == shape
-    )
+    name = accelerator(data)
     size = (folder / data["code_file"]).stat().st_size
     attached = [
         f"attached   {kind} {source}"
@@ -247,8 +282,32 @@ def lines(data: dict[str, Any], words: Sequence[str], folder: Path = FOLDER) -> 
     ]
     return [
         f"kernel     {folder / data['code_file']}, {size / 1000:.0f} kB, "
-        f"SETTINGS {' '.join(words) or 'as they are'}",
+        f"SETTINGS {' '.join(map(hide, words)) or 'as they are'}",
         f"name       {data['id']}, {'private' if data['is_private'] else 'public'}, "
-        f"accelerator {next(names, '')}, internet {'on' if data['enable_internet'] else 'off'}",
+        f"accelerator {name}, internet {'on' if data['enable_internet'] else 'off'}",
         *attached,
     ]
+
+
+def accelerator(data: dict[str, Any]) -> str:
+    """Key of metadata.ACCELERATORS of a kernel's metadata; "" if it names none of them."""
+    shapes = {values["machine_shape"]: name for name, values in metadata.ACCELERATORS.items()}
+    return shapes.get(data.get("machine_shape"), "")
+
+
+def _notes(data: dict[str, Any], request: Request) -> list[str]:
+    """What is allowed and may not be meant."""
+    found = []
+    if accelerator(data) == "cpu":
+        found.append(
+            "note       a CPU takes many times longer than an accelerator; training is shortened "
+            "to the 12 hours of a session: choose light settings, as SET=preset=quick"
+        )
+    for kernel in request.kernels:
+        output = OUTPUT / kernel.partition("/")[2]
+        if output.is_dir() and not record.is_run(output):
+            found.append(
+                f"note       what make watch fetched of {kernel} has no whole epoch to go on from, "
+                f"so this kernel starts anew ({output})"
+            )
+    return found

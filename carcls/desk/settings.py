@@ -72,7 +72,8 @@ def help_text() -> str:
     lines.append("presets:")
     for name, changes in config.PRESETS.items():
         words = " ".join(f"{key}={value}" for key, value in changes.items())
-        lines.append(f"  {name:8} {words or 'the defaults above'}")
+        text = f"  {name:8} {words or 'the defaults above'}"
+        lines += textwrap.wrap(text, 100, subsequent_indent=" " * 11, break_on_hyphens=False)
     return "\n".join(lines)
 
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from carcls import disk, record
 from carcls.desk import kaggle, metadata, push
-from carcls.errors import InputError
+from carcls.desk.push import OUTPUT
+from carcls.errors import ConfigError, InputError
 
-OUTPUT = Path("build/output")
 DOWNLOAD_SECONDS = 3600.0
+SCORE_SECONDS = 900.0  # a file of answers is scored in seconds, in a busy hour in minutes
 _GOES_ON = ("QUEUED", "NEW_SCRIPT", "RUNNING", "CANCEL_REQUESTED")
-_PATIENCE = 5  # answers in a row that may fail while a kernel runs for hours
+# Questions in a row that may fail while a kernel runs for hours, and the longest pause between two,
+# in pauses as they are otherwise: two hours with one of ten seconds.
+_PATIENCE, _SLOWEST = 120, 6
+Answer = TypeVar("Answer")
 _TAIL = 25  # lines of the log that an error quotes
 
 
@@ -46,7 +51,10 @@ def main(kernel: str, every: float, send: bool) -> None:
 
     Raises InputError if the kernel failed, or left nothing that could be submitted.
     """
+    if not 0 <= every <= 3600:
+        raise ConfigError(f"--every {every:g}: expected 0 to 3600 seconds")
     kernel = named(kernel)
+    owner, slug = kernel.split("/")[:2]
     try:
         failure = wait(kernel, every)
     except KeyboardInterrupt:
@@ -54,18 +62,23 @@ def main(kernel: str, every: float, send: bool) -> None:
             f"\nno longer watching; {kernel} goes on, and `make watch` follows it again"
         ) from None
     with _after(failure, "What it left was not fetched"):
-        out = download(kernel, OUTPUT / kernel.partition("/")[2])
-    with _after(failure, "It left nothing to submit"):
+        folder = OUTPUT / slug
+        out = _patiently(lambda: download(kernel, folder), every)
+    again = (
+        f"make push EARLIER={owner}/{slug}, with the same SET and ACCELERATOR, goes on from it"
+        if record.is_run(out)
+        else "it has no whole epoch to go on from, so the next push starts anew"
+    )
+    with _after(failure, f"It left nothing to submit; {again}"):
         found, submission = summary(out)
     print("\n== result", *found, sep="\n  ", flush=True)
     if failure:
-        again = f"; make push EARLIER={kernel}, with the same SET and ACCELERATOR, goes on from it"
-        raise InputError(
-            f"{failure}\nWhat it had until then is in {out}, and was not submitted"
-            f"{again if record.is_run(out) else ''}"
-        )
+        had = f"What it had until then is in {out}, and was not submitted"
+        raise InputError(f"{failure}\n{had}; {again}")
     if send:
-        print(f"  submitted  {submit(out, submission, competition(out))}")
+        words = submit(out, submission, competition(out))
+        print(f"  submitted  {words}", flush=True)
+        print(f"  score      {score(words, competition(out), every)}")
 
 
 @contextmanager
@@ -80,7 +93,12 @@ def _after(failure: str, then: str) -> Iterator[None]:
 
 
 def last_pushed(folder: Path = push.FOLDER) -> str:
-    """owner/slug of the kernel that was pushed last. Raises InputError if none was."""
+    """owner/slug/version of the kernel that was pushed last. Raises InputError if none was.
+
+    Without the version where it is not known whether it was pushed.
+    """
+    if (folder / push.VERSION).is_file():
+        return (folder / push.VERSION).read_text(encoding="utf-8").strip()
     path = folder / metadata.FILE
     if not path.is_file():
         raise InputError(
@@ -90,27 +108,25 @@ def last_pushed(folder: Path = push.FOLDER) -> str:
 
 
 def named(kernel: str) -> str:
-    """The kernel to watch, as given or the one pushed last. Raises InputError if not owner/slug."""
+    """The kernel to watch, as given or the one pushed last; of several versions, the latest one.
+
+    Raises InputError if it is not owner/slug or owner/slug/version.
+    """
     kernel = kernel or last_pushed()
-    if not re.fullmatch(r"[\w-]+/[\w-]{5,}", kernel):
-        raise InputError(f"kernel {kernel!r}: expected owner/slug, as in its address on Kaggle")
+    if not re.fullmatch(r"[\w-]+/[\w-]{5,}(/\d+)?", kernel):
+        raise InputError(
+            f"kernel {kernel!r}: expected owner/slug, as in its address on Kaggle, or "
+            "owner/slug/version"
+        )
     return kernel
 
 
 def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
     """Print the kernel's log until it ends; returns how it failed, "" if it completed."""
     log = _Log()
-    said, failures = "", 0
+    said = ""
     while True:
-        try:
-            state, message = status(kernel)
-            failures = 0
-        except InputError:
-            failures += 1  # hours of waiting should survive a minute without network
-            if failures >= _PATIENCE:
-                raise
-            time.sleep(every)
-            continue
+        state, message = _patiently(lambda: status(kernel), every)
         if state not in _GOES_ON:
             break
         if state == "RUNNING":
@@ -130,6 +146,24 @@ def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
     return (
         f"kernel {kernel} ended as {state}{message and f' ({message})'}. The end of its log:\n{end}"
     )
+
+
+def _patiently(ask: Callable[[], Answer], every: float) -> Answer:
+    """Ask again, after ever longer pauses, while an answer fails in a way that may pass."""
+    for failures in itertools.count():
+        try:
+            answer = ask()
+        except kaggle.NoAnswerError as error:
+            if failures >= _PATIENCE:
+                raise
+            if not failures:
+                print(f"{error}; asking again until there is an answer", flush=True)
+            time.sleep(every * min(2.0**failures, _SLOWEST))
+        else:
+            if failures:
+                print("Kaggle answers again", flush=True)
+            return answer
+    raise AssertionError
 
 
 def status(kernel: str) -> tuple[str, str]:
@@ -243,5 +277,35 @@ def submit(out: Path, made: dict[str, Any], competition: str) -> str:
         seconds=600,
     )
     if reply.code or "successfully submitted" not in reply.text.lower():
-        raise kaggle.refused(f"submission to {competition}", reply)
+        look = f"https://www.kaggle.com/competitions/{competition}/submissions"
+        raise kaggle.refused(f"submission to {competition}", reply, look=look)
     return reply.words
+
+
+def score(words: str, competition: str, every: float, patience: float = SCORE_SECONDS) -> str:
+    """The public score of what was submitted with these words, or why it is not known.
+
+    Raises InputError if Kaggle could not score it.
+    """
+    look = f"it will stand at https://www.kaggle.com/competitions/{competition}/submissions"
+    ref = re.search(r"[Ss]ubmission ref: (\d+)", words)
+    if not ref:
+        return f"not known, as Kaggle's answer does not name the submission; {look}"
+    end = time.monotonic() + patience
+    while True:
+        try:
+            said = kaggle.call("competitions", "submission", ref[1]).text
+        except KeyboardInterrupt:
+            return f"not waited for; {look}"
+        except InputError as error:  # the submission is made, whatever becomes of this question
+            said = str(error)
+        found = dict(re.findall(r"^(Status|Error|Public Score): +(\S.*)$", said, re.MULTILINE))
+        if found.get("Status") == "COMPLETE":
+            return f"{found.get('Public Score', 'none published')} on the public board"
+        if found.get("Status") == "ERROR":
+            why = found.get("Error", "no reason given")
+            raise InputError(f"submission {ref[1]}: Kaggle could not score it ({why}); {look}")
+        if time.monotonic() >= end:
+            last = found.get("Status") or " ".join(said.split())[-300:]
+            return f"not there after {patience / 60:g} minutes ({last}); {look}"
+        time.sleep(every)

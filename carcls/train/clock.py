@@ -7,10 +7,13 @@ its predictions will take, and shortens the training steps that are still to com
 from __future__ import annotations
 
 import math
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from carcls.config import Config
+from carcls.errors import ConfigError
 from carcls.values import Views
 
 # Seconds kept for what comes after the votes: the report's pictures, decisions and the submission,
@@ -48,18 +51,49 @@ class Clock:
         return time.monotonic() + (self.left() - REPORT * self.reports) * share - PER_NETWORK
 
 
-def start(cfg: Config, on_kaggle: bool, kind: str, began: float) -> Clock:
-    """From cfg.budget_minutes, else Kaggle's limit for a kind of device (cpu, gpu, tpu)."""
+def start(
+    cfg: Config, on_kaggle: bool, kind: str, began: float, proc: Path = Path("/proc")
+) -> Clock:
+    """From cfg.budget_minutes, else Kaggle's limit for a kind of device (cpu, gpu, tpu).
+
+    Counted from when this run began, on Kaggle's editor from when its session did. Raises
+    ConfigError if the budget is over by then.
+    """
     reports = 1 + (cfg.pseudo > 0) + (cfg.refits > 0)
-    if cfg.budget_minutes is not None:
-        minutes = cfg.budget_minutes
-        return Clock(began, began + minutes * 60, f"{minutes:g} minutes, as set", reports)
-    if not on_kaggle:
+    minutes, now = cfg.budget_minutes, time.monotonic()
+    if minutes is None and not on_kaggle:
         return Clock(began)
-    hours = TPU_HOURS if kind == "tpu" else HOURS
-    usable = hours * (1 - MARGIN)
-    limit = f"{usable:g} of the {hours:g} hours of a session"
-    return Clock(began, began + usable * 3600, limit, reports)
+    age = _session_age(proc, now - began) if on_kaggle else None
+    counted, since = (began, "this run") if age is None else (now - age, "the session")
+    since += f" began, {show(age)} ago" if age is not None else " began"
+    if minutes is not None:
+        if age is not None and 0 < minutes * 60 <= age:
+            raise ConfigError(
+                f"budget_minutes={minutes:g}: over, as it counts from when {since}; expected more "
+                f"than {age / 60:.0f}, or a new session"
+            )
+        limit, seconds = f"{minutes:g} minutes, as set", minutes * 60
+    else:
+        hours = TPU_HOURS if kind == "tpu" else HOURS
+        seconds = hours * (1 - MARGIN) * 3600
+        limit = f"{seconds / 3600:g} of the {hours:g} hours of a session"
+    return Clock(began, counted + seconds, f"{limit} (from when {since})", reports)
+
+
+def _session_age(proc: Path, least: float) -> float | None:
+    """Seconds since a session of Kaggle's editor began, by its first process; None: not sure.
+
+    The editor keeps a session while its cells are run again and again. least: the run's own age.
+    """
+    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") != "Interactive":
+        return None
+    try:
+        started = int((proc / "1" / "stat").read_text().rpartition(")")[2].split()[19])  # ticks
+        up = float((proc / "uptime").read_text().split()[0])
+        age = up - started / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+    return age if least <= age <= HOURS * 3600 else None
 
 
 def passes(views: Views, check: int, test: int) -> float:
