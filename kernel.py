@@ -102,67 +102,67 @@ MODULES = {}
 #  1257  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
 #  1363  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
 #  1544  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
-#  1920  member.py             A network that has voted, and the one or several that are a member of the ensemble.
-#  2006  network.py            One job → a trained network and its votes, or both read back from the run folder.
-#  2304  presets.py            What the other settings start from, by name; and the names that settings once had.
-#  2361  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
-#  2623  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
-#  2888  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
-#  2965  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
-#  3172  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
-#  3177  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
-#  3223  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
-#  3393  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
-#  3691  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
-#  3914  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  4193  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  4460  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  4711  data/codepages.py     Names in zip files, which often do not say in which code page they are.
-#  4836  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  5067  data/headers.py       What the header of a JPEG says, read without a decoder.
-#  5173  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
-#  5413  data/kinds.py         What a file is by its first bytes, where its name says something else.
-#  5504  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
-#  5793  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  5943  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6148  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  6380  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  6663  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7015  data/tables.py        CSV files as people and their tools write them.
-#  7132  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  7449  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  7454  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  7701  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  7988  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  8306  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  8605  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  8660  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-#  8914  train/__init__.py     Training: one network through its sizes, and what watches it.
-#  8919  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-#  9137  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-#  9195  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-#  9332  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-#  9517  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-#  9562  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-#  9683  train/steps.py        Seconds of training and prediction steps, taken in one place.
-#  9754  train/studio.py       What a training works with, and what it comes to.
-#  9808  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-#  9974  train/trainer.py      One network on its way through the stages.
-# 10325  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 10666  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 10671  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-# 10969  votes/cast.py         Views of photos through a network, which gives votes.
-# 11072  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
-# 11214  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 11345  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 11588  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 11883  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 11888  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 12024  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 12120  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 12355  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 12606  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 12824  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+#  1916  member.py             A network that has voted, and the one or several that are a member of the ensemble.
+#  2002  network.py            One job → a trained network and its votes, or both read back from the run folder.
+#  2300  presets.py            What the other settings start from, by name; and the names that settings once had.
+#  2357  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
+#  2619  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
+#  2884  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
+#  2961  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
+#  3168  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
+#  3173  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
+#  3219  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
+#  3389  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
+#  3687  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
+#  3910  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
+#  4189  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  4456  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  4707  data/codepages.py     Names in zip files, which often do not say in which code page they are.
+#  4832  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  5063  data/headers.py       What the header of a JPEG says, read without a decoder.
+#  5169  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
+#  5409  data/kinds.py         What a file is by its first bytes, where its name says something else.
+#  5500  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
+#  5789  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  5939  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  6144  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  6376  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  6659  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7011  data/tables.py        CSV files as people and their tools write them.
+#  7128  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  7445  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  7450  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  7697  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  7984  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  8302  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  8601  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  8656  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+#  8910  train/__init__.py     Training: one network through its sizes, and what watches it.
+#  8915  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+#  9133  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+#  9191  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+#  9328  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+#  9513  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+#  9558  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+#  9679  train/steps.py        Seconds of training and prediction steps, taken in one place.
+#  9750  train/studio.py       What a training works with, and what it comes to.
+#  9804  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+#  9970  train/trainer.py      One network on its way through the stages.
+# 10321  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+# 10662  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 10667  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+# 10965  votes/cast.py         Views of photos through a network, which gives votes.
+# 11068  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
+# 11210  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+# 11341  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 11584  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 11879  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 11884  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 12020  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 12116  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 12351  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 12602  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 12820  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -1550,6 +1550,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import resource
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -1559,11 +1560,6 @@ from typing import Any
 from carcls import hosts
 from carcls.config import Config
 from carcls.errors import ConfigError, InputError
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None  # type: ignore[assignment]
 
 HEAD = "head"  # name of the output layer; of several processes each gets all of its logits
 
@@ -1876,7 +1872,7 @@ _LEAST = {"RLIMIT_AS": ("v", 3.8e9), "RLIMIT_DATA": ("d", 2.0e9)}
 
 def check_memory_limit() -> None:
     """Raise InputError where a limit of this process is too low: TensorFlow ends with no word."""
-    for name, (letter, least) in _LEAST.items() if resource else ():
+    for name, (letter, least) in _LEAST.items():
         limit = resource.getrlimit(getattr(resource, name))[0]
         if resource.RLIM_INFINITY != limit < least:
             raise InputError(
@@ -2945,7 +2941,7 @@ def check() -> None:
 
 
 def _stop(number: int, frame: Any) -> None:
-    global _asked  # noqa: PLW0603
+    global _asked  # noqa: PLW0603  (of the process, as signals are)
     if _asked is None:
         name = signal.Signals(number).name
         how = f"{name}; the same run again goes on from the last whole epoch"
@@ -6727,7 +6723,7 @@ class TooLarge(InputError):  # noqa: N818  (it says what was found)
     """A file or a photo that takes too much memory."""
 
 
-class NotAsAudited(InputError):  # noqa: N818
+class NotAsAudited(InputError):  # noqa: N818  (it says what was found)
     """A file that is gone, cannot be read, or has other bytes than in the audit."""
 
 

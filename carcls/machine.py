@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import resource
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,11 +16,6 @@ from typing import Any
 from carcls import hosts
 from carcls.config import Config
 from carcls.errors import ConfigError, InputError
-
-try:
-    import resource
-except ImportError:  # not on Windows
-    resource = None  # type: ignore[assignment]
 
 HEAD = "head"  # name of the output layer; of several processes each gets all of its logits
 
@@ -332,7 +328,7 @@ _LEAST = {"RLIMIT_AS": ("v", 3.8e9), "RLIMIT_DATA": ("d", 2.0e9)}
 
 def check_memory_limit() -> None:
     """Raise InputError where a limit of this process is too low: TensorFlow ends with no word."""
-    for name, (letter, least) in _LEAST.items() if resource else ():
+    for name, (letter, least) in _LEAST.items():
         limit = resource.getrlimit(getattr(resource, name))[0]
         if resource.RLIM_INFINITY != limit < least:
             raise InputError(

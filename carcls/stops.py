@@ -57,7 +57,7 @@ def check() -> None:
 
 
 def _stop(number: int, frame: Any) -> None:
-    global _asked  # noqa: PLW0603
+    global _asked  # noqa: PLW0603  (of the process, as signals are)
     if _asked is None:
         name = signal.Signals(number).name
         how = f"{name}; the same run again goes on from the last whole epoch"

@@ -64,7 +64,7 @@ class TooLarge(InputError):  # noqa: N818  (it says what was found)
     """A file or a photo that takes too much memory."""
 
 
-class NotAsAudited(InputError):  # noqa: N818
+class NotAsAudited(InputError):  # noqa: N818  (it says what was found)
     """A file that is gone, cannot be read, or has other bytes than in the audit."""
 
 
