@@ -13,10 +13,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"stages": "144x240x7", "refit_epochs": 1, **_REGULARISED},
     "good": {"stages": "112x192x10,144x240x10", "lr": 2e-3, "refit_epochs": 3, **_REGULARISED},
     # HGNetV2-B5: 85.2 % on ImageNet at 288 px, where the EfficientNetV2-S of keras-cv has 80.1 and
-    # efficientnet2_rw_s, at V2-S's cost, 83.8 (`carcls backbones`). Its convolutions are plain ones
-    # with ReLU, made for GPUs: it predicts 1.3 times V2-S's photos a second, at 288 px against
-    # 384, which by area is about 0.75 times at one size. Sizes after the competition's public
-    # ladder, on which 384x512 gained most. Never run on a T4.
+    # efficientnet2_rw_s, at V2-S's cost, 83.8 (`carcls backbones`). It predicts 1.3 times
+    # V2-S's photos a second, at 288 px against 384, which by area is about 0.75 times at one size.
+    # Sizes after the competition's public ladder, on which 384x512 gained most. Never run on a T4.
     "kaggle": {
         "backbone": "hgnetv2_b5",
         "stages": _KAGGLE_SIZES.format(6, 6, 4),

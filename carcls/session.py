@@ -24,7 +24,7 @@ from carcls.data.photos import TRAIN, VALIDATION, Rows, Table
 from carcls.disagreement import BLENDS
 from carcls.errors import ConfigError, InputError
 from carcls.machine import Machine
-from carcls.nets import registry, weights
+from carcls.nets import registry, schedule, weights
 from carcls.report import submission
 from carcls.report.submission import Submission
 from carcls.train import clock
@@ -116,7 +116,7 @@ def check(cfg: Config) -> None:
     if cfg.blend not in BLENDS:
         blend.parse_weights(cfg.blend, len(cfg.members))
     for member in cfg.member_cfgs():
-        registry.check(member.backbone)
+        registry.check(member.backbone, member.stages)
         for stage in member.stages:
             augment.policy(member.augment, *stage.size, member.fit, member.strength.start)
 
@@ -137,6 +137,8 @@ def start(cfg: Config) -> Iterator[Session]:
             place = replace(place, out=hosts.own_folder(place.scratch))
         for member in cfg.member_cfgs():  # before the photos are looked at, which takes longer
             weights.find_weights(member.backbone, member)
+        for text in filter(None, dict.fromkeys(map(schedule.doubt, cfg.member_cfgs()))):
+            print(f"warning: {text}")
         attached.box_files(cfg)
         record.sweep(place.out)
         _take_over(cfg, place)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from carcls.nets import hub
@@ -57,6 +58,20 @@ SMALL: dict[str, dict[str, Any]] = {
         32,
     ),
 }
+
+
+def _small_vit(name: str) -> dict[str, Any]:
+    """Two blocks, and a position embedding of 4 × 4 patches."""
+    config = {**_ROW[name], "num_layers": 2, "num_heads": 2, "hidden_dim": 16}
+    side = 4 * np.max(config["patch_size"]).item()
+    smaller = {"mlp_dim": 24, "intermediate_dim": 24, "image_shape": [side, side, 3]}
+    smaller |= {"position_embedding_shape": [side, side]}
+    return {key: smaller.get(key, value) for key, value in config.items()}
+
+
+TRANSFORMERS = ("vit_base_384", "deit_base_384", "dinov2_small", "dinov3_small", "siglip_base_384")
+CONVOLUTIONS = tuple(SMALL)
+SMALL |= {name: _small_vit(name) for name in TRANSFORMERS}
 # As in KerasHub's files; the numbers are no network's.
 CONVERTER = {"image_size": [96, 64], "scale": [0.02, 0.018, 0.016], "offset": [-2.1, -2.0, -1.8]}
 
@@ -69,22 +84,40 @@ def shrink(monkeypatch: pytest.MonkeyPatch, name: str) -> str:
 
 
 def write_converter(folder: Path, config: dict[str, Any] = CONVERTER) -> None:
-    content = {"class_name": "ImageConverter", "config": {"name": "image_converter", **config}}
+    content = {
+        "module": "keras_hub.src.layers.preprocessing.image_converter",
+        "class_name": "ImageConverter",
+        "config": {"name": "image_converter", **config},
+        "registered_name": "keras_hub>ImageConverter",
+    }
     (folder / hub.CONVERTER).write_text(json.dumps(content))
 
 
-def save_preset(folder: Path, name: str, shape: tuple[int | None, ...] = (96, 64, 3)) -> Any:
-    """KerasHub's own network of that row, with random weights, saved by KerasHub; returns it."""
+def official(name: str, height: int | None, width: int | None) -> Any:
+    """KerasHub's own network of that row for photos of that size, with random weights."""
     import keras_hub
-    import numpy as np
 
     kind, config, _ = hub.ROWS[name]
-    size = "input_shape" if kind == "EfficientNetBackbone" else "image_shape"
-    network = getattr(keras_hub.models, kind)(**config, **{size: shape})
-    rng = np.random.default_rng(3)
+    shape = {"image_shape": (height, width, 3)}
+    if kind == "EfficientNetBackbone":
+        shape = {"input_shape": (height, width, 3)}
+    if kind != "SigLIPBackbone":
+        return getattr(keras_hub.models, kind)(**{**config, **shape})
+    texts = {"vocabulary_size": 9, "embedding_dim": 16, "hidden_dim": 16, "num_layers": 1}
+    texts |= {"num_heads": 2, "intermediate_dim": 24, "max_sequence_length": 4}
+    tower = keras_hub.models.SigLIPVisionEncoder(**{**config, **shape})
+    return keras_hub.models.SigLIPBackbone(tower, keras_hub.models.SigLIPTextEncoder(**texts))
+
+
+def save_preset(folder: Path, name: str, height: int = 96, width: int = 64) -> Any:
+    """KerasHub's own network of that row, saved by KerasHub; returns it."""
+    network, rng = official(name, height, width), np.random.default_rng(3)
     for layer in network._flatten_layers():
         if type(layer).__name__ == "BatchNormalization" and layer.built:
             layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.weights])
+    for weight in network.weights:  # of DINOv2's two position embeddings one is the other
+        if "_token" in weight.path or "position_embedding" in weight.path:
+            weight.assign(np.random.default_rng(4).normal(size=weight.shape))
     network.save_to_preset(str(folder))
     write_converter(folder)
     return network

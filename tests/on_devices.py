@@ -5,8 +5,11 @@ competition has 61 train photos, 15 of them for validation, and 13 test photos: 
 """
 
 import faulthandler
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,11 +111,9 @@ def jax8(data: str, out: str) -> None:
     cfg = settings(data, out, backend="jax")
     s = open_session(cfg, machine.setup(cfg))
     import keras
-    from killed import stopped_after
 
-    done = train(cfg, s, "eight")
-    with stopped_after(1):
-        train(cfg, s, "resumed")
+    with copied_state(s.place.out / "resumed"):
+        done = train(cfg, s, "eight")
     train(cfg, s, "resumed")
     np.savez(Path(out) / "exhausted.npz", **exhausted_votes(done), **exhausted_step(cfg, s, done))
     rebased(done.net)
@@ -123,6 +124,23 @@ def jax8(data: str, out: str) -> None:
     keras.distribution.set_distribution(None)
     s.machine = replace(s.machine, devices=s.machine.devices[:1])
     train(cfg.replace(batch=16), s, "one")
+
+
+@contextmanager
+def copied_state(folder: Path) -> Iterator[None]:
+    """The folder gets what a kill after the first epoch of the training inside would leave."""
+    from carcls.train.state import States
+
+    save = States.save
+
+    def save_and_copy(self: States, *args: Any) -> None:
+        save(self, *args)
+        if not folder.exists():
+            shutil.copytree(self.folder, folder / self.folder.name)
+
+    States.save = save_and_copy  # type: ignore[method-assign]  # put back below
+    yield
+    States.save = save  # type: ignore[method-assign]  # as it was
 
 
 def out_of_memory(*states: Any) -> None:

@@ -173,3 +173,16 @@ def test_all_that_is_missing_at_once(top, competition):
         weights.check_attached(CFG)
     assert str(error.value).count("There is:") == 1
     assert "from scratch" in weights.check_attached(CFG.replace(weights="none"))[1]
+
+
+def test_wrong_sizes_are_among_all_that_is_wrong(top, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    sizes = ("150x160x1", "160x160x1", "160x150x1", "160x150x1")
+    members = "+".join(
+        f"backbone=vit_base_384/stages={size}/seed={seed}" for seed, size in enumerate(sizes)
+    )
+    with pytest.raises(InputError) as error:
+        weights.check_attached(CFG.replace(members=members))
+    said = str(error.value)
+    assert said.startswith("4 problems:")  # two sizes, the weights, the competition
+    assert all(said.count(f"- stages={size}: ") == 1 for size in (sizes[0], sizes[2]))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hubs
 import numpy as np
 import pytest
 import small
@@ -149,3 +150,15 @@ def test_two_replicas_of_tensorflow_validate_the_network_that_is_kept(result):
 
 def test_tensorflow_trains_to_the_same_predictions_with_xla_and_without(result):
     assert differ(result("xla", "compiled"), result("xla", "operations")) < 1e-5  # measured 5e-7
+
+
+@needs_jax
+@hubs.needs_hub
+@pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1: a minute")
+def test_transformers_on_jax_give_what_kerashub_gives():
+    tests = [TESTS / "test_weights_files.py", "-k", "transformer", "-q", "-n", "0"]
+    env = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": FAST}
+    run = [sys.executable, "-m", "pytest", *tests]
+    both = {"capture_output": True, "text": True}
+    done = subprocess.run(run, check=False, env=env, cwd=TESTS.parent, **both)
+    assert re.search(rf"^{len(hubs.TRANSFORMERS)} passed", done.stdout, re.M), done.stdout[-3000:]

@@ -1,6 +1,7 @@
 """The network: what trains, at which rate, and what is frozen for good."""
 
 import os
+import warnings
 
 import hubs
 import keras
@@ -266,6 +267,25 @@ def test_depth_is_counted_inside_of_blocks_too(monkeypatch):
     assert factors == sorted(factors) and set(factors) == {0.5**n for n in range(5)}
 
 
+@hubs.needs_hub
+@pytest.mark.parametrize("name", ["deit_base_384", "siglip_base_384"])
+def test_a_transformer_s_tokens_and_positions_are_at_its_input(name, monkeypatch):
+    hubs.shrink(monkeypatch, name)
+    stages = "64x64x1,64x64x1,64x64x1"
+    cfg = CFG.replace(backbone=name, unfreeze="staged", stages=stages, depth_decay=0.5)
+    net, opened = build(cfg), []
+    for stage in range(3):
+        model.open_layers(cfg, net, stage)
+        opened.append([weight.path for weight in net.trainable_variables])
+    assert opened[0] == ["head/kernel", "head/bias"]
+    assert not any("embedding" in path or "_token" in path for path in opened[1])
+    assert any("mlp" in path for path in opened[1])
+    factors = dict(zip(opened[2], model.depth_factors(cfg, net), strict=True))
+    first = [value for path, value in factors.items() if "embedding" in path or "token" in path]
+    assert len(first) == (5 if "deit" in name else 3) and set(first) == {0.5**4}
+    assert list(factors.values()) == sorted(factors.values())
+
+
 # The default, the family of Kaggle's default, and the smallest.
 FAST = ("efficientnet_lite_b0", "efficientnetv2_b0", "mobilenet_v3_small")
 slow = pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1")
@@ -279,11 +299,45 @@ def marks(name):
     "name", [pytest.param(name, marks=marks(name)) for name in sorted(registry.REGISTRY)]
 )
 def test_every_network_trains_a_step_saves_and_loads(name, tmp_path):  # S28
-    train_save_and_load(name, tmp_path)
+    if registry.find(name).patch > 1:
+        train_through_sizes(name, tmp_path)
+    else:
+        train_save_and_load(name, tmp_path)
 
 
 @hubs.needs_hub
-@pytest.mark.parametrize("name", hubs.SMALL)
+@pytest.mark.parametrize("name", hubs.TRANSFORMERS)
+def test_a_small_transformer_of_each_family_trains_through_sizes(name, tmp_path, monkeypatch):
+    train_through_sizes(hubs.shrink(monkeypatch, name), tmp_path)
+
+
+def train_through_sizes(name, tmp_path):
+    """One network is all that there is: from size to size nothing of it is made anew."""
+    warnings.simplefilter("error", UserWarning)  # Keras's, of weights without a gradient
+    cfg, patch = CFG.replace(backbone=name, lr=1e-3, dropout=0.0), registry.find(name).patch
+    net, (other, loaded) = build(cfg), model.build(cfg, CPU, 3, STEPS)
+    assert "batch norm" not in loaded
+    assert model.rebase_batch_norms(net, iter(lambda: 1 / 0, 0)) == 0  # it asks for no photo
+    rng, labels = np.random.default_rng(0), np.eye(3, dtype=np.float32)[:2]
+    first, second = (
+        rng.integers(0, 256, (2, rows * patch, columns * patch, 3)).astype(np.float32)
+        for rows, columns in ((3, 4), (4, 6))
+    )
+    before = {weight.path: weight.numpy() for weight in net.trainable_variables}
+    assert np.isfinite(net.train_on_batch(first, labels)[0])
+    net.save_weights(tmp_path / "net.weights.h5")
+    other.load_weights(tmp_path / "net.weights.h5", skip_mismatch=False)
+    assert all(map(np.array_equal, net.get_weights(), other.get_weights()))
+    assert np.array_equal(other(second), net(second))
+    assert np.isfinite(net.train_on_batch(second, labels)[0])
+    after = {weight.path: weight.numpy() for weight in net.trainable_variables}
+    assert {path for path in before if path not in moved(before, after)} <= {
+        path for path in before if path.endswith("mask_token")
+    }
+
+
+@hubs.needs_hub
+@pytest.mark.parametrize("name", hubs.CONVOLUTIONS)
 def test_a_small_network_of_each_family_of_kerashub_does_so(name, tmp_path, monkeypatch):
     train_save_and_load(hubs.shrink(monkeypatch, name), tmp_path, least=5)
 

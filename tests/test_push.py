@@ -11,6 +11,7 @@ import sys
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from recorder import Raw, Recorder, blob, refusal, stream
@@ -48,6 +49,7 @@ def server(tmp_path, monkeypatch):
 
 
 MODEL = "keras/hgnetv2/keras/hgnetv2_b5_ssld_stage2_ft_in1k/1"
+GATED = "keras/dinov3/keras/dinov3_vit_small_lvd1689m/1"
 
 
 def with_models(*models: str) -> dict:
@@ -72,6 +74,18 @@ def test_a_push_without_its_model_fails_although_the_command_says_nothing_of_it(
     server.answers["GetKernel"] = refusal(500, "later")
     assert cli.main(["push", "--owner", "alice"]) == 0
     assert "warning: whether the models are attached is not known: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("attached", "is_said"), [([MODEL], True), ([GATED], False)])
+def test_a_model_whose_licence_is_not_accepted_says_where_to(monkeypatch, attached, is_said):
+    def pull(*words: str) -> SimpleNamespace:
+        Path(words[4], metadata.FILE).write_text(json.dumps({"model_sources": attached}))
+        return SimpleNamespace(words="")
+
+    monkeypatch.setattr(kaggle, "call", pull)
+    with pytest.raises(InputError, match=f"expected {MODEL}, {GATED}") as error:
+        push._expect_models(ID, [MODEL, GATED])
+    assert ("licence on https://www.kaggle.com/models/keras/dinov3," in str(error.value)) == is_said
 
 
 def settings_of(text: str) -> dict:
@@ -365,6 +379,10 @@ def test_a_server_that_never_answers(server):
         (["--owner", "a b"], "id='a b/carcls-car-classification': expected owner/slug"),
         (["--dataset", "weights"], "dataset_sources: 'weights'; expected owner/slug"),
         (["backbone=b0"], "backbone='b0': no such network"),
+        (
+            ["members=seed=1+backbone=dinov2_small"],
+            "stages=192x256x6: backbone=dinov2_small .* 14 px; .* 182 or 196, width 252 or 266",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_sent(server, words, message, capsys):

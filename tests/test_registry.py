@@ -1,5 +1,7 @@
 """Networks build without the internet and see the pixels that their weights were trained on."""
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from carcls import session
+from carcls.config import Config
 from carcls.errors import ConfigError
 from carcls.nets import hub, registry
 
@@ -67,6 +71,17 @@ HUB = {
     "resnet_vd_50": 25_629_512 - 2_049_000,
     "mobilenet_v3_large_21k": 2_996_352,
 }
+# The same; of DINOv3, whose metadata is rounded, timm's.
+TRANSFORMERS = {
+    "vit_base_384": 86_090_496,
+    "deit_base_384": 86_092_032,
+    "dinov2_small": 22_582_656,
+    "dinov2_base": 87_632_640,
+    "dinov3_small": 21_596_544,
+    "dinov3_base": 85_660_416,
+    # Less the side of texts (110,271,808), the pooling (7,087,104) and two numbers of the loss.
+    "siglip_base_384": 203_448_450 - 110_271_808 - 7_087_104 - 2,
+}
 slow = pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1 builds it")
 ALL = [
     *PARAMETERS,
@@ -96,7 +111,8 @@ def test_importing_it_imports_no_framework():
 
 
 def test_the_lists_here_are_the_registry():
-    assert set(PARAMETERS) | set(SLOW) | set(HUB) == set(registry.REGISTRY)
+    lists = (PARAMETERS, SLOW, HUB, TRANSFORMERS)
+    assert set().union(*lists) == set(registry.REGISTRY)
     assert all(name == row.name for name, row in registry.REGISTRY.items())
 
 
@@ -113,10 +129,10 @@ def test_names_under_which_another_network_s_weights_lie_are_refused(name):
 
 def test_a_missing_kerashub_is_named_before_anything_is_done(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for call in (registry.check, registry.build):
+    for call in (lambda name: registry.check(name, ()), registry.build):
         with pytest.raises(ConfigError, match=r"backbone=hgnetv2_b4: .*keras_hub.*pip install"):
             call("hgnetv2_b4")
-    registry.check("efficientnet_lite_b0")
+    registry.check("efficientnet_lite_b0", ())
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "keras_hub", None)  # as if something that it needs were not
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
@@ -141,13 +157,70 @@ def test_class_and_handle_are_kerashub_s_own(name):
     assert presets[preset]["kaggle_handle"] == f"kaggle://keras/{handle.replace('/', '/keras/', 1)}"
 
 
+# What the makers' config.json says, as far as KerasHub's converters read it.
+VIT = {
+    "patch_size": 16,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_size": 768,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "drop_path_rate": 0.0,
+    "layerscale_value": 1.0,
+}
+SMALL = {"num_attention_heads": 6, "hidden_size": 384}
+DINO_V2 = {
+    **VIT,
+    "model_type": "dinov2",
+    "image_size": 518,
+    "patch_size": 14,
+    "mlp_ratio": 4,
+    "use_swiglu_ffn": False,
+}
+DINO_V3 = {
+    **VIT,
+    "image_size": 224,
+    "intermediate_size": 3072,
+    "num_register_tokens": 4,
+    "hidden_act": "gelu",
+    "use_gated_mlp": False,
+    **dict.fromkeys(("query_bias", "value_bias", "proj_bias", "mlp_bias"), True),
+    "key_bias": False,
+    "attention_dropout": 0.0,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+}
+MAKERS = {
+    "deit_base_384": {**VIT, "image_size": 384, "intermediate_size": 3072, "layer_norm_eps": 1e-12},
+    "dinov2_small": DINO_V2 | SMALL,
+    "dinov2_base": DINO_V2,
+    "dinov3_small": DINO_V3 | SMALL | {"intermediate_size": 1536},
+    "dinov3_base": DINO_V3,
+}
+
+
+@hubs.needs_hub
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_transformer_is_what_kerashub_makes_of_the_makers_configuration(name):
+    import keras_hub
+
+    converter = f"keras_hub.src.utils.transformers.convert_{name.partition('_')[0]}"
+    theirs = importlib.import_module(converter).convert_backbone_config(MAKERS[name])
+    kind, ours, _ = hub.ROWS[name]
+    theirs.pop("image_shape" if "image_shape" not in ours else "", None)  # DINOv3's may be any
+    known = inspect.signature(getattr(keras_hub.models, kind).__init__).parameters
+    for key in theirs | ours:  # what a row leaves out is KerasHub's default
+        mine = np.asarray(ours.get(key, known[key].default))
+        assert np.all(mine == np.asarray(theirs[key])), key
+
+
 @pytest.mark.parametrize("name", registry.REGISTRY)
 def test_name_class_and_weights_of_a_row_are_of_one_network(name):
     row = registry.REGISTRY[name]
     if row.library == "keras_hub":
         assert (row.name, row.kind) == (*row.make.args, hub.ROWS[name][0])
         words = name.removesuffix("_21k").split("_")
-        assert row.preset.split("_")[: len(words)] == words
+        assert set(words) <= set(row.preset.split("_"))
         return
     assert row.kind == row.make.args[0]
     if row.library == "keras":
@@ -170,6 +243,33 @@ def test_each_network_builds_without_a_network(name):
     assert model.count_params() - 6 * (name in HUB) == {**PARAMETERS, **SLOW, **HUB}[name]
     assert model.compute_output_shape((1, 64, 96, 3))[:3] == (1, 2, 3)
     assert len(model.layers) > (3 if name in HUB else 20)  # flat: nothing hides in one layer
+
+
+@slow
+@hubs.needs_hub
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_each_transformer_builds_without_a_network(name):
+    model = registry.build(name)
+    assert model.count_params() - 6 == TRANSFORMERS[name]
+    patch = registry.find(name).patch
+    features = np.asarray(model(np.zeros((1, 2 * patch, 3 * patch, 3), "float32")))
+    tokens = {"vit_base_384": 1, "deit_base_384": 2}.get(name, 2 * 3)
+    assert features.shape == (1, 1, tokens, 384 if "small" in name else 768)
+
+
+def test_a_size_that_a_network_does_not_take_is_refused_with_the_nearest(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    with pytest.raises(
+        ConfigError, match=r"stages=128x224x4: .*dinov2_small .* 14 px; .* 126 or 140, width 224$"
+    ):
+        session.check(Config(backbone="dinov2_small"))
+    members = "backbone=dinov3_small+backbone=dinov3_small/stages=160x256x2,180x260x1"
+    with pytest.raises(
+        ConfigError, match=r"180x260x1: .*dinov3_small .* 16 px; .* 176 or 192, width 256 or 272$"
+    ):
+        session.check(Config(members=members))
+    session.check(Config(backbone="vit_base_384"))
+    session.check(Config(backbone="hgnetv2_b4", stages="33x35x1"))
 
 
 # What the first convolution sees of a grey photo of value 0, 127, 255 (R, G, B where they differ).

@@ -66,3 +66,21 @@ def test_the_rate_falls_by_a_hundred_at_the_end_of_the_run_and_not_before(name):
 def test_strength_falls_from_start_to_end(progress):  # S20
     cfg = Config(strength="0.8-0.2")
     assert schedule.strength(cfg, progress) == pytest.approx(0.8 - 0.6 * progress)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_said"),
+    [
+        ({}, True),
+        ({"optimizer": "adamw", "lr": 3e-4}, True),
+        ({"lr": 2e-4}, False),
+        ({"optimizer": "sgd"}, False),
+        ({"weights": "none"}, False),
+        ({"unfreeze": "head"}, False),
+        ({"backbone": "hgnetv2_b4"}, False),
+    ],
+)
+def test_a_rate_that_is_unusual_for_a_pretrained_transformer_is_said(change, is_said):
+    said = schedule.doubt(Config(**{"backbone": "siglip_base_384", **change}))
+    assert bool(said) == is_said
+    assert not said or f"lr={change.get('lr', 1e-3):g} " in said

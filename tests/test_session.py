@@ -16,6 +16,7 @@ from carcls import hosts, machine, network, record, session, stops
 from carcls.data import cache
 from carcls.data.photos import TEST, TRAIN, VALIDATION
 from carcls.errors import ConfigError, InputError, Stopped
+from carcls.nets import schedule
 from carcls.session import Session
 from carcls.train.job import Job
 
@@ -23,6 +24,14 @@ from carcls.train.job import Job
 @pytest.fixture
 def case(tmp_path, tiny) -> Case:
     return Case(tmp_path / "data", backbone=tiny, weights="none", stages="32x48x1")
+
+
+def test_a_doubtful_rate_is_said_once_for_all_members_that_have_it(case, monkeypatch, capsys):
+    monkeypatch.setattr(schedule, "doubt", lambda cfg: f"{cfg.lr:g}!" if cfg.lr > 0.1 else "")
+    cfg = case.cfg.replace(val_fraction=0.5, members="lr=0.5/seed=1+lr=0.5/seed=2+lr=0.01")
+    with suppress(ConfigError), session.start(cfg):
+        pass
+    assert capsys.readouterr().out.count("warning: 0.5!\n") == 1
 
 
 # --- The lock -------------------------------------------------------------------------------------

@@ -2,18 +2,20 @@
 
 import json
 import shutil
+from functools import partial
 
 import h5py
 import hubs
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from carcls.config import Config
 from carcls.data import attached
 from carcls.desk import offline
 from carcls.errors import InputError
-from carcls.nets import hub, registry, weights
+from carcls.nets import hub, registry, transformers, weights
 
 SMALL = "mobilenet_v3_small"
 
@@ -125,6 +127,10 @@ def test_weights_none_is_from_scratch(small):
         ("efficientnet_lite_b1", ["lite_b1_imagenet", "carcls weights", "make dataset"]),
         ("keras_efficientnet_b5", ["efficientnetb5_notop.h5", "EfficientNetB5(", "keras/models"]),
         ("efficientnetv2_b3", ["keras-cv has none", "keras_efficientnetv2_b3"]),
+        (
+            "dinov3_base",
+            ["accept the model's licence on https://www.kaggle.com/models/keras/dinov3"],
+        ),
     ],
 )
 def test_weights_not_found_say_where_it_looked_and_how_to_get_them(name, parts, tmp_path):
@@ -187,7 +193,7 @@ def raw_photos(height=96, width=64):
 
 
 @hubs.needs_hub
-@pytest.mark.parametrize("name", hubs.SMALL)
+@pytest.mark.parametrize("name", hubs.CONVOLUTIONS)
 def test_a_network_of_kerashub_gives_what_kerashub_gives(name, tmp_path, monkeypatch):
     """Of raw pixels, at the preset's size and one with odd sides; and it carries all of that on."""
     hubs.shrink(monkeypatch, name)
@@ -218,16 +224,103 @@ def test_a_network_of_kerashub_gives_what_kerashub_gives(name, tmp_path, monkeyp
     np.testing.assert_array_equal(again(x), ours(x))
 
 
+def bicubic(positions, height, width):
+    """Keras's own resize of a position embedding (…, n + side², C); the first n stay."""
+    side = int(positions.shape[-2] ** 0.5)
+    n = positions.shape[-2] - side**2
+    flat = positions.reshape(-1, positions.shape[-1])
+    grid = flat[n:].reshape(side, side, -1)
+    new = np.asarray(keras.ops.image.resize(grid, (height, width), interpolation="bicubic"))
+    return np.concatenate([flat[:n], new.reshape(-1, new.shape[-1])])
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_a_position_embedding_is_itself_at_its_own_grid_and_elsewhere_a_resized_grid(n):
+    positions = np.random.default_rng(0).normal(size=(1, n + 36, 5)).astype("float32")
+    unknown = tf.function(transformers.resize).get_concrete_function(
+        positions, tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.int32)
+    )
+    np.testing.assert_array_equal(transformers.resize(positions, 6, 6), positions[0])
+    for height, width in ((3, 8), (12, 6), (4, 9), (6, 24)):
+        expected = bicubic(positions, height, width)
+        # Between its places TensorFlow's kernel looks at 1024 steps.
+        close = {"atol": 1e-4 if (4 * 6 / height) % 1 == (4 * 6 / width) % 1 == 0 else 2e-3}
+        np.testing.assert_allclose(transformers.resize(positions, height, width), expected, **close)
+        # In a graph that learns the size only as it runs.
+        seen = unknown(tf.constant(positions), tf.constant(height), tf.constant(width))
+        np.testing.assert_allclose(seen, expected, **close)
+
+
+def features(network, name, x):
+    """What KerasHub's own network makes of normalised pixels: the tokens that our head pools."""
+    if name == "siglip_base_384":
+        tower = network.vision_encoder
+        return keras.Model(tower.inputs[0], tower.post_layer_norm.output)(x)
+    tokens = keras.Model(network.inputs[0], network.output)(x)
+    which = {"vit_base_384": slice(1), "deit_base_384": slice(2), "dinov2_small": slice(1, None)}
+    return tokens[:, which.get(name, slice(5, None))]
+
+
 @hubs.needs_hub
-def test_the_converter_of_kerashub_itself_agrees(tmp_path):
+@pytest.mark.parametrize("name", hubs.TRANSFORMERS)
+def test_a_transformer_gives_what_kerashub_gives_for_each_size_anew(name, tmp_path, monkeypatch):
+    """Of raw pixels, at the preset's size and others; KerasHub has one network for each."""
+    hubs.shrink(monkeypatch, name)
+    preset, patch = hub.ROWS[name][2].split("/")[1], registry.find(name).patch
+    top = tmp_path / "kaggle/input/models/keras/some/keras" / preset / "1"
+    official = hubs.save_preset(top, name, 4 * patch, 4 * patch)
+    ours = registry.build(name)
+    weights.load_weights(ours, name, cfg())
+
+    scale, offset = (np.float32(hubs.CONVERTER[key]) for key in ("scale", "offset"))
+    compiled = partial(ours.predict, verbose=0)
+    if keras.backend.backend() == "tensorflow":  # one graph that learns the size only as it runs
+        compiled = tf.function(ours).get_concrete_function(tf.TensorSpec((None, None, None, 3)))
+    sizes = [(4, 4), (8, 8)] if name.startswith(("dinov2", "siglip")) else [(4, 4), (2, 4)]
+    for rows, columns in sizes:  # of patches
+        x = raw_photos(rows * patch, columns * patch)
+        told, values = official, official.get_weights()
+        if (rows, columns) != (4, 4):
+            told = hubs.official(name, *x.shape[1:3])
+            for i, weight in enumerate(told.weights):
+                if "position_ids" in weight.path:
+                    values[i] = weight.numpy()
+                elif weight.shape != values[i].shape:
+                    values[i] = bicubic(values[i], rows, columns).reshape(weight.shape)
+            told.set_weights(values)
+        y = np.asarray(features(told, name, x * scale + offset))[:, None]
+        for found in (ours(x), compiled(x)):
+            np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-4)
+
+    ours.save_weights(tmp_path / "trained.weights.h5")
+    again = registry.build(name)
+    again.load_weights(tmp_path / "trained.weights.h5")
+    np.testing.assert_array_equal(again(x), ours(x))
+
+
+@hubs.needs_hub
+@pytest.mark.parametrize(
+    "config",
+    [
+        hubs.CONVERTER,
+        {"image_size": [96, 64], "scale": 0.02, "mean": [2.1, 2, 1.8], "variance": [1, 1.2, 1.4]},
+    ],
+)
+def test_pixels_are_normalised_as_by_the_converter_of_kerashub(config, tmp_path, monkeypatch):
+    """The one that KerasHub reads from the same preset, at its size, where it changes no more."""
     pytest.importorskip("tensorflow_text", reason="KerasHub's converters need tensorflow-text")
     import keras_hub
 
-    hubs.write_converter(tmp_path)
-    scale, offset = hub.read_converter(tmp_path / weights.WEIGHTS_FILE)
-    converter = keras_hub.layers.ImageConverter(scale=scale, offset=offset)
+    name = hubs.shrink(monkeypatch, "resnet_vd_50")
+    hubs.save_preset(tmp_path, name)
+    hubs.write_converter(tmp_path, config)
+    converter = keras_hub.layers.ImageConverter.from_preset(str(tmp_path))
+    assert converter.image_size == (96, 64)
+    ours = registry.build(name)
+    weights.load_weights(ours, name, cfg(tmp_path))
     x = raw_photos()
-    np.testing.assert_allclose(converter(x), x * np.float32(scale) + np.float32(offset), rtol=1e-5)
+    got = ours.get_layer("normalise")(x)
+    np.testing.assert_allclose(got, converter(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +333,11 @@ def test_the_converter_of_kerashub_itself_agrees(tmp_path):
             {"scale": 2, "mean": [1, 2, 3], "variance": [4, 16, 64]},
             [1, 0.5, 0.25],
             [-0.5, -0.5, -0.375],
+        ),
+        (
+            {"scale": 0.5, "norm_mean": 3, "norm_std": [1, 2, 4]},
+            [0.5, 0.25, 0.125],
+            [-3, -1.5, -0.75],
         ),
     ],
 )

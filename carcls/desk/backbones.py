@@ -49,8 +49,16 @@ FIGURES: dict[str, tuple[float, float | None, int | None, str]] = {
     "xception_41": (20.9, 79.0, 299, "keras.io"),  # converted from keras_xception's weights
     "resnet_vd_50": (23.6, None, None, ""),
     "mobilenet_v3_large_21k": (3.0, 77.9, 224, "timm"),
+    "vit_base_384": (86.1, 84.2, 384, "timm"),
+    "deit_base_384": (86.1, 85.4, 384, "timm"),
+    "dinov2_small": (22.6, None, None, ""),  # these learned without labels
+    "dinov2_base": (87.6, None, None, ""),
+    "dinov3_small": (21.6, None, None, ""),
+    "dinov3_base": (85.7, None, None, ""),
+    "siglip_base_384": (86.1, None, None, ""),
 }
-_APACHE = ("efficientnet_lite_b", "hgnetv2_b")  # whose weights are stated to be under Apache-2.0
+# By how a network's name begins: what the package or Kaggle's model states of its weights.
+_LICENCES = {"efficientnet_lite_b": "Apache-2.0", "hgnetv2_b": "Apache-2.0", "dinov3": "DINOv3's"}
 _HEADS = (
     *("network", "library", "parameters", "top-1", "at px", "whose figure"),
     *("photos", "licence", "weights"),
@@ -66,9 +74,12 @@ def table() -> str:
         for row in rows
     )
     more = (
-        "top-1: on ImageNet, in per cent, with these weights; blank: nobody states it. photos: the "
-        "sizes that it takes.\nweights: a model on Kaggle where it has five parts, else a preset's "
-        "folder or a file."
+        "parameters: without the classifier. top-1: on ImageNet, in per cent, with these weights; "
+        "blank: nobody states it.\n"
+        "photos: the sizes, in px, that it takes.\n"
+        "licence: of the weights; blank: not known here. DINOv3's own is to be accepted on Kaggle "
+        "before its model can be attached.\n"
+        "weights: a model on Kaggle where it has five parts, else a preset's folder or a file."
     )
     return "\n".join([*lines, "", more])
 
@@ -82,7 +93,7 @@ def _row(backbone: registry.Backbone) -> tuple[str, ...]:
         f"{top1:.1f}" if top1 else "",
         str(pixels or ""),
         whose,
-        "any",
-        "Apache-2.0" if backbone.name.startswith(_APACHE) else "",
+        f"multiples of {backbone.patch}" if backbone.patch > 1 else "any",
+        next((text for start, text in _LICENCES.items() if backbone.name.startswith(start)), ""),
         backbone.model or backbone.preset or "none",
     )

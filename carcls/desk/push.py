@@ -16,6 +16,7 @@ from carcls.config import Config
 from carcls.desk import bundle, kaggle, metadata, offline
 from carcls.errors import ConfigError, InputError
 from carcls.nets import registry
+from carcls.nets.weights import accept_licence
 from carcls.values import hide
 
 FOLDER = Path("build/kernel")
@@ -85,6 +86,8 @@ def _refuse(cfg: Config, request: Request) -> None:
         ),
     ]
     for member in cfg.member_cfgs():
+        for stage in member.stages:  # whether KerasHub is installed here is of no matter
+            registry.check_size(member.backbone, stage.size, f"stages={stage}")
         if member.weights not in ("imagenet", "none"):
             dataset = offline.dataset_id("you", member.backbone)
             more = (
@@ -254,9 +257,14 @@ def _expect_models(kernel: str, models: list[str]) -> None:
             return
         attached = json.loads(pulled.read_text(encoding="utf-8")).get("model_sources") or []
     if len(attached) < len(set(models)):
+        gated = [
+            f"; {accept_licence(backbone)}, then push again"
+            for backbone in registry.REGISTRY.values()
+            if backbone.is_gated and backbone.model in set(models) - set(attached)
+        ]
         raise InputError(
             f"push of {kernel}: it runs, but without all of its models, so it will fail. Attached: "
-            f"{', '.join(attached) or 'none'}; expected {', '.join(models)}"
+            f"{', '.join(attached) or 'none'}; expected {', '.join(models)}{''.join(gated[:1])}"
         )
 
 

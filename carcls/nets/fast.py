@@ -5,12 +5,13 @@ They give the same numbers and fit the same weight files; `make bench` prints wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-_MIN_EPSILON = 1e-5  # cuDNN's least
+_MIN_EPSILON = 1e-5  # the least that was tried, on a CPU; not run on a GPU
 
 
 def fuse_batch_norm(model: Any) -> int:
@@ -223,6 +224,11 @@ def _one_channel_a_group(on_cpu: bool) -> type:
     return stand_in(keras.layers.Conv2D, call=call)
 
 
+def _is_news(said: logging.LogRecord) -> bool:
+    """Whether to print it. That functions are traced often is none: each network has its own."""
+    return "triggered tf.function retracing" not in said.getMessage()
+
+
 @contextmanager
 def forgetting_traces() -> Iterator[None]:
     """What is traced inside can be given back: networks that train no more after it.
@@ -235,9 +241,12 @@ def forgetting_traces() -> Iterator[None]:
     registry = getattr(ops, "gradient_registry", None)
     registered: dict[str, Any] = getattr(registry, "_registry", {})
     before = set(registered)
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(_is_news)
     try:
         yield
     finally:
+        logger.removeFilter(_is_news)
         for name in set(registered) - before:
             if name.startswith("CustomGradient-"):
                 del registered[name]

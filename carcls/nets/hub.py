@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 
 from carcls.errors import ConfigError, InputError
+from carcls.nets import transformers
 
 VERSION = "0.26.0"  # as on Kaggle
 CONVERTER = "image_converter.json"  # in a preset's folder: how its pixels were normalised
 # KerasHub 0.26 has these names point to EfficientNet-B1's weights (keras-hub issue 3014).
 MISLED = ("efficientnet_el", "efficientnet_em", "efficientnet_es")
+GATED = ("DINOV3Backbone",)  # classes whose licence must be accepted on Kaggle first
 # In a configuration, what does not change what a network predicts.
 _ASIDE = ("dropout", "batch_norm_momentum")
+# In a weights file, what is not of a network: of SigLIP the side of texts and the pooling.
+ASIDE_IN_FILES = r"seed_generator|sig_lip_(text_encoder|head|multi_head_attention_pooling)/"
 _SAME = {"silu": "swish"}  # one function, two names
 
 Affine = tuple[list[float], list[float]]  # x × scale + offset per channel of raw pixels x
@@ -51,6 +55,8 @@ def make(name: str, shape: tuple[int | None, ...]) -> Any:
         import keras_hub
     except ImportError as error:
         raise _missing(name, f"which cannot be imported ({error})") from None
+    if "patch_size" in config:
+        return transformers.make(keras_hub.models, kind, config)
     # EfficientNet alone calls it otherwise.
     size = "input_shape" if kind == "EfficientNetBackbone" else "image_shape"
     network = getattr(keras_hub.models, kind)(**config, **{size: shape})
@@ -101,10 +107,13 @@ def read_converter(file: Path) -> Affine:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["config"]
         scale, offset = _three(config.get("scale"), 1.0), _three(config.get("offset"), 0.0)
-        if "mean" in config and "variance" in config:  # as older presets have it
-            with np.errstate(all="ignore"):  # what comes of a variance of 0 is refused below
+        with np.errstate(all="ignore"):  # what comes of a variance of 0 is refused below
+            if "mean" in config and "variance" in config:  # as older presets have it
                 std = np.sqrt(_three(config["variance"], 1.0))
                 scale, offset = scale / std, -_three(config["mean"], 0.0) / std
+            elif "norm_mean" in config and "norm_std" in config:  # as DeiT's once had it
+                mean, std = _three(config["norm_mean"], 0.0), _three(config["norm_std"], 1.0)
+                scale, offset = scale / std, (offset - mean) / std
         if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
             raise ValueError(f"scale {scale.tolist()} and offset {offset.tolist()}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,6 +134,7 @@ def check_config(path: Path, name: str, found: dict[str, Any]) -> None:
 
     What the preset does not say is not compared: KerasHub forgets some of it.
     """
+    found = found.get("vision_encoder", {}).get("config", found)  # SigLIP's, beside one of texts
     for key, value in ROWS[name][1].items():
         theirs = found.get(key, value)
         if key not in _ASIDE and _plain(theirs) != _plain(value):
@@ -234,6 +244,29 @@ def _mobilenet_v3(stages: list[Any], last: int) -> dict[str, Any]:
     }
 
 
+def _vit(width: int, patch: Any, mlp: str = "intermediate_dim", **more: Any) -> dict[str, Any]:
+    """Twelve blocks; mlp: what the family calls the width inside of their dense layers."""
+    of_all = {"patch_size": patch, "num_layers": 12, "num_heads": width // 64, "hidden_dim": width}
+    return {**of_all, mlp: 4 * width, **more}
+
+
+_AT_384: dict[str, Any] = {"image_shape": [384, 384, 3]}
+_DINO_V2: dict[str, Any] = {
+    "image_shape": [518, 518, 3],
+    "position_embedding_shape": [518, 518],
+    "num_register_tokens": 0,
+    "use_mask_token": True,
+    "use_swiglu_ffn": False,
+}
+_DINO_V3: dict[str, Any] = {
+    "num_register_tokens": 4,
+    "use_mask_token": True,
+    "hidden_activation": "gelu",
+    "use_gated_mlp": False,
+    "use_key_bias": False,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+}
 _CONFIGS: dict[str, dict[str, Any]] = {
     "efficientnet2_rw_s": _efficientnet(1.0, [1.0] * 6, **_V2),
     "efficientnet2_rw_m": _efficientnet(1.2, [1.2] * 4 + [1.6] * 2, **_V2),
@@ -263,6 +296,15 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "use_pre_activation": False,
     },
     "mobilenet_v3_large_21k": _mobilenet_v3(_MOBILE_LARGE, 960),
+    "vit_base_384": _vit(768, [16, 16], "mlp_dim", layer_norm_epsilon=1e-6, **_AT_384),
+    "deit_base_384": _vit(768, [16, 16], layer_norm_epsilon=1e-12, **_AT_384),
+    "dinov2_small": _vit(384, 14, **_DINO_V2),
+    "dinov2_base": _vit(768, 14, **_DINO_V2),
+    "dinov3_small": _vit(384, 16, **_DINO_V3),
+    "dinov3_base": _vit(768, 16, **_DINO_V3),
+    "siglip_base_384": _vit(
+        768, 16, intermediate_activation="gelu_approximate", layer_norm_epsilon=1e-6, **_AT_384
+    ),
 }
 _TABLE = """
 efficientnet2_rw_s EfficientNet efficientnet/efficientnet2_rw_s_ra2_imagenet/2
@@ -275,6 +317,13 @@ densenet_121 DenseNet densenet/densenet_121_imagenet/3
 xception_41 Xception xception/xception_41_imagenet/2
 resnet_vd_50 ResNet resnet_vd/resnet_vd_50_ssld_v2_imagenet/2
 mobilenet_v3_large_21k MobileNet mobilenetv3/mobilenet_v3_large_100_imagenet_21k/1
+vit_base_384 ViT vit/vit_base_patch16_384_imagenet/3
+deit_base_384 DeiT deit/deit_base_distilled_patch16_384_imagenet/1
+dinov2_small DINOV2 dinov2/dinov2_small/1
+dinov2_base DINOV2 dinov2/dinov2_base/1
+dinov3_small DINOV3 dinov3/dinov3_vit_small_lvd1689m/1
+dinov3_base DINOV3 dinov3/dinov3_vit_base_lvd1689m/1
+siglip_base_384 SigLIP siglip/siglip_base_patch16_384/1
 """
 # Name → class, configuration, and Kaggle's model as model/variation/version.
 ROWS: dict[str, tuple[str, dict[str, Any], str]] = {

@@ -30,7 +30,8 @@ def build(cfg: Config, machine: Machine, classes: int, steps: int) -> tuple[kera
         layer.momentum = _momentum(cfg, steps)
     if machine.fast_layers:
         fused, all_of_them = fast.fuse_batch_norm(model), len(batch_norms(model))
-        loaded += f"; batch norm fused in {fused} of {all_of_them} layers"
+        if all_of_them:  # transformers have none
+            loaded += f"; batch norm fused in {fused} of {all_of_them} layers"
         fast.split_groups(model, machine.kind == "cpu")
         if machine.kind == "cpu":
             fast.speed_up_depthwise(model)
@@ -74,12 +75,14 @@ def _backbone(model: keras.Model) -> keras.Model:
 
 
 def _innermost(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers without layers inside, from input to output.
+    """The layers with weights of their own or none inside, from input to output.
 
-    Depth is counted over these: of HGNetV2 two layers hold all others.
+    Depth is counted over these: of HGNetV2 two layers hold all others, and a transformer's first
+    layer has tokens and positions beside its convolution.
     """
     inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
-    return [leaf for part in inside for leaf in _innermost(part)] or [layer]
+    itself = [] if inside and not layer._trainable_variables else [layer]
+    return itself + [leaf for part in inside for leaf in _innermost(part)]
 
 
 # --- What trains ----------------------------------------------------------------------------------
@@ -111,11 +114,14 @@ def rebase_batch_norms(model: keras.Model, batches: Iterable[Any]) -> int:
     """Give the backbone's BN layers these photos' statistics, and a scale and shift that undo it.
 
     batches: images (B, H, W, 3) in 0..255. Returns how many layers it changed; one without scale or
-    shift stays. Predictions stay the same; training, where BN uses each batch's statistics, begins
-    with the features of the weights, not spoiled ones (MEASUREMENTS: BN's first statistics).
+    shift stays, and for a network without BN no batch is asked for. Predictions stay the same;
+    training, where BN uses each batch's statistics, begins with the features of the weights, not
+    spoiled ones (MEASUREMENTS: BN's first statistics).
     """
     backbone = _backbone(model)
     layers = [layer for layer in batch_norms(backbone) if layer.scale and layer.center]
+    if not layers:
+        return 0
     seen: list[list[Moments]] = [[] for _ in layers]  # of each layer, by batch
     try:
         for layer, moments in zip(layers, seen, strict=True):

@@ -7,7 +7,7 @@ their configurations from the internet, so these are written out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from carcls.errors import ConfigError
 from carcls.nets import fast, hub
+from carcls.values import Stage
 
 Shape = tuple[int | None, int | None, int]  # height, width, channels
 
@@ -55,6 +56,8 @@ class Backbone:
     # The model on Kaggle that has its weights: owner/model/framework/variation/version.
     model: str | None = None
     kind: str = ""  # the network's class, which a preset folder's config.json names
+    patch: int = 1  # px: height and width of its photos are multiples of this
+    is_gated: bool = False  # its licence must be accepted on Kaggle first
 
 
 def find(name: str) -> Backbone:
@@ -70,18 +73,42 @@ def find(name: str) -> Backbone:
     return REGISTRY[name]
 
 
-def check(name: str) -> None:
-    """Raise ConfigError if there is no network of that name, or not the package that it needs."""
-    if find(name).library == "keras_hub":
+def check(name: str, stages: Iterable[Stage]) -> None:
+    """Raise ConfigError if there is no such network, its package is missing, or a size is wrong."""
+    backbone = find(name)
+    if backbone.library == "keras_hub":
         hub.check_installed(name)
+    for stage in stages:
+        check_size(name, stage.size, f"stages={stage}")
+
+
+def check_size(name: str, size: tuple[int, int], named: str) -> None:
+    """Raise ConfigError if the network takes no photos of that height and width, in px.
+
+    named: the setting that has the size, and its value.
+    """
+    patch = find(name).patch
+    if any(side % patch for side in size):
+        height, width = (_nearest(side, patch) for side in size)
+        raise ConfigError(
+            f"{named}: backbone={name} takes heights and widths in multiples of {patch} px; "
+            f"nearest: height {height}, width {width}"
+        )
+
+
+def _nearest(side: int, patch: int) -> str:
+    """The multiples around it, or itself."""
+    below = side // patch * patch
+    return f"{side}" if below == side else f"{below} or {below + patch}"
 
 
 def build(name: str) -> Any:
     """A keras.Model from pixels (B, H, W, 3) in 0..255 to features (B, h, w, C), random weights.
 
-    H and W may be any; of sides that are no multiples of 32 px DenseNet, ConvNeXt and Xception
-    ignore the rest at the right and the bottom. Its layers are the network's own, after at most one
-    that normalises. Raises ConfigError on a wrong name or a missing package.
+    H and W may be any, of a transformer multiples of its patch; of sides that are no multiples of
+    32 px DenseNet, ConvNeXt and Xception ignore the rest at the right and the bottom. Its layers
+    are the network's own, after at most one that normalises. Raises ConfigError on a wrong name or
+    a missing package.
     """
     import keras
 
@@ -163,7 +190,7 @@ def _keras(name: str, kind: str, file: str, normalise: str = "own") -> Backbone:
 
 def _keras_hub(name: str) -> Backbone:
     """A network of KerasHub, whose weights are a model on Kaggle."""
-    kind, _, handle = hub.ROWS[name]
+    kind, config, handle = hub.ROWS[name]
     model, preset, version = handle.split("/")
     return Backbone(
         name,
@@ -174,6 +201,8 @@ def _keras_hub(name: str) -> Backbone:
         "",
         f"keras/{model}/keras/{preset}/{version}",
         kind,
+        int(np.max(config.get("patch_size", 1))),
+        kind in hub.GATED,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from carcls.config import Config
+from carcls.nets import registry
 
 # Share of the peak rate after a share of what follows the warm-up. "exponential" leaves a hundredth
 # at the end of the run, however long it is: 0.95 an epoch would leave 0.6 after ten epochs.
@@ -49,3 +50,19 @@ def strength(cfg: Config, progress: float) -> float:
     """Augmentation strength, 0..1: a line from its start to its end in the last epoch."""
     assert 0 <= progress <= 1, progress
     return cfg.strength.start + (cfg.strength.end - cfg.strength.start) * progress
+
+
+def doubt(cfg: Config) -> str:
+    """What is unusual in a pretrained transformer's learning rate, as a line; "": nothing."""
+    if (
+        registry.find(cfg.backbone).patch == 1
+        or cfg.weights == "none"
+        or cfg.unfreeze == "head"
+        or not cfg.optimizer.startswith("adam")
+        or cfg.lr <= 2e-4
+    ):
+        return ""
+    return (
+        f"lr={cfg.lr:g} for backbone={cfg.backbone}: pretrained transformers are usually trained "
+        f"at lr=1e-4 or less with {cfg.optimizer}, and with depth_decay=0.7; not measured here"
+    )

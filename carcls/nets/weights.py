@@ -19,7 +19,7 @@ import numpy as np
 from carcls import disk
 from carcls.config import Config
 from carcls.data import attached, files
-from carcls.errors import InputError
+from carcls.errors import ConfigError, InputError
 from carcls.nets import hub, registry
 from carcls.nets.registry import MEAN, STD, Backbone, find, normalisations
 
@@ -57,20 +57,23 @@ def check_attached(cfg: Config) -> list[str]:
 
     Raises InputError that lists all that is missing.
     """
-    members = {(member.backbone, member.weights): member for member in cfg.member_cfgs()}
+    members = cfg.member_cfgs()
+    once = {(member.backbone, member.weights): member for member in members}
     checks: list[Callable[[], list[str]]] = [
         lambda: [f"competition: {files.check(cfg)}"],
-        *(partial(_check_weights, member) for member in members.values()),
+        *(partial(_check_network, member) for member in members),
+        *(partial(_check_weights, member) for member in once.values()),
         lambda: [f"boxes: {_source(file)}" for file in attached.box_files(cfg)],
     ]
     lines, problems = [], []
     for check in checks:
         try:
             lines += check()
-        except InputError as error:
+        except (ConfigError, InputError) as error:
             problems.append(str(error))
     if not problems:
         return lines
+    problems = list(dict.fromkeys(problems))  # members may share one
     if not lines or not lines[0].startswith("competition"):
         problems.append(problems.pop(0))  # last: it ends with a tree of what is there
     elif disk.on_kaggle():
@@ -79,9 +82,13 @@ def check_attached(cfg: Config) -> list[str]:
     raise InputError("\n- ".join([*heading, *problems]))
 
 
+def _check_network(cfg: Config) -> list[str]:
+    registry.check(cfg.backbone, cfg.stages)
+    return []
+
+
 def _check_weights(cfg: Config) -> list[str]:
     file = find_weights(cfg.backbone, cfg)
-    registry.check(cfg.backbone)
     return [f"weights of {cfg.backbone}: {_describe(file) if file else 'none, from scratch'}"]
 
 
@@ -160,8 +167,9 @@ def how_to_get(backbone: Backbone) -> str:
     """How a person gets a network's weights to where they are found."""
     if backbone.model:
         owner, model, _, variation, _ = backbone.model.split("/")
+        accept = f"{accept_licence(backbone)}, then " if backbone.is_gated else ""
         return (
-            "on Kaggle attach the model: in the kernel's editor Add Input → Models → "
+            f"{accept}on Kaggle attach the model: in the kernel's editor Add Input → Models → "
             f"{owner}/{model}, framework Keras, variation {variation}; in kernel-metadata.json "
             f'"model_sources": ["{backbone.model}"]; elsewhere, with internet, `carcls weights '
             f"{backbone.name}` fetches it"
@@ -173,6 +181,12 @@ def how_to_get(backbone: Backbone) -> str:
         f'SET="backbone={backbone.name}"` uploads one; in the kernel\'s editor Add Input → '
         'Datasets; in kernel-metadata.json "dataset_sources"'
     )
+
+
+def accept_licence(backbone: Backbone) -> str:
+    """What a person does first where a network's model is not to be had without it."""
+    page = "/".join((backbone.model or "").split("/")[:2])
+    return f"accept the model's licence on https://www.kaggle.com/models/{page}"
 
 
 # --- Check and load -------------------------------------------------------------------------------
@@ -234,7 +248,7 @@ def _size(file: Path) -> int:
 
     def visit(path: str, item: Any) -> None:
         parts = path.split("/")
-        is_of_layer = "seed_generator" not in path and parts[0] != "optimizer"
+        is_of_layer = parts[0] != "optimizer" and not re.search(hub.ASIDE_IN_FILES, path)
         if is_of_layer and isinstance(item, h5py.Dataset) and "vars" in parts[-2:-1]:
             sizes.append(item.size)
 
