@@ -1,23 +1,18 @@
 """``make bench``: how fast the input and a training step are, beside references, in one run.
 
-Machines differ and are shared, so what counts are the ratios. Every pair is measured alternately,
-three times or, where the ratio is near 1, nine; the median is printed, and the ratio's lowest and
-highest beside it.
+Three rounds of each comparison or, where the ratio is near 1, nine.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +29,11 @@ from carcls.data.batches import Epochs, Looks
 from carcls.data.cache import PhotoCache
 from carcls.data.photos import Rows
 from carcls.desk import sample
+from carcls.desk.comparing import Child, Measure, compare
 from carcls.errors import InputError
 from carcls.votes import decide
 from carcls.votes.votes import Votes
 
-ROUNDS = 3
 FED_ROUNDS = 9  # for a ratio near 1 (MEASUREMENTS: fed by the pipeline)
 SIZES = (128, 224)  # px, both sides
 CLASSES = 10
@@ -120,7 +115,7 @@ def _measure_input(task: Task) -> None:
     with tempfile.TemporaryDirectory() as folder:
         keras_data, cache = _keras_layers(task, Path(folder)), task.cache()
         _train_on(task, cache, epochs=1)  # decoded now
-        _compare(
+        compare(
             f"input, {task.size} px, cached epoch, batch {task.cfg.batch}",
             {
                 "Keras tutorial layers (flip, rotation, zoom)": lambda: _drain(
@@ -133,7 +128,7 @@ def _measure_input(task: Task) -> None:
 
 def _measure_first_epoch(task: Task, title: str) -> None:
     """What making batches adds to decoding and resizing, and what augmentation adds to that."""
-    _compare(
+    compare(
         f"{title}, {task.size} px, first epoch",
         {
             "decode + resize alone (cv2, threads)": partial(_decode, task),
@@ -209,16 +204,19 @@ def _keras_layers(task: Task, folder: Path) -> Any:
 
 def _measure_step(task: Task) -> None:
     """Keras as it comes and ours, in two processes: each chooses TensorFlow's kernels once."""
-    plain, ours = (_Child(task, is_plain) for is_plain in (True, False))
+    plain = Child(_prepare_steps, task, True)
+    # As in a run. TensorFlow reads it when it is imported; the plain one has started before.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    ours = Child(_prepare_steps, task, False)
     try:
-        _compare(
+        compare(
             f"training step, {task.cfg.backbone}, {task.size} px, batch {task.cfg.batch}",
             {
                 "Keras as it comes (without XLA)": partial(plain.rate, "memory"),
                 "ours, one batch in memory": partial(ours.rate, "memory"),
             },
         )
-        _compare(
+        compare(
             f"training fed by the pipeline, {task.size} px, batch {task.cfg.batch}",
             {
                 "ours, one batch in memory": partial(ours.rate, "memory"),
@@ -231,30 +229,6 @@ def _measure_step(task: Task) -> None:
             child.close()
 
 
-class _Child:
-    """A process that trains a few steps when it is asked to."""
-
-    def __init__(self, task: Task, is_plain: bool):
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(
-            target=_serve_steps, args=(other, task, is_plain), daemon=True
-        )
-        if not is_plain:  # as in a run. TensorFlow reads it when it is imported; plain ones have
-            os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # started before.
-        self.process.start()
-        other.close()  # so that a child that dies is an end of file here, not a wait for ever
-
-    def rate(self, source: str) -> float:
-        """images/s of twelve steps; source: memory or fed."""
-        self.pipe.send(source)
-        return float(self.pipe.recv())
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.join()
-
-
 class _Plain(machine.Machine):
     """Keras as it comes, with its own layers."""
 
@@ -263,7 +237,8 @@ class _Plain(machine.Machine):
         return False
 
 
-def _serve_steps(pipe: Connection, task: Task, is_plain: bool) -> None:
+def _prepare_steps(task: Task, is_plain: bool) -> tuple[str, Measure]:
+    """A network that trains a few steps when it is asked to, from memory or fed."""
     if is_plain:
         computer: machine.Machine = _Plain("tensorflow", ("cpu",))
     else:
@@ -286,13 +261,17 @@ def _serve_steps(pipe: Connection, task: Task, is_plain: bool) -> None:
     assert rate is not None  # as with every schedule but plateau
     rate.follow(0, 0.01, 0.0)  # a small rate, always the same
     net.make_train_function()
-    while True:
-        source = sources[pipe.recv()]
+
+    def measure(name: str) -> float:
+        """images/s of twelve steps; made: kept alive, as its dataset holds the photos weakly."""
+        source, batch = sources[name], made.batch
         for step in range(14):
             if step == 2:  # the first ones may trace, or find full buffers
                 start = time.perf_counter()
             net.train_function(source)
-        pipe.send(12 * task.cfg.batch / (time.perf_counter() - start))
+        return 12 * batch / (time.perf_counter() - start)
+
+    return "", measure
 
 
 # --- Votes ----------------------------------------------------------------------------------------
@@ -332,19 +311,3 @@ def _measure_votes(
         f"members: {seconds:.1f} s, this process at most {memory:.1f} GB",
         flush=True,
     )
-
-
-def _compare(title: str, arms: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> None:
-    """Measure the arms alternately, every other round in reverse, and print rates and ratios."""
-    rates: dict[str, list[float]] = {name: [] for name in arms}
-    for number in range(rounds):
-        for name, measure in list(arms.items())[:: -1 if number % 2 else 1]:
-            rates[name].append(measure())
-    first = next(iter(rates))
-    print(f"\n{title}")
-    for name, values in rates.items():
-        ratios = [v / f for v, f in zip(values, rates[first], strict=True)]
-        line = f"  {name:45} {statistics.median(values):8.0f} images/s"
-        if name != first:
-            line += f"   {statistics.median(ratios):5.2f} × ({min(ratios):.2f}–{max(ratios):.2f})"
-        print(line, flush=True)
