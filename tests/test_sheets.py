@@ -57,7 +57,10 @@ def grid(path, photo, figures, box=None, **settings):
     row |= dict(zip(boxes.SIDES, box or (), strict=False))
     table = SimpleNamespace(frame=pd.DataFrame([row]))
     sheets.augmentation(Config(stages="48x64x1", **settings), table, path.with_name("grid.png"))
-    return images(figures[-1])
+    (whole,) = images(figures[-1])
+    gap = (whole.shape[1] - 6 * 64) // 5
+    assert whole.shape[0] == 48 and gap > 0
+    return [whole[:, left : left + 64] for left in range(0, whole.shape[1], 64 + gap)]
 
 
 def test_the_grid_shows_a_photo_as_it_is_and_draws_that_differ(tmp_path, figures):  # S23, S24

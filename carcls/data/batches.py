@@ -97,7 +97,10 @@ def make_batches(
     # keras-cv draws from a generator with a state. To go on from a later epoch, the draws of the
     # earlier ones are made again, on blank photos.
     dataset = tf.data.Dataset.range(0 if mixed else numbers.start, numbers.stop)
-    tensors = _tensors(maker, numbers.start, classes, machine)
+    # AutoGraph would take a third of a second to find that there is nothing to convert.
+    tensors = tf.autograph.experimental.do_not_convert(
+        _tensors(maker, numbers.start, classes, machine)
+    )
     dataset = dataset.map(tensors, num_parallel_calls=threads(), deterministic=True)
     if mixed:
         dataset = dataset.enumerate().map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
@@ -124,6 +127,7 @@ def _tensors(maker: _Maker, first: int, classes: int, machine: Machine) -> Calla
         assert alive is not None, "the Batches of this dataset are gone"
         return alive.make(int(i)) if i >= first else alive.blank()
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking takes long
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         types = (tf.uint8, tf.int64, tf.float32)
         images, labels, weights = tf.numpy_function(make, [i], types, stateful=False)

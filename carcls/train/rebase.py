@@ -11,14 +11,17 @@ from carcls.data.batches import Epochs, make_batches
 from carcls.nets import model
 from carcls.train.timing import Timed
 
-PHOTOS = 8  # at a time: all of their features are kept meanwhile
+# Photos at a time, by their pixels: all of their features are kept meanwhile, and a few small ones
+# take as long as many (MEASUREMENTS: BN's first statistics, by larger batches).
+PIXELS, FEWEST, MOST = 8 * 288 * 384, 8, 64
 TIME_SHARE = 0.02  # of the time left that this may take
 
 
 def rebase(trainer: Timed) -> None:
     """Start BN from the statistics of some photos, augmented as for the first stage."""
     cfg, stage, timekeeper = trainer.job.cfg, trainer.job.cfg.stages[0], trainer.time
-    few = cfg.replace(batch=min(trainer.batch, PHOTOS))
+    at_a_time = min(max(PIXELS // (stage.height * stage.width), FEWEST), MOST)
+    few = cfg.replace(batch=min(len(trainer.job.learn), cfg.bn_photos, at_a_time))
     steps = -(-cfg.bn_photos // few.batch)
     first = Epochs(0, range(1), lambda epoch: cfg.strength.start, steps)
     # Without the machine: every process looks at the same photos.
