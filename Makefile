@@ -5,7 +5,11 @@
 # make check      format, lint, types, kernel.py and README's table fresh; changes nothing
 # make format     format and mend what can be mended
 # make kernel     bundle kernel.py                make readme   write README's table of settings
+# make tune [MINUTES=20] [SPACE="lr=5e-4:4e-3 mix=,mixup:0.2"]
+#                 search for better settings at small sizes (DATA, OUT, SET as above)
 # make bench      speed against references [DATA=folder] [LARGE=folder of large photos]
+# make bench NETWORKS=name,name|auto [SIZE=heightxwidth] [SET="batch=32 backend=jax"]
+#                 photos a second that networks train on, beside timm's on torch, and their MFU
 # make push [SET="…"] [ACCELERATOR=t4|tpu|cpu] [TITLE="…"] [DATASET="owner/slug …"] [EARLIER=owner/slug]
 #                 push kernel.py with these settings to Kaggle; NO_RUN=1: saved there, not run
 # make watch [SUBMIT=1] [KERNEL=owner/slug[/version]]
@@ -23,10 +27,13 @@ QUOTED = $(if $(strip $(foreach mark,' " \ $$,$(findstring $(mark),$(SET)))),$(S
 HUB := keras-hub==0.26.0
 WHERE = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
-.PHONY: run preview test check format kernel readme bench push watch dataset clean
+.PHONY: run preview tune test check format kernel readme bench push watch dataset clean
 
 run preview: .venv/ready
 	@$(CARCLS) $@ $(WHERE) $(QUOTED)
+
+tune: .venv/ready
+	@$(CARCLS) tune $(WHERE) $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SPACE),--space "$(SPACE)") $(QUOTED)
 
 test: .venv/dev
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -50,7 +57,8 @@ readme: .venv/ready
 	@$(CARCLS) settings --readme
 
 bench: .venv/ready
-	@$(CARCLS) bench $(if $(DATA),--data "$(DATA)") $(if $(LARGE),--large "$(LARGE)")
+	@$(CARCLS) bench $(if $(DATA),--data "$(DATA)") $(if $(LARGE),--large "$(LARGE)") \
+	  $(if $(NETWORKS),--networks "$(NETWORKS)") $(if $(SIZE),--size "$(SIZE)") $(QUOTED)
 
 push: .venv/push
 	@$(CARCLS) push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") \

@@ -23,17 +23,17 @@ POLICIES = ("light", "medium", "none")  # of augmentation, by name
 def _setting(part: str, default: Any, about: str, marks: str = "", **bounds: Any) -> Any:
     """A field of Config; ``about`` is its description.
 
-    part: "data", "training" (it changes the numbers of a training), "votes", "session" (it may
-    differ between the sessions of one run) or "machine". marks: "member" if members may differ in
-    it, "terms" if arms of a study that differ in it are not on equal terms, "file" if it names
-    files, which count by their content.
+    part: "data", "training" (it changes the numbers of a training), "votes", "search" (others are
+    found by it), "session" (it may differ between the sessions of one run) or "machine". marks:
+    "member" if members may differ in it, "terms" if arms of a study that differ in it are not on
+    equal terms, "file" if it names files, which count by their content.
     """
     extra: Any = {"part": part, "marks": marks.split()}
     return Field(default, description=about, json_schema_extra=extra, **bounds)
 
 
 _session, _data, _training = (partial(_setting, part) for part in ("session", "data", "training"))
-_votes, _machine = partial(_setting, "votes"), partial(_setting, "machine")
+_votes, _search, _machine = (partial(_setting, part) for part in ("votes", "search", "machine"))
 _member = partial(_training, marks="member")
 
 
@@ -181,6 +181,20 @@ class Config(Frozen):
         le=100,
     )
 
+    # Search: tune small, finish large
+    tune_minutes: float = _search(
+        0.0,
+        "minutes of a search for better settings at small sizes, before the networks are trained "
+        "with what it finds; 0: none",
+        ge=0,
+        le=1e6,
+    )
+    tune_space: str = _search(
+        "",
+        "what it may choose: LOW:HIGH or a list for each setting, as lr=5e-4:4e-3 mix=,cutmix:1; "
+        "empty: rate, weight decay, mix, augmentation, averaging and networks at hand",
+    )
+
     # One run over several sessions, its time, and who watches it
     resume: bool = _session(
         True, "go on from what the run folder has of the same settings; false: anew"
@@ -321,12 +335,28 @@ def _preset(settings: dict[str, Any]) -> dict[str, Any]:
     return PRESETS[name]
 
 
+def _tuned(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings, with those in place of ``tuned`` that the file has which it names.
+
+    Raises ConfigError if it is not what a search has left.
+    """
+    settings = dict(settings)
+    name = settings.pop("tuned", "")
+    if not name:
+        return settings
+    try:
+        found = dict(disk.unsealed(disk.read_json(disk.user_path(str(name))))["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"tuned={name}: not the tuned.json of a search ({error})") from None
+    return {**found, **settings}
+
+
 # --- From words and files -----------------------------------------------------------------------
 
 
 def parse(settings: dict[str, Any]) -> Config:
     """Config from a mapping; its ``preset`` picks what the others change. Raises ConfigError."""
-    settings = dict(settings)
+    settings = _tuned(settings)
     preset = _preset(settings)
     old = [f"{name} is now {RENAMED[name]}" for name in settings if name in RENAMED]
     if old:
@@ -334,7 +364,7 @@ def parse(settings: dict[str, Any]) -> Config:
     unknown = sorted(set(settings) - set(Config.model_fields))
     if unknown:
         raise ConfigError(
-            f"unknown setting {hide(', '.join(unknown))}; expected preset or one of "
+            f"unknown setting {hide(', '.join(unknown))}; expected preset, tuned or one of "
             f"{', '.join(Config.model_fields)}"
         )
     try:
@@ -371,7 +401,7 @@ def settings_of(words: list[str]) -> dict[str, Any]:
             both = "" if key in SECRETS else f": {settings[key]} and {value}"
             raise ConfigError(f"{hide(key)} is given twice{both}; expected once")
         settings[key] = None if not value and field and field.default is None else value
-    return settings
+    return _tuned(settings)
 
 
 def load(path: Path) -> Config:

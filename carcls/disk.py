@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -156,6 +157,20 @@ def unsealed(values: Any) -> dict[str, Any]:
     if sealed(rest)[_SEAL] != values.get(_SEAL):
         raise ValueError("changed since a run left it, or of another version")
     return rest
+
+
+def try_lock(folder: Path) -> int | None:
+    """The folder, open and locked until it is closed; None if another process has locked it."""
+    make_folder(folder)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return lock
 
 
 def flush(file: IO[bytes]) -> None:

@@ -28,10 +28,13 @@ _OF_A_NETWORK = (
     r"|state/(note\.json|\d+\.npz)|tensorboard/\w+/\w+/events\.out\.tfevents\.[^/]+"
 )
 _FILES = r"config\.json|steps\.json|submission\.(csv|json)|\w+\.earlier\d+\.\w+"
+_OF_A_SEARCH = rf"search\.json|\d+/(candidate\.json|[\w-]+/(trial\.json|{_OF_A_NETWORK}))"
 _LEFT = re.compile(
-    rf"{_FILES}|member\d+/(member\.json|((fold\d+|pseudo|refit)/)?({_OF_A_NETWORK}))", re.ASCII
+    rf"{_FILES}|tune/({_OF_A_SEARCH})"
+    rf"|member\d+/(member\.json|((fold\d+|pseudo|refit)/)?({_OF_A_NETWORK}))",
+    re.ASCII,
 )
-_OF_A_RUN = re.compile(rf"{_FILES}|member\d+", re.ASCII)  # names at its top
+_OF_A_RUN = re.compile(rf"{_FILES}|member\d+|tune", re.ASCII)  # names at its top
 _DEEP = 6  # folders in each other, the run's own included
 COPYING = f"{disk.PART}earlier"  # holds an earlier run while it is copied
 
@@ -168,7 +171,8 @@ def digest_of(path: Path) -> str:
 def is_run(folder: Path) -> bool:
     """Whether a run has left something there that can be gone on from."""
     networks = ("member1", "member1/fold*")
-    marks = (f"{network}/{mark}" for network in networks for mark in (NOTE, "state/note.json"))
+    marks = [f"{network}/{mark}" for network in networks for mark in (NOTE, "state/note.json")]
+    marks.append("tune/search.json")  # it was stopped in its search
     return (folder / "config.json").is_file() and any(any(folder.glob(mark)) for mark in marks)
 
 
@@ -190,7 +194,8 @@ def find_earlier(cfg: Config) -> Path | None:
     if cfg.earlier and not runs:
         has = f"there is:\n{disk.tree(top)}" if top.is_dir() else "no such folder"
         raise InputError(
-            f"earlier={cfg.earlier}: expected an earlier run's config.json and member1; {has}"
+            f"earlier={cfg.earlier}: expected an earlier run's config.json, with member1 or tune; "
+            f"{has}"
         )
     if len(runs) > 1:
         names = "\n  ".join(map(str, runs))
@@ -252,7 +257,7 @@ def _copy(source: Path, target: Path) -> None:
 def sweep(out: Path) -> None:
     """Remove what a killed run was writing: files that have not got their names yet."""
     shutil.rmtree(out / COPYING, ignore_errors=True)
-    for folders in ("", "member*/", "member*/*/", "member*/*/*/"):
+    for folders in ("", *(f"{top}{'*/' * n}" for top in ("member*/", "tune/") for n in range(4))):
         for part in out.glob(f"{folders}{disk.PART}*"):
             if not part.is_dir():
                 part.unlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 from carcls import session
 from carcls.config import Config
 from carcls.data import photos
+from carcls.search import space
 
 
 def run(cfg: Config) -> Path:
@@ -15,17 +16,21 @@ def run(cfg: Config) -> Path:
     A step whose result is in the run folder, made from the same facts, is read back. Raises
     ConfigError and InputError before training, Stopped on SIGTERM.
     """
+    searched = space.of(cfg) if cfg.tune_minutes else {}
     with session.start(cfg) as s:  # lock, files, weights, machine, clock: what can fail, fails here
         # Keras reads its backend when it is imported, and the machine has chosen it only now.
         from carcls import conclusion, jobs, network
         from carcls.report import page
+        from carcls.search import tune
 
         s.say("data", *photos.summary(s.table, cfg.folds))
         s.say("machine", *s.machine.reasons, f"time       {s.clock.limit}")
-        page.before_training(cfg, s.table, s.place.out)
         network.check_views(s)
         if s.clock.is_limited:
             conclusion.most_frequent(s)  # a valid submission from the first minute on
+        tuned = tune.tune(s, searched) if searched else {}  # small sizes first
+        cfg = s.cfg
+        page.before_training(cfg, s.table, s.place.out)
 
         members: list[network.Member] = []
         for member_jobs in jobs.members(s):  # one job, or one a fold
@@ -42,7 +47,8 @@ def run(cfg: Config) -> Path:
         if not members:
             return conclusion.without_training(s)
         conclusion.say_decision(s, members, decision)
-        phases = {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
+        phases = {"tuned": jobs.Phase("tuned", about=tuned)}
+        phases |= {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
         result = conclusion.conclude(s, members, decision, phases)
 
         for plan in (jobs.pseudo_labels, jobs.refit):  # the same kind of job on more photos

@@ -36,7 +36,7 @@ def test_every_preset_is_valid_and_a_setting_overrides_it():
         ("lr=inf", "lr='inf'.*finite"),
         ("batch=many", "batch='many'.*integer"),
         ("budget_minutes=1e308", "budget_minutes='1e308'.*less than or equal"),
-        ("colour=1", "unknown setting colour; expected preset or one of data, out"),
+        ("colour=1", "unknown setting colour; expected preset, tuned or one of data, out"),
         ("lr", "'lr' is not key=value"),
         ("lr=1e-3 seed=2 lr=2e-3", "lr is given twice: 1e-3 and 2e-3"),
         ("preset=best", "preset='best'.*sample, quick, good, kaggle"),
@@ -161,6 +161,7 @@ def python(code: str) -> str:
         ("carcls.config", "tensorflow keras numpy pandas"),
         ("carcls.record", "tensorflow keras numpy pandas"),
         ("carcls.spine", "tensorflow keras jax"),  # the machine chooses the backend first
+        ("carcls.desk.tuning", "tensorflow keras jax"),
     ],
 )
 def test_an_import_brings_nothing_heavy(name, heavy):

@@ -202,17 +202,26 @@ def splits(table: Table, folds: int, seed: int) -> list[tuple[Rows, Rows]]:
     if folds == 1:
         return [(table.rows(TRAIN), table.rows(VALIDATION))]
     labelled = table.rows(TRAIN, VALIDATION)
-    photos = table.frame.iloc[labelled.rows]
+    return deal(table, labelled, folds, f"{seed}/folds", f"folds={folds}")
+
+
+def deal(table: Table, rows: Rows, parts: int, key: str, what: str) -> list[tuple[Rows, Rows]]:
+    """The others and the part, of each of so many equal parts of these labelled photos.
+
+    Stratified, the same files together, class by class in the order of a hash of key and id. Raises
+    InputError for too few photos, which names the setting (``what``).
+    """
+    photos = table.frame.iloc[rows.rows]
     groups = photos.groupby("group").agg(label=("label", "first"), id=("id", "min"))
-    if len(groups) < 2 * folds:
+    if len(groups) < 2 * parts:
         raise InputError(
-            f"folds={folds}: {len(groups)} different train photos; expected at least {2 * folds}"
+            f"{what}: {len(groups)} different train photos; expected at least {2 * parts}"
         )
-    groups["order"] = [_hash(f"{seed}/folds/{ident}") for ident in groups["id"]]
+    groups["order"] = [_hash(f"{key}/{ident}") for ident in groups["id"]]
     dealt = groups.sort_values(["label", "order"]).index
-    number = dict(zip(dealt, np.arange(len(dealt)) % folds, strict=True))
+    number = dict(zip(dealt, np.arange(len(dealt)) % parts, strict=True))
     held = photos["group"].map(number).to_numpy()
-    return [(labelled.take(held != k), labelled.take(held == k)) for k in range(folds)]
+    return [(rows.take(held != k), rows.take(held == k)) for k in range(parts)]
 
 
 def with_folds(table: Table, folds: int, seed: int) -> pd.DataFrame:

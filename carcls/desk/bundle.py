@@ -15,7 +15,7 @@ from carcls.nets import registry
 LIMIT = 900_000  # bytes; Kaggle refuses a source of 1 MB
 PRESET = "kaggle"  # what kernel.py starts from
 _PACKAGE = Path(__file__).resolve().parents[1]
-_FOLDERS = (".", "data", "nets", "train", "votes", "report")  # in the order of the floors
+_FOLDERS = (".", "data", "nets", "train", "votes", "report", "search")  # in the order of the floors
 
 _HEAD = '''"""carcls on Kaggle: trains on the competition's photos and writes submission.csv.
 
@@ -50,6 +50,7 @@ SETTINGS = {
     # "refit_epochs": 3,  # epochs more on train and validation photos together, once measured
     # "augment": "medium",  # light, medium or none
     # "boxes": "boxes_efficientnet_lite_b0.csv",  # cut photos to them; see `carcls boxes`
+    # "tune_minutes": 60,  # search for better settings at small sizes first, in this time
     # "budget_minutes": 300,  # end in this time; without it, in the session's 12 hours (TPU: 9)
     # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs the internet
@@ -174,7 +175,7 @@ def _first_sentence(source: str) -> str:
 def settings(words: list[str]) -> dict[str, Any]:
     """SET's words (``folds=4``) as SETTINGS has them (``"folds": 4``). Raises ConfigError."""
     cfg = config.from_words(words, PRESET)
-    found: dict[str, Any] = dict(word.partition("=")[::2] for word in words)
+    found = config.settings_of(words)
     for name in set(found) - {"preset"}:
         value = getattr(cfg, name)
         if name == "boxes":  # a kernel finds an attached file by its name

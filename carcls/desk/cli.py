@@ -11,6 +11,7 @@ from pathlib import Path
 
 from carcls import __version__, config, disk, errors
 from carcls.desk import manual, settings
+from carcls.errors import ConfigError
 
 Commands = argparse._SubParsersAction
 
@@ -152,10 +153,28 @@ def _add_studies(commands: Commands) -> None:
         help=f"arms that differ from the base in {', '.join(sorted(config.EQUAL_TERMS))} are "
         "refused unless it is named here",
     )
+    about = "search for better settings at small sizes: OUT/tune/tune.html, tuned.json"
+    sub = _add(commands, "tune", _tune, about, manual.TUNE)
+    _take_settings(sub)
+    minutes = "of the whole search (default: 20; 3 on the drawn sample)"
+    sub.add_argument("--minutes", default="", help=minutes)
+    chosen = "what it may choose, as 'lr=5e-4:4e-3 mix=,mixup:0.2' (default: see tune_space)"
+    sub.add_argument("--space", default="", metavar="'key=LOW:HIGH key=VALUE,VALUE'", help=chosen)
     about = "measure input and training speed against references, as ratios in one run"
     sub = _add(commands, "bench", _bench, about)
     sub.add_argument("--data", default="", help="the competition's folder (default: the sample)")
     sub.add_argument("--large", default="", help="a folder of larger photos, for decoding")
+    sub.add_argument(
+        "--networks",
+        default="",
+        metavar="NAME,NAME",
+        help="measure instead how many photos a second these networks train on, beside timm's on "
+        "torch where it is installed, and their MFU; auto: large ones on a GPU, else small ones",
+    )
+    size = "of their photos, in px (default: 384x512 on a GPU, else 96x128)"
+    sub.add_argument("--size", default="", metavar="HEIGHTxWIDTH", help=size)
+    about = "settings for --networks, such as batch=32 backend=jax augment=medium"
+    sub.add_argument("settings", nargs="*", metavar="key=value", help=about)
 
 
 def _study(args: argparse.Namespace) -> None:
@@ -167,7 +186,26 @@ def _study(args: argparse.Namespace) -> None:
     study.study(cfg, arms, args.seeds, differ)
 
 
+def _tune(args: argparse.Namespace) -> None:
+    given = {"tune_minutes": args.minutes or "", "tune_space": args.space}
+    args.settings += [f"{name}={value}" for name, value in given.items() if value]
+    if not any(word.startswith("tune_minutes=") for word in args.settings):
+        has_data = args.data or any(word.startswith("data=") for word in args.settings)
+        args.settings.append(f"tune_minutes={20 if has_data else 3}")
+    cfg = _config(args)
+    from carcls.desk import tuning
+
+    tuning.main(cfg)
+
+
 def _bench(args: argparse.Namespace) -> None:
+    if args.networks:
+        from carcls.desk import throughput
+
+        throughput.main(args.networks, args.size, args.settings, args.data)
+        return
+    if args.size or args.settings:
+        raise ConfigError("bench: --size and settings belong to --networks; expected that, too")
     from carcls.desk import bench
 
     bench.main(args.data, args.large)

@@ -54,6 +54,15 @@ interval over seeds, the difference to the base of the same seed, and a verdict,
 cut short, diverged or ran out of memory, or was made from other photos, by other code or on another
 machine. Stopped, the same command goes on; further arms and seeds join those that are there.
 """
+TUNE = """\
+Candidates, the settings as they are first, train for two epochs at a small size; each rung keeps
+about a third for a larger size, where they go on, and drops on evidence: paired by photo, on the
+same validation photos. The best three and the settings as they are then train anew with two seeds
+each, and are compared on photos kept apart from all choosing. The verdict may be to keep the
+settings as they are. OUT/tune has tune.html, tune.csv (a row a trial) and tuned.json, which
+`carcls run tuned=OUT/tune/tuned.json` takes. Stopped, the same command goes on; given twice at
+once, two processes share the work (CUDA_VISIBLE_DEVICES gives each a GPU of its own).
+"""
 PUSH = """\
 build/kernel gets kernel.py with these settings in its SETTINGS, and kernel-metadata.json with your
 user name, inputs and accelerator, checked against Kaggle's rules. Log in once: kaggle auth login

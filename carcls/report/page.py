@@ -56,6 +56,13 @@ True accuracy of submission.csv on the drawn test photos:
 <p>The best epoch, and whether views help, were chosen on these same photos, so the accuracy is a
 little too good. A blend is judged on photos that it was neither fitted nor chosen on.</p>
 
+{% if result.tuned %}
+<h2>Search at small sizes</h2>
+<p>{{ result.tuned.verdict[0]|upper }}{{ result.tuned.verdict[1:] }}.
+<a href="tune/tune.html">The whole search</a>. The validation photos have chosen these settings,
+too, so the accuracy above flatters them; those of the verdict have not.</p>
+{% endif %}
+
 {% if result.pseudo %}
 <h2>Pseudo-labels</h2>
 <p>{{ result.pseudo.chosen }}</p>
@@ -218,11 +225,15 @@ def _html(table: pd.DataFrame) -> Markup:
 
 
 def _picture(path: Path) -> Markup:
+    return figure(path, CAPTIONS[path.name])
+
+
+def figure(path: Path, caption: str) -> Markup:
     """A picture with its caption, and the names that it shows as numbers."""
     with Image.open(path) as opened:
         legend = opened.info.get(charts.LEGEND, "")
-    figure = Markup("<figure>{}<figcaption>{}{}</figcaption></figure>")
-    return figure.format(image(path), CAPTIONS[path.name], legend and Markup("<br>") + legend)
+    whole = Markup("<figure>{}<figcaption>{}{}</figcaption></figure>")
+    return whole.format(image(path), caption, legend and Markup("<br>") + legend)
 
 
 def image(path: Path) -> Markup:

@@ -24,7 +24,7 @@ def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
 
 def log_loss(probs: np.ndarray, labels: np.ndarray) -> float:
     """Mean of −log of the true class's probability, at most −log(TINY) a photo."""
-    return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY)).mean())
+    return float(losses(probs, labels).mean())
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -103,6 +103,58 @@ def compare(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Change
     was, now = before.argmax(1) == labels, after.argmax(1) == labels
     corrected, spoiled = int((now & ~was).sum()), int((was & ~now).sum())
     return Change(corrected, spoiled, log_loss(before, labels), log_loss(after, labels))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How the log-loss of the same photos differs between two predictions: after less before."""
+
+    n: int  # photos
+    mean: float
+    error: float  # standard error of the mean; infinite of less than two photos
+    p: float  # Wilcoxon's signed-rank test, two-sided
+    p_higher: float  # one-sided: how often chance alone makes the photos' losses so much higher
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean."""
+        return self.mean - 1.959964 * self.error, self.mean + 1.959964 * self.error
+
+    @property
+    def is_lower(self) -> bool:
+        """By more than the standard error."""
+        return self.mean < -self.error
+
+    @property
+    def is_surely_higher(self) -> bool:
+        """By its mean and by its photos: a few confident errors alone are not enough."""
+        return self.mean > 0 and self.p_higher < HARM
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"log-loss {self.mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, "
+            f"p = {self.p:.2g}, {self.n:,} photos)"
+        )
+
+
+def compare_losses(before: np.ndarray, after: np.ndarray) -> Paired:
+    """Losses (photos,) of the same photos by two predictions, photo by photo."""
+    from scipy.stats import wilcoxon  # takes long to import
+
+    change = np.asarray(after, float) - np.asarray(before, float)
+    n = len(change)
+    error = float(change.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
+    p = p_higher = 1.0
+    if n and np.abs(change).max() > 0:
+        p = float(wilcoxon(change).pvalue)
+        p_higher = float(wilcoxon(change, alternative="greater").pvalue)
+    return Paired(n, float(change.mean()) if n else 0.0, error, p, p_higher)
+
+
+def losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(photos,) float64: −log of the true class's probability, at most −log(TINY)."""
+    return -np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY))
 
 
 def moved_too_far(accuracy: float, n: int, before: np.ndarray, after: np.ndarray) -> str:

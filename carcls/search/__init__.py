@@ -1,0 +1,1 @@
+"""Searches of settings: small sizes first, and a verdict on photos that chose nothing."""
