@@ -1,6 +1,7 @@
 """Shared by all tests: what must be set before the first import, small photos, and a tiny run."""
 
 import contextlib
+import gc
 import io
 import os
 
@@ -9,7 +10,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial, partialmethod
 from pathlib import Path
 
 with warnings.catch_warnings():
@@ -17,7 +20,7 @@ with warnings.catch_warnings():
     # not ours: matplotlib calls deprecated names of pyparsing, keras-cv's tensorflow-datasets those
     # of pkg_resources.
     warnings.simplefilter("ignore")
-    import keras  # noqa: F401  # likewise
+    import keras
     import keras_cv  # noqa: F401  # imported for its warnings, once, here
     import matplotlib.pyplot  # noqa: F401  # likewise
 
@@ -26,11 +29,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import small
+import tensorflow as tf
 
 from carcls import config, run
 from carcls.config import Config
 from carcls.nets import registry
 from carcls.report import page
+
+# What the imports have made stays to the end: a collection need not walk through it each time.
+gc.freeze()
 
 CARS10 = Path(__file__).parents[2] / "shared" / "data" / "cars10"
 
@@ -108,6 +115,49 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """No report and no pictures, which take half of a tiny run's time."""
     for name in ("before_training", "write"):
         monkeypatch.setattr(page, name, lambda *_: [])
+
+
+@pytest.fixture
+def brief(cfg: Config, without_pictures: None, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Of a run of one step a network, which is not traced: that takes longer than the step.
+
+    For what happens before, between and after trainings.
+    """
+    eagerly = property(lambda net: True, lambda net, value: None)
+    monkeypatch.setattr(keras.Model, "run_eagerly", eagerly)
+    return cfg.replace(stages="32x48x1", batch=64)
+
+
+class IdleSteps:
+    """Steps that compute nothing; batches, callbacks, states and votes around them are as ever."""
+
+    logs = {"loss": 1.0, "accuracy": 0.5}  # noqa: RUF012
+
+    def took(self, kind: str, images: tf.Tensor) -> None:
+        """A step with images (B, H, W, 3) is over; kind: train, test or predict."""
+
+    def train(self, net: keras.Model, iterator: Iterator) -> dict[str, float]:
+        self.took("train", next(iterator)[0])
+        net.optimizer.iterations.assign_add(1)
+        return self.logs
+
+    def test(self, net: keras.Model, iterator: Iterator) -> dict[str, float]:
+        self.took("test", next(iterator)[0])
+        return self.logs
+
+    def predict(self, net: keras.Model, data: list) -> tf.Tensor:
+        images = data[0][0]
+        self.took("predict", images)
+        return tf.reduce_mean(tf.cast(images, tf.float32), (1, 2))  # a class shows in its colour
+
+    def replace_real_ones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def make(net: keras.Model, kind: str, force: bool = False) -> None:
+            setattr(net, f"{kind}_function", partial(getattr(self, kind), net))
+
+        for kind in ("train", "test", "predict"):
+            function = partialmethod(make, kind)
+            monkeypatch.setattr(keras.Model, f"make_{kind}_function", function)
+        monkeypatch.setattr(keras.Model, "get_metrics_result", lambda net: self.logs)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 As a program it imports once and forks a run for each line that it reads. A line is JSON: settings,
 and what happens in the run: "file": it kills itself with SIGKILL before the n-th time that a file
 is about to get its name or is removed; "seconds": it gets "signal" so long after the first batch;
-"bytes": a file may have so many.
+"bytes": a file may have so many. "traced": steps are traced, which takes longer than a few of them.
 It answers with one JSON line: the exit code, −9 if killed.
 """
 
@@ -89,6 +89,8 @@ def child(order: dict[str, Any]) -> int:
     small.add_tiny()
     # Drawn anew by every session; not what is tested here.
     page.before_training = page.write = lambda *_: []
+    if not order.get("traced"):
+        keras.Model.run_eagerly = property(lambda net: True, lambda net, value: None)
     if "file" in order:
         die_at(order["file"])
     if "seconds" in order:

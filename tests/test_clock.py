@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import IdleSteps
 from hypothesis import given
 from hypothesis import strategies as st
 from killed import stopped_after
@@ -195,51 +196,38 @@ def test_networks_share_the_time_by_their_work(settings, expected, cfg, monkeypa
 # --- Runs by a clock that only training and predicting move ---------------------------------------
 
 
-class Ticker(keras.callbacks.Callback):
-    """A clock: a batch takes so many seconds for each megapixel."""
+class Ticker(IdleSteps):
+    """A clock: a step takes so many seconds for each megapixel of its photos."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.now = 1e6
         self.training, self.looking = 30.0, 10.0
         self.slower = {}  # height of photos → factor in training that is no measuring
-        self.height, self.megapixels, self.is_real = 0, 0.0, False
+        self.is_real = False
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
-        factor = self.slower.get(self.height, 1) if self.is_real else 1
-        self.now += self.training * self.megapixels * factor
-
-    def on_test_batch_end(self, batch, logs=None) -> None:
-        self.now += self.looking * self.megapixels
-
-    on_predict_batch_end = on_test_batch_end
-
-    def watch(self, method):
-        def call(net, dataset, *args, callbacks=(), **named):
-            before = self.height, self.megapixels
-            shape = next(iter(dataset))[0].shape  # (B, H, W, 3)
-            self.height, self.megapixels = shape[1], float(np.prod(shape[:3])) / 1e6
-            self.is_real = "epochs" in named
-            found = method(net, dataset, *args, callbacks=[self, *callbacks], **named)
-            self.height, self.megapixels = before
-            return found
-
-        return call
+    def took(self, kind, images) -> None:
+        height = images.shape[1]
+        slower = self.slower.get(height, 1) if kind == "train" and self.is_real else 1
+        seconds = self.training if kind == "train" else self.looking
+        self.now += seconds * slower * float(np.prod(images.shape[:3])) / 1e6
 
 
 @pytest.fixture
-def ticker(monkeypatch):
-    ticker = Ticker()
+def ticker(monkeypatch, without_pictures):
+    ticker, fit = Ticker(), keras.Model.fit
     monkeypatch.setattr(time, "monotonic", lambda: ticker.now)
     monkeypatch.setattr(trainer, "monotonic", lambda: ticker.now)
-    for name in ("fit", "predict"):
-        monkeypatch.setattr(keras.Model, name, ticker.watch(getattr(keras.Model, name)))
+    ticker.replace_real_ones(monkeypatch)
+
+    def watched(net, *args, **named):
+        ticker.is_real = "epochs" in named
+        return fit(net, *args, **named)
 
     def write(*_):
         ticker.now += clock.REPORT
         return []
 
-    monkeypatch.setattr(page, "before_training", lambda *_: [])
+    monkeypatch.setattr(keras.Model, "fit", watched)
     monkeypatch.setattr(page, "write", write)
     return ticker
 

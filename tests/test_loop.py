@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import small
 import tensorflow as tf
-from conftest import easy_competition
+from conftest import IdleSteps, easy_competition
 from tensorflow.python.framework import ops
 
 from carcls import run
@@ -27,21 +27,22 @@ def history(target) -> pd.DataFrame:
     return pd.read_csv(target.parent / "member1" / "history.csv")
 
 
-def test_out_of_memory_halves_the_batch_and_training_goes_on(cfg, monkeypatch):
+def test_out_of_memory_halves_the_batch_and_training_goes_on(brief, monkeypatch):
     fit, batches = keras.Model.fit, []
 
     def small_memory(self, dataset, **named):
         shape = next(iter(dataset))[0].shape
         batches.append(shape[0])
-        if shape[0] * shape[1] * shape[2] > 8 * 32 * 48:
+        if shape[0] * shape[1] * shape[2] > 16 * 32 * 48:
             raise TOO_LITTLE
         return fit(self, dataset, **named)
 
     monkeypatch.setattr(keras.Model, "fit", small_memory)
-    table = history(run(cfg.replace(schedule="constant", warmup=0)))
-    assert batches == [8, 8, 4]  # stage 1, stage 2, and again from the state after stage 1
-    assert table["stage"].tolist() == [1, 1, 2, 2]
-    assert table["lr"].tolist() == pytest.approx([0.02] * 2 + [0.01] * 2)  # the same for each photo
+    settings = {"schedule": "constant", "warmup": 0, "batch": 16, "stages": "32x48x1,48x64x1"}
+    table = history(run(brief.replace(**settings)))
+    assert batches == [16, 16, 8]  # stage 1, stage 2, and again from the state after stage 1
+    assert table["stage"].tolist() == [1, 2]
+    assert table["lr"].tolist() == pytest.approx([0.02, 0.01])  # the same for each photo
 
 
 def test_out_of_memory_within_a_stage_leaves_the_schedule_where_it_was(cfg, monkeypatch, capsys):
@@ -57,6 +58,7 @@ def test_out_of_memory_within_a_stage_leaves_the_schedule_where_it_was(cfg, monk
         return fit(self, dataset, **{**named, "callbacks": [*named["callbacks"], Memory()]})
 
     monkeypatch.setattr(keras.Model, "fit", less)
+    IdleSteps().replace_real_ones(monkeypatch)  # the schedule alone is looked at
     cfg = cfg.replace(stages="32x48x6")
     rates = history(run(cfg))["lr"].tolist()
     assert begun == [0, 2]
@@ -102,8 +104,10 @@ def rebased(cfg, tmp_path, monkeypatch):
     return shapes
 
 
-def test_bn_takes_its_first_statistics_from_some_photos_as_training_sees_them(rebased):
-    assert rebased(batch=5, bn_photos=32) == [[(5, 32, 48, 3)] * 7]
+def test_bn_takes_its_first_statistics_from_some_photos_as_training_sees_them(rebased, monkeypatch):
+    assert rebased(batch=5, bn_photos=32) == [[(32, 32, 48, 3)]]  # no more than asked
+    monkeypatch.setattr(rebase, "PIXELS", 12 * 32 * 48)  # as of larger photos
+    assert rebased(batch=5, bn_photos=32)[-1] == [(12, 32, 48, 3)] * 3
 
 
 @pytest.mark.parametrize(
@@ -119,13 +123,16 @@ def test_bn_keeps_its_statistics_where_nothing_is_to_be_kept_or_it_does_not_trai
 
 def test_bn_looks_at_fewer_photos_where_time_is_short(rebased, monkeypatch):
     monkeypatch.setattr(rebase, "TIME_SHARE", 0.0)
+    monkeypatch.setattr(rebase, "MOST", 8)
     assert rebased(batch=32) == [[(8, 32, 48, 3)]]
 
 
 def test_settings_that_change_the_loop_train_too(cfg: Config):
     more = {"optimizer": "sgd", "schedule": "plateau", "unfreeze": "staged", "patience": 1}
     more |= {"ema": 0.9, "mix": "mixup:0.2", "label_smoothing": 0.1, "fit": "crop"}
-    target = run(cfg.replace(**more, augment="medium", tensorboard=True, refit_epochs=2))
+    more |= {"stages": "32x48x1,48x64x1", "refit_epochs": 1}
+    # With a limit, which is far: steps are measured before, and the network is as it was after it.
+    target = run(cfg.replace(**more, augment="medium", tensorboard=True, budget_minutes=60))
     result = json.loads((target.parent / "result.json").read_text())
     assert len(result["refit"]["kept"]) == 1
     logs = target.parent / "member1" / "tensorboard"

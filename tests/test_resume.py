@@ -51,7 +51,10 @@ class Killer:
             "out": str(self.folder / out),
             "weights": str(self.folder / "tiny.weights.h5"),
         }
-        order = {"settings": {**TINY, **files, **settings}, "log": str(log), **order}
+        # One step an epoch: a run can be gone on from after each epoch, not within one. Of so few
+        # steps the plain run's alone are traced.
+        order = {"traced": not settings, "log": str(log), **order}
+        order["settings"] = {**TINY, "batch": 16, **files, **settings}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         code, said = json.loads(self.process.stdout.readline())["exit"], log.read_text()[before:]

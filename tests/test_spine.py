@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_photo
+import tensorflow as tf
+from conftest import IdleSteps, write_photo
 from killed import stopped_after
 from test_resume import arrays_in
 
@@ -22,8 +23,6 @@ from carcls.train import loop
 from carcls.votes import evidence, pseudo, votes
 from carcls.votes.votes import Votes
 
-quick = pytest.mark.usefixtures("without_pictures")
-
 
 def read(path: Path):
     return json.loads(path.read_text())
@@ -32,6 +31,25 @@ def read(path: Path):
 def predictions(out: Path, ids: list[str]) -> np.ndarray:
     """What submission.csv says of these photos."""
     return pd.read_csv(out / "submission.csv").set_index("Id")["Category"].loc[ids].to_numpy()
+
+
+class Dice(IdleSteps):
+    """Each network says something else of each photo and view, so that it shows which counts."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+
+    def predict(self, net, data):
+        return tf.constant(
+            self.rng.normal(0, 3, (len(data[0][0]), net.output_shape[-1])), "float32"
+        )
+
+
+@pytest.fixture
+def dice(brief, monkeypatch) -> Config:
+    """Of a run whose networks throw dice."""
+    Dice().replace_real_ones(monkeypatch)
+    return brief
 
 
 # --- What a run leaves ----------------------------------------------------------------------------
@@ -83,7 +101,7 @@ def test_there_is_a_submission_from_the_first_epoch_on_and_better_ones_replace_i
     ]
 
 
-@quick
+@pytest.mark.usefixtures("without_pictures")
 def test_the_same_seed_gives_the_same_votes_and_submission(finished, tiny, tmp_path):
     again = run(finished.cfg.replace(out=str(tmp_path), monitor_url=""))
     assert again.read_bytes() == (finished.out / "submission.csv").read_bytes()
@@ -105,11 +123,9 @@ def test_the_tables_are_made_again_from_the_folder_alone(finished, capsys):
 # --- Members and folds ----------------------------------------------------------------------------
 
 
-@quick
-def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, capsys):
+def test_members_are_blended_and_disputed_photos_get_more_views(dice, tmp_path, capsys):
     members = "seed=1+seed=2/pooling=max"
-    more = {"views": "2-8", "blend": "0.75/0.25", "val_fraction": 0.4, "stages": "32x48x1"}
-    cfg = cfg.replace(members=members, **more)
+    cfg = dice.replace(members=members, views="2-8", blend="0.75/0.25", val_fraction=0.4)
     run(cfg)
     out = tmp_path / "out"
     result = read(out / "result.json")
@@ -119,7 +135,7 @@ def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, c
         val = votes.load(out / f"member{number}" / "votes_validation.npz")
         assert set(val.n_views) == {8}
         test = votes.load(out / f"member{number}" / "votes_test.npz")
-        assert set(test.n_views) <= {2, 4, 8}
+        assert {2} < set(test.n_views) <= {2, 4, 8}
         assert (test.as_asked(cfg.views).n_views == test.n_views).all()  # as the rule says
         blended += share * (test.together() if gate["open"] else test.alone())
     assert (predictions(out, test.ids) == blended.argmax(1)).all()
@@ -137,9 +153,9 @@ def test_members_are_blended_and_disputed_photos_get_more_views(cfg, tmp_path, c
     assert "votes_validation.npz" in capsys.readouterr().err
 
 
-@quick
-def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cfg, tmp_path):
-    run(cfg.replace(folds=3, stages="32x48x1", views=2))
+def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(dice, tmp_path):
+    cfg = dice.replace(folds=3, views=2)
+    run(cfg)
     out = tmp_path / "out"
     assert read(out / "result.json")["validation_photos"] == 36
     paths = [out / "member1" / f"fold{k}" / "votes_validation.npz" for k in (1, 2, 3)]
@@ -155,11 +171,10 @@ def test_folds_give_every_train_photo_a_vote_of_a_network_that_did_not_see_it(cf
     assert cli.main(["votes", str(out), "tta=never"]) == 0
 
 
-@quick
 def test_members_are_not_compared_over_folds_that_one_of_them_lacks(
-    cfg, tmp_path, monkeypatch, capsys
+    brief, tmp_path, monkeypatch, capsys
 ):
-    cfg = cfg.replace(folds=2, stages="32x48x1", views=2, members="seed=1+seed=2")
+    cfg = brief.replace(folds=2, views=2, members="seed=1+seed=2")
     run(cfg)
     train, rest = loop.train, iter(range(10))
     # Anew, and without time for the second fold: the folder has the other member's of before.
@@ -177,9 +192,8 @@ def test_members_are_not_compared_over_folds_that_one_of_them_lacks(
 # --- More photos: pseudo-labels and refit ---------------------------------------------------------
 
 
-@quick
 def test_pseudo_labels_count_where_validation_is_better_and_the_refit_takes_them_up(
-    cfg, tmp_path, monkeypatch
+    brief, tmp_path, monkeypatch
 ):
     # 36 photos are too few to know the precision of pseudo-labels, and the real rule refuses them.
     def choose(members, gates, table, views):
@@ -196,7 +210,7 @@ def test_pseudo_labels_count_where_validation_is_better_and_the_refit_takes_them
     monkeypatch.setattr(pseudo, "choose", choose)
     monkeypatch.setattr(Votes, "change_from", change_from)
     two = {"members": "seed=1+seed=2", "blend": "average", "val_fraction": 0.4}
-    run(cfg.replace(pseudo=1, refit_epochs=1, stages="32x48x1", **two))
+    run(brief.replace(pseudo=1, refit_epochs=1, **two))
     out = tmp_path / "out"
     assert len(pd.read_csv(out / "pseudo.csv")) == 3
     assert (judged[0][0].probs != judged[0][1].probs).any()  # it has trained
@@ -212,7 +226,7 @@ def test_pseudo_labels_count_where_validation_is_better_and_the_refit_takes_them
         for inside in ("", "pseudo", "refit")
     }
     for number, start in ((1, ""), (2, "pseudo")):
-        rates = [facts[number, inside]["lr"] / cfg.lr for inside in ("pseudo", "refit")]
+        rates = [facts[number, inside]["lr"] / brief.lr for inside in ("pseudo", "refit")]
         assert rates == pytest.approx([jobs.PSEUDO_RATE, jobs.REFIT_RATE])
         best = out / f"member{number}" / start / "best.weights.h5"
         assert facts[number, "refit"]["the first weights"] == record.digest_of(best)
@@ -220,9 +234,8 @@ def test_pseudo_labels_count_where_validation_is_better_and_the_refit_takes_them
     assert facts[1, "refit"]["the photos"] != facts[2, "refit"]["the photos"]
 
 
-@quick
-def test_refused_pseudo_labels_change_nothing(cfg, tmp_path):
-    run(cfg.replace(pseudo=1, stages="32x48x1"))
+def test_refused_pseudo_labels_change_nothing(brief, tmp_path):
+    run(brief.replace(pseudo=1))
     result = read(tmp_path / "out" / "result.json")
     assert result["pseudo"]["photos"] == 0  # nine validation photos say too little
     assert "pseudo" not in result["made_by"]
@@ -230,12 +243,11 @@ def test_refused_pseudo_labels_change_nothing(cfg, tmp_path):
     assert len(pd.read_csv(tmp_path / "out" / "pseudo.csv")) == 0
 
 
-@quick
 def test_a_refit_learns_all_labelled_photos_once_they_have_measured(
-    cfg, tmp_path, monkeypatch, capsys
+    brief, tmp_path, monkeypatch, capsys
 ):
     two = "seed=1+seed=2/schedule=plateau/patience=1"
-    plain = cfg.replace(stages="32x48x1", val_fraction=0.4, blend="average", members=two)
+    plain = brief.replace(val_fraction=0.4, blend="average", members=two)
     run(plain)
     out = tmp_path / "out"
     measured, loaded = read(out / "result.json"), network.load_members(plain, out)
@@ -289,46 +301,41 @@ def test_a_refit_learns_all_labelled_photos_once_they_have_measured(
     assert target.read_bytes() == again
 
 
-@quick
-@pytest.mark.parametrize("diverges", [False, True])
 def test_a_member_stays_as_it_is_if_the_blend_leaves_it_out_or_its_refit_diverges(
-    cfg, tmp_path, monkeypatch, diverges
+    dice, tmp_path, monkeypatch
 ):
-    train = loop.train
-
     def diverging(s, job, *rest):
         if job.folder.name == "refit":
             raise TrainingDiverged("the loss is nan", "try")
         return train(s, job, *rest)
 
-    if diverges:
-        monkeypatch.setattr(loop, "train", diverging)
+    train, out = loop.train, tmp_path / "out"
     two = {"members": "seed=1+seed=2", "blend": "0/1", "val_fraction": 0.4}
-    run(cfg.replace(stages="32x48x1", refit_epochs=1, **two))
-    result, out = read(tmp_path / "out" / "result.json"), tmp_path / "out"
-    assert result["refit"]["kept"] == [False, not diverges]
-    assert ("diverged (the loss is nan)" in result["refit"]["reasons"][1]) == diverges
-    assert ("refitted" in result["made_by"]) == (not diverges)
-    assert not (out / "member1" / "refit").exists()
-    test = votes.load(out / "member2" / ("" if diverges else "refit") / "votes_test.npz")
-    used = test.together() if result["gates"][1]["open"] else test.alone()
-    assert (predictions(out, test.ids) == used.argmax(1)).all()
+    for diverges in (True, False):  # the second time only the refit is made
+        monkeypatch.setattr(loop, "train", diverging if diverges else train)
+        run(dice.replace(refit_epochs=1, **two))
+        result = read(out / "result.json")
+        assert result["refit"]["kept"] == [False, not diverges]
+        assert ("diverged (the loss is nan)" in result["refit"]["reasons"][1]) == diverges
+        assert ("refitted" in result["made_by"]) == (not diverges)
+        assert not (out / "member1" / "refit").exists()
+        test = votes.load(out / "member2" / ("" if diverges else "refit") / "votes_test.npz")
+        used = test.together() if result["gates"][1]["open"] else test.alone()
+        assert (predictions(out, test.ids) == used.argmax(1)).all()
 
 
 # --- Odd input, and what can be known early -------------------------------------------------------
 
 
-@quick
-def test_an_unreadable_test_photo_still_gets_its_row(cfg, competition):
+def test_an_unreadable_test_photo_still_gets_its_row(brief, competition):
     (competition / "test_upload" / "903.png").write_bytes(b"not a photo")
     (competition / "test_upload" / "904.png").unlink()
-    target = run(cfg.replace(stages="32x48x1"))
+    target = run(brief)
     assert len(pd.read_csv(target)) == 10
     assert {"903.png", "904.png"} <= set(pd.read_csv(target.parent / "audit.csv")["id"])
 
 
-@quick
-def test_string_labels_and_two_classes_go_through(cfg, tmp_path):
+def test_string_labels_and_two_classes_go_through(brief, tmp_path):
     rng, root, rows = np.random.default_rng(0), tmp_path / "flat", []
     for n in range(24):
         photo = rng.integers(0, 120, (40, 50, 3), np.uint8) + np.uint8(100 * (n % 2))
@@ -339,7 +346,7 @@ def test_string_labels_and_two_classes_go_through(cfg, tmp_path):
     pd.DataFrame(rows, columns=["key", "kind"]).to_csv(root / "train.csv", index=False)
     sample = pd.DataFrame({"key": [52, 50, 51], "kind": "van"})
     sample.to_csv(root / "sample_submission.csv", index=False)
-    made = pd.read_csv(run(cfg.replace(data=str(root), stages="32x48x1", views=1)))
+    made = pd.read_csv(run(brief.replace(data=str(root), views=1)))
     assert list(made.columns) == ["key", "kind"]
     assert made["key"].tolist() == [52, 50, 51]
     assert set(made["kind"]) <= {"van", "suv"}
@@ -368,14 +375,13 @@ def test_a_folder_in_the_place_of_a_file_is_named(cfg, tmp_path, capsys):
     assert "photos.csv" in capsys.readouterr().err
 
 
-@quick
 def test_a_training_outlives_another_that_diverges_and_so_does_an_earlier_submission(
-    cfg, tmp_path, capsys
+    brief, tmp_path, capsys
 ):
     out = tmp_path / "out"
     out.mkdir()
     (out / "submission.csv").write_text("earlier")
-    cfg = cfg.replace(stages="32x48x2", views=1)
+    cfg = brief.replace(stages="32x48x2", batch=8, views=1)  # so that it diverges in epoch 1
     # Next to the largest float32: with 1e30 the loss stays finite on some processors.
     diverging = cfg.replace(lr=3e38, optimizer="sgd", warmup=0)
     names = ("data", "out", "backbone", "weights", "views", "lr", "optimizer", "warmup", "batch")
