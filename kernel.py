@@ -33,6 +33,7 @@ SETTINGS = {
     # "refit_epochs": 3,  # epochs more on train and validation photos together, once measured
     # "augment": "medium",  # light, medium or none
     # "boxes": "boxes_efficientnet_lite_b0.csv",  # cut photos to them; see `carcls boxes`
+    # "tune_minutes": 60,  # search for better settings at small sizes first, in this time
     # "budget_minutes": 300,  # end in this time; without it, in the session's 12 hours (TPU: 9)
     # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs the internet
@@ -92,77 +93,90 @@ def main():
 MODULES = {}
 
 # Contents: line, module, what it does
-#   168  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
-#   229  __init__.py           carcls: a folder of car photos in, a submission.csv out.
-#   251  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
-#   413  config.py             What a run is: one frozen, validated Config.
-#   806  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
-#   868  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
-#  1129  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
-#  1257  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
-#  1363  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
-#  1544  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
-#  1916  member.py             A network that has voted, and the one or several that are a member of the ensemble.
-#  2002  network.py            One job → a trained network and its votes, or both read back from the run folder.
-#  2300  presets.py            What the other settings start from, by name; and the names that settings once had.
-#  2357  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
-#  2619  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
-#  2884  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
-#  2961  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
-#  3168  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
-#  3173  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
-#  3219  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
-#  3389  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
-#  3687  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
-#  3910  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  4189  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  4456  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  4707  data/codepages.py     Names in zip files, which often do not say in which code page they are.
-#  4832  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  5063  data/headers.py       What the header of a JPEG says, read without a decoder.
-#  5169  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
-#  5409  data/kinds.py         What a file is by its first bytes, where its name says something else.
-#  5500  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
-#  5789  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  5939  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6144  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  6376  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  6659  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7011  data/tables.py        CSV files as people and their tools write them.
-#  7128  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  7445  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  7450  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  7697  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  7984  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  8302  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  8601  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  8656  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-#  8910  train/__init__.py     Training: one network through its sizes, and what watches it.
-#  8915  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-#  9133  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-#  9191  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-#  9328  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-#  9513  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-#  9558  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-#  9679  train/steps.py        Seconds of training and prediction steps, taken in one place.
-#  9750  train/studio.py       What a training works with, and what it comes to.
-#  9804  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-#  9970  train/trainer.py      One network on its way through the stages.
-# 10321  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 10662  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 10667  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-# 10965  votes/cast.py         Views of photos through a network, which gives votes.
-# 11068  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
-# 11210  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 11341  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 11584  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 11879  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 11884  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 12020  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 12116  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 12351  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 12602  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 12820  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+#   182  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
+#   249  __init__.py           carcls: a folder of car photos in, a submission.csv out.
+#   271  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
+#   433  config.py             What a run is: one frozen, validated Config.
+#   856  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
+#   918  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
+#  1194  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
+#  1322  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
+#  1428  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
+#  1609  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
+#  1981  member.py             A network that has voted, and the one or several that are a member of the ensemble.
+#  2067  network.py            One job → a trained network and its votes, or both read back from the run folder.
+#  2365  presets.py            What the other settings start from, by name; and the names that settings once had.
+#  2421  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
+#  2688  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
+#  2955  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
+#  3032  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
+#  3239  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
+#  3244  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
+#  3290  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
+#  3460  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
+#  3758  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
+#  3981  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
+#  4264  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  4531  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  4782  data/codepages.py     Names in zip files, which often do not say in which code page they are.
+#  4907  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  5138  data/headers.py       What the header of a JPEG says, read without a decoder.
+#  5244  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
+#  5484  data/kinds.py         What a file is by its first bytes, where its name says something else.
+#  5575  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
+#  5864  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  6014  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  6219  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  6451  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  6743  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7095  data/tables.py        CSV files as people and their tools write them.
+#  7212  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  7529  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  7534  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  7790  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  8126  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  8450  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  8778  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  8850  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+#  9004  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+#  9272  train/__init__.py     Training: one network through its sizes, and what watches it.
+#  9277  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+#  9495  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+#  9553  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+#  9690  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+#  9875  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+#  9923  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+# 10044  train/steps.py        Seconds of training and prediction steps, taken in one place.
+# 10115  train/studio.py       What a training works with, and what it comes to.
+# 10169  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+# 10335  train/trainer.py      One network on its way through the stages.
+# 10686  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+# 11027  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 11032  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+# 11330  votes/cast.py         Views of photos through a network, which gives votes.
+# 11433  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
+# 11575  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+# 11758  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 12001  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 12296  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 12301  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 12437  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 12533  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 12779  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 13034  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 13252  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+# 13455  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
+# 13460  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+# 13682  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
+# 13824  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
+# 14085  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
+# 14286  search/pictures.py    Pictures of a search.
+# 14524  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
+# 14646  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+# 14824  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+# 14993  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
+# 15244  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
+# 15422  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -175,6 +189,7 @@ from pathlib import Path
 from carcls import session
 from carcls.config import Config
 from carcls.data import photos
+from carcls.search import space
 
 
 def run(cfg: Config) -> Path:
@@ -183,17 +198,21 @@ def run(cfg: Config) -> Path:
     A step whose result is in the run folder, made from the same facts, is read back. Raises
     ConfigError and InputError before training, Stopped on SIGTERM.
     """
+    searched = space.of(cfg) if cfg.tune_minutes else {}
     with session.start(cfg) as s:  # lock, files, weights, machine, clock: what can fail, fails here
         # Keras reads its backend when it is imported, and the machine has chosen it only now.
         from carcls import conclusion, jobs, network
         from carcls.report import page
+        from carcls.search import tune
 
         s.say("data", *photos.summary(s.table, cfg.folds))
         s.say("machine", *s.machine.reasons, f"time       {s.clock.limit}")
-        page.before_training(cfg, s.table, s.place.out)
         network.check_views(s)
         if s.clock.is_limited:
             conclusion.most_frequent(s)  # a valid submission from the first minute on
+        tuned = tune.tune(s, searched) if searched else {}  # small sizes first
+        cfg = s.cfg
+        page.before_training(cfg, s.table, s.place.out)
 
         members: list[network.Member] = []
         for member_jobs in jobs.members(s):  # one job, or one a fold
@@ -210,7 +229,8 @@ def run(cfg: Config) -> Path:
         if not members:
             return conclusion.without_training(s)
         conclusion.say_decision(s, members, decision)
-        phases = {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
+        phases = {"tuned": jobs.Phase("tuned", about=tuned)}
+        phases |= {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
         result = conclusion.conclude(s, members, decision, phases)
 
         for plan in (jobs.pseudo_labels, jobs.refit):  # the same kind of job on more photos
@@ -436,17 +456,17 @@ POLICIES = ("light", "medium", "none")  # of augmentation, by name
 def _setting(part: str, default: Any, about: str, marks: str = "", **bounds: Any) -> Any:
     """A field of Config; ``about`` is its description.
 
-    part: "data", "training" (it changes the numbers of a training), "votes", "session" (it may
-    differ between the sessions of one run) or "machine". marks: "member" if members may differ in
-    it, "terms" if arms of a study that differ in it are not on equal terms, "file" if it names
-    files, which count by their content.
+    part: "data", "training" (it changes the numbers of a training), "votes", "search" (others are
+    found by it), "session" (it may differ between the sessions of one run) or "machine". marks:
+    "member" if members may differ in it, "terms" if arms of a study that differ in it are not on
+    equal terms, "file" if it names files, which count by their content.
     """
     extra: Any = {"part": part, "marks": marks.split()}
     return Field(default, description=about, json_schema_extra=extra, **bounds)
 
 
 _session, _data, _training = (partial(_setting, part) for part in ("session", "data", "training"))
-_votes, _machine = partial(_setting, "votes"), partial(_setting, "machine")
+_votes, _search, _machine = (partial(_setting, part) for part in ("votes", "search", "machine"))
 _member = partial(_training, marks="member")
 
 
@@ -594,6 +614,20 @@ class Config(Frozen):
         le=100,
     )
 
+    # Search: tune small, finish large
+    tune_minutes: float = _search(
+        0.0,
+        "minutes of a search for better settings at small sizes, before the networks are trained "
+        "with what it finds; 0: none",
+        ge=0,
+        le=1e6,
+    )
+    tune_space: str = _search(
+        "",
+        "what it may choose: LOW:HIGH or a list for each setting, as lr=5e-4:4e-3 mix=,cutmix:1; "
+        "empty: rate, weight decay, mix, augmentation, averaging and networks at hand",
+    )
+
     # One run over several sessions, its time, and who watches it
     resume: bool = _session(
         True, "go on from what the run folder has of the same settings; false: anew"
@@ -734,12 +768,28 @@ def _preset(settings: dict[str, Any]) -> dict[str, Any]:
     return PRESETS[name]
 
 
+def _tuned(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings, with those in place of ``tuned`` that the file has which it names.
+
+    Raises ConfigError if it is not what a search has left.
+    """
+    settings = dict(settings)
+    name = settings.pop("tuned", "")
+    if not name:
+        return settings
+    try:
+        found = dict(disk.unsealed(disk.read_json(disk.user_path(str(name))))["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"tuned={name}: not the tuned.json of a search ({error})") from None
+    return {**found, **settings}
+
+
 # --- From words and files -----------------------------------------------------------------------
 
 
 def parse(settings: dict[str, Any]) -> Config:
     """Config from a mapping; its ``preset`` picks what the others change. Raises ConfigError."""
-    settings = dict(settings)
+    settings = _tuned(settings)
     preset = _preset(settings)
     old = [f"{name} is now {RENAMED[name]}" for name in settings if name in RENAMED]
     if old:
@@ -747,7 +797,7 @@ def parse(settings: dict[str, Any]) -> Config:
     unknown = sorted(set(settings) - set(Config.model_fields))
     if unknown:
         raise ConfigError(
-            f"unknown setting {hide(', '.join(unknown))}; expected preset or one of "
+            f"unknown setting {hide(', '.join(unknown))}; expected preset, tuned or one of "
             f"{', '.join(Config.model_fields)}"
         )
     try:
@@ -784,7 +834,7 @@ def settings_of(words: list[str]) -> dict[str, Any]:
             both = "" if key in SECRETS else f": {settings[key]} and {value}"
             raise ConfigError(f"{hide(key)} is given twice{both}; expected once")
         settings[key] = None if not value and field and field.default is None else value
-    return settings
+    return _tuned(settings)
 
 
 def load(path: Path) -> Config:
@@ -870,6 +920,7 @@ MODULES["disk.py"] = r'''"""The disk: paths as people write them, files written 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -1024,6 +1075,20 @@ def unsealed(values: Any) -> dict[str, Any]:
     if sealed(rest)[_SEAL] != values.get(_SEAL):
         raise ValueError("changed since a run left it, or of another version")
     return rest
+
+
+def try_lock(folder: Path) -> int | None:
+    """The folder, open and locked until it is closed; None if another process has locked it."""
+    make_folder(folder)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return lock
 
 
 def flush(file: IO[bytes]) -> None:
@@ -2313,10 +2378,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {"stages": "144x240x7", "refit_epochs": 1, **_REGULARISED},
     "good": {"stages": "112x192x10,144x240x10", "lr": 2e-3, "refit_epochs": 3, **_REGULARISED},
     # HGNetV2-B5: 85.2 % on ImageNet at 288 px, where the EfficientNetV2-S of keras-cv has 80.1 and
-    # efficientnet2_rw_s, at V2-S's cost, 83.8 (`carcls backbones`). Its convolutions are plain ones
-    # with ReLU, made for GPUs: it predicts 1.3 times V2-S's photos a second, at 288 px against
-    # 384, which by area is about 0.75 times at one size. Sizes after the competition's public
-    # ladder, on which 384x512 gained most. Never run on a T4.
+    # efficientnet2_rw_s, at V2-S's cost, 83.8 (`carcls backbones`). It predicts 1.3 times
+    # V2-S's photos a second, at 288 px against 384, which by area is about 0.75 times at one size.
+    # Sizes after the competition's public ladder, on which 384x512 gained most. Never run on a T4.
     "kaggle": {
         "backbone": "hgnetv2_b5",
         "stages": _KAGGLE_SIZES.format(6, 6, 4),
@@ -2385,10 +2449,13 @@ _OF_A_NETWORK = (
     r"|state/(note\.json|\d+\.npz)|tensorboard/\w+/\w+/events\.out\.tfevents\.[^/]+"
 )
 _FILES = r"config\.json|steps\.json|submission\.(csv|json)|\w+\.earlier\d+\.\w+"
+_OF_A_SEARCH = rf"search\.json|\d+/(candidate\.json|[\w-]+/(trial\.json|{_OF_A_NETWORK}))"
 _LEFT = re.compile(
-    rf"{_FILES}|member\d+/(member\.json|((fold\d+|pseudo|refit)/)?({_OF_A_NETWORK}))", re.ASCII
+    rf"{_FILES}|tune/({_OF_A_SEARCH})"
+    rf"|member\d+/(member\.json|((fold\d+|pseudo|refit)/)?({_OF_A_NETWORK}))",
+    re.ASCII,
 )
-_OF_A_RUN = re.compile(rf"{_FILES}|member\d+", re.ASCII)  # names at its top
+_OF_A_RUN = re.compile(rf"{_FILES}|member\d+|tune", re.ASCII)  # names at its top
 _DEEP = 6  # folders in each other, the run's own included
 COPYING = f"{disk.PART}earlier"  # holds an earlier run while it is copied
 
@@ -2525,7 +2592,8 @@ def digest_of(path: Path) -> str:
 def is_run(folder: Path) -> bool:
     """Whether a run has left something there that can be gone on from."""
     networks = ("member1", "member1/fold*")
-    marks = (f"{network}/{mark}" for network in networks for mark in (NOTE, "state/note.json"))
+    marks = [f"{network}/{mark}" for network in networks for mark in (NOTE, "state/note.json")]
+    marks.append("tune/search.json")  # it was stopped in its search
     return (folder / "config.json").is_file() and any(any(folder.glob(mark)) for mark in marks)
 
 
@@ -2547,7 +2615,8 @@ def find_earlier(cfg: Config) -> Path | None:
     if cfg.earlier and not runs:
         has = f"there is:\n{disk.tree(top)}" if top.is_dir() else "no such folder"
         raise InputError(
-            f"earlier={cfg.earlier}: expected an earlier run's config.json and member1; {has}"
+            f"earlier={cfg.earlier}: expected an earlier run's config.json, with member1 or tune; "
+            f"{has}"
         )
     if len(runs) > 1:
         names = "\n  ".join(map(str, runs))
@@ -2609,7 +2678,7 @@ def _copy(source: Path, target: Path) -> None:
 def sweep(out: Path) -> None:
     """Remove what a killed run was writing: files that have not got their names yet."""
     shutil.rmtree(out / COPYING, ignore_errors=True)
-    for folders in ("", "member*/", "member*/*/", "member*/*/*/"):
+    for folders in ("", *(f"{top}{'*/' * n}" for top in ("member*/", "tune/") for n in range(4))):
         for part in out.glob(f"{folders}{disk.PART}*"):
             if not part.is_dir():
                 part.unlink()
@@ -2643,7 +2712,7 @@ from carcls.data.photos import TRAIN, VALIDATION, Rows, Table
 from carcls.disagreement import BLENDS
 from carcls.errors import ConfigError, InputError
 from carcls.machine import Machine
-from carcls.nets import registry, weights
+from carcls.nets import registry, schedule, weights
 from carcls.report import submission
 from carcls.report.submission import Submission
 from carcls.train import clock
@@ -2735,7 +2804,7 @@ def check(cfg: Config) -> None:
     if cfg.blend not in BLENDS:
         blend.parse_weights(cfg.blend, len(cfg.members))
     for member in cfg.member_cfgs():
-        registry.check(member.backbone)
+        registry.check(member.backbone, member.stages)
         for stage in member.stages:
             augment.policy(member.augment, *stage.size, member.fit, member.strength.start)
 
@@ -2756,6 +2825,8 @@ def start(cfg: Config) -> Iterator[Session]:
             place = replace(place, out=hosts.own_folder(place.scratch))
         for member in cfg.member_cfgs():  # before the photos are looked at, which takes longer
             weights.find_weights(member.backbone, member)
+        for text in filter(None, dict.fromkeys(map(schedule.doubt, cfg.member_cfgs()))):
+            print(f"warning: {text}")
         attached.box_files(cfg)
         record.sweep(place.out)
         _take_over(cfg, place)
@@ -4007,7 +4078,10 @@ def make_batches(
     # keras-cv draws from a generator with a state. To go on from a later epoch, the draws of the
     # earlier ones are made again, on blank photos.
     dataset = tf.data.Dataset.range(0 if mixed else numbers.start, numbers.stop)
-    tensors = _tensors(maker, numbers.start, classes, machine)
+    # AutoGraph would take a third of a second to find that there is nothing to convert.
+    tensors = tf.autograph.experimental.do_not_convert(
+        _tensors(maker, numbers.start, classes, machine)
+    )
     dataset = dataset.map(tensors, num_parallel_calls=threads(), deterministic=True)
     if mixed:
         dataset = dataset.enumerate().map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
@@ -4034,6 +4108,7 @@ def _tensors(maker: _Maker, first: int, classes: int, machine: Machine) -> Calla
         assert alive is not None, "the Batches of this dataset are gone"
         return alive.make(int(i)) if i >= first else alive.blank()
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking takes long
     def tensors(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         types = (tf.uint8, tf.int64, tf.float32)
         images, labels, weights = tf.numpy_function(make, [i], types, stateful=False)
@@ -6578,17 +6653,26 @@ def splits(table: Table, folds: int, seed: int) -> list[tuple[Rows, Rows]]:
     if folds == 1:
         return [(table.rows(TRAIN), table.rows(VALIDATION))]
     labelled = table.rows(TRAIN, VALIDATION)
-    photos = table.frame.iloc[labelled.rows]
+    return deal(table, labelled, folds, f"{seed}/folds", f"folds={folds}")
+
+
+def deal(table: Table, rows: Rows, parts: int, key: str, what: str) -> list[tuple[Rows, Rows]]:
+    """The others and the part, of each of so many equal parts of these labelled photos.
+
+    Stratified, the same files together, class by class in the order of a hash of key and id. Raises
+    InputError for too few photos, which names the setting (``what``).
+    """
+    photos = table.frame.iloc[rows.rows]
     groups = photos.groupby("group").agg(label=("label", "first"), id=("id", "min"))
-    if len(groups) < 2 * folds:
+    if len(groups) < 2 * parts:
         raise InputError(
-            f"folds={folds}: {len(groups)} different train photos; expected at least {2 * folds}"
+            f"{what}: {len(groups)} different train photos; expected at least {2 * parts}"
         )
-    groups["order"] = [_hash(f"{seed}/folds/{ident}") for ident in groups["id"]]
+    groups["order"] = [_hash(f"{key}/{ident}") for ident in groups["id"]]
     dealt = groups.sort_values(["label", "order"]).index
-    number = dict(zip(dealt, np.arange(len(dealt)) % folds, strict=True))
+    number = dict(zip(dealt, np.arange(len(dealt)) % parts, strict=True))
     held = photos["group"].map(number).to_numpy()
-    return [(labelled.take(held != k), labelled.take(held == k)) for k in range(folds)]
+    return [(rows.take(held != k), rows.take(held == k)) for k in range(parts)]
 
 
 def with_folds(table: Table, folds: int, seed: int) -> pd.DataFrame:
@@ -7455,12 +7539,13 @@ They give the same numbers and fit the same weight files; `make bench` prints wh
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-_MIN_EPSILON = 1e-5  # cuDNN's least
+_MIN_EPSILON = 1e-5  # the least that was tried, on a CPU; not run on a GPU
 
 
 def fuse_batch_norm(model: Any) -> int:
@@ -7673,6 +7758,11 @@ def _one_channel_a_group(on_cpu: bool) -> type:
     return stand_in(keras.layers.Conv2D, call=call)
 
 
+def _is_news(said: logging.LogRecord) -> bool:
+    """Whether to print it. That functions are traced often is none: each network has its own."""
+    return "triggered tf.function retracing" not in said.getMessage()
+
+
 @contextmanager
 def forgetting_traces() -> Iterator[None]:
     """What is traced inside can be given back: networks that train no more after it.
@@ -7685,9 +7775,12 @@ def forgetting_traces() -> Iterator[None]:
     registry = getattr(ops, "gradient_registry", None)
     registered: dict[str, Any] = getattr(registry, "_registry", {})
     before = set(registered)
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(_is_news)
     try:
         yield
     finally:
+        logger.removeFilter(_is_news)
         for name in set(registered) - before:
             if name.startswith("CustomGradient-"):
                 del registered[name]
@@ -7712,13 +7805,17 @@ from typing import Any
 import numpy as np
 
 from carcls.errors import ConfigError, InputError
+from carcls.nets import transformers
 
 VERSION = "0.26.0"  # as on Kaggle
 CONVERTER = "image_converter.json"  # in a preset's folder: how its pixels were normalised
 # KerasHub 0.26 has these names point to EfficientNet-B1's weights (keras-hub issue 3014).
 MISLED = ("efficientnet_el", "efficientnet_em", "efficientnet_es")
+GATED = ("DINOV3Backbone",)  # classes whose licence must be accepted on Kaggle first
 # In a configuration, what does not change what a network predicts.
 _ASIDE = ("dropout", "batch_norm_momentum")
+# In a weights file, what is not of a network: of SigLIP the side of texts and the pooling.
+ASIDE_IN_FILES = r"seed_generator|sig_lip_(text_encoder|head|multi_head_attention_pooling)/"
 _SAME = {"silu": "swish"}  # one function, two names
 
 Affine = tuple[list[float], list[float]]  # x × scale + offset per channel of raw pixels x
@@ -7748,6 +7845,8 @@ def make(name: str, shape: tuple[int | None, ...]) -> Any:
         import keras_hub
     except ImportError as error:
         raise _missing(name, f"which cannot be imported ({error})") from None
+    if "patch_size" in config:
+        return transformers.make(keras_hub.models, kind, config)
     # EfficientNet alone calls it otherwise.
     size = "input_shape" if kind == "EfficientNetBackbone" else "image_shape"
     network = getattr(keras_hub.models, kind)(**config, **{size: shape})
@@ -7798,10 +7897,13 @@ def read_converter(file: Path) -> Affine:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["config"]
         scale, offset = _three(config.get("scale"), 1.0), _three(config.get("offset"), 0.0)
-        if "mean" in config and "variance" in config:  # as older presets have it
-            with np.errstate(all="ignore"):  # what comes of a variance of 0 is refused below
+        with np.errstate(all="ignore"):  # what comes of a variance of 0 is refused below
+            if "mean" in config and "variance" in config:  # as older presets have it
                 std = np.sqrt(_three(config["variance"], 1.0))
                 scale, offset = scale / std, -_three(config["mean"], 0.0) / std
+            elif "norm_mean" in config and "norm_std" in config:  # as DeiT's once had it
+                mean, std = _three(config["norm_mean"], 0.0), _three(config["norm_std"], 1.0)
+                scale, offset = scale / std, (offset - mean) / std
         if not (np.isfinite(scale).all() and np.isfinite(offset).all() and (scale > 0).all()):
             raise ValueError(f"scale {scale.tolist()} and offset {offset.tolist()}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -7822,6 +7924,7 @@ def check_config(path: Path, name: str, found: dict[str, Any]) -> None:
 
     What the preset does not say is not compared: KerasHub forgets some of it.
     """
+    found = found.get("vision_encoder", {}).get("config", found)  # SigLIP's, beside one of texts
     for key, value in ROWS[name][1].items():
         theirs = found.get(key, value)
         if key not in _ASIDE and _plain(theirs) != _plain(value):
@@ -7931,6 +8034,29 @@ def _mobilenet_v3(stages: list[Any], last: int) -> dict[str, Any]:
     }
 
 
+def _vit(width: int, patch: Any, mlp: str = "intermediate_dim", **more: Any) -> dict[str, Any]:
+    """Twelve blocks; mlp: what the family calls the width inside of their dense layers."""
+    of_all = {"patch_size": patch, "num_layers": 12, "num_heads": width // 64, "hidden_dim": width}
+    return {**of_all, mlp: 4 * width, **more}
+
+
+_AT_384: dict[str, Any] = {"image_shape": [384, 384, 3]}
+_DINO_V2: dict[str, Any] = {
+    "image_shape": [518, 518, 3],
+    "position_embedding_shape": [518, 518],
+    "num_register_tokens": 0,
+    "use_mask_token": True,
+    "use_swiglu_ffn": False,
+}
+_DINO_V3: dict[str, Any] = {
+    "num_register_tokens": 4,
+    "use_mask_token": True,
+    "hidden_activation": "gelu",
+    "use_gated_mlp": False,
+    "use_key_bias": False,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+}
 _CONFIGS: dict[str, dict[str, Any]] = {
     "efficientnet2_rw_s": _efficientnet(1.0, [1.0] * 6, **_V2),
     "efficientnet2_rw_m": _efficientnet(1.2, [1.2] * 4 + [1.6] * 2, **_V2),
@@ -7960,6 +8086,15 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "use_pre_activation": False,
     },
     "mobilenet_v3_large_21k": _mobilenet_v3(_MOBILE_LARGE, 960),
+    "vit_base_384": _vit(768, [16, 16], "mlp_dim", layer_norm_epsilon=1e-6, **_AT_384),
+    "deit_base_384": _vit(768, [16, 16], layer_norm_epsilon=1e-12, **_AT_384),
+    "dinov2_small": _vit(384, 14, **_DINO_V2),
+    "dinov2_base": _vit(768, 14, **_DINO_V2),
+    "dinov3_small": _vit(384, 16, **_DINO_V3),
+    "dinov3_base": _vit(768, 16, **_DINO_V3),
+    "siglip_base_384": _vit(
+        768, 16, intermediate_activation="gelu_approximate", layer_norm_epsilon=1e-6, **_AT_384
+    ),
 }
 _TABLE = """
 efficientnet2_rw_s EfficientNet efficientnet/efficientnet2_rw_s_ra2_imagenet/2
@@ -7972,6 +8107,13 @@ densenet_121 DenseNet densenet/densenet_121_imagenet/3
 xception_41 Xception xception/xception_41_imagenet/2
 resnet_vd_50 ResNet resnet_vd/resnet_vd_50_ssld_v2_imagenet/2
 mobilenet_v3_large_21k MobileNet mobilenetv3/mobilenet_v3_large_100_imagenet_21k/1
+vit_base_384 ViT vit/vit_base_patch16_384_imagenet/3
+deit_base_384 DeiT deit/deit_base_distilled_patch16_384_imagenet/1
+dinov2_small DINOV2 dinov2/dinov2_small/1
+dinov2_base DINOV2 dinov2/dinov2_base/1
+dinov3_small DINOV3 dinov3/dinov3_vit_small_lvd1689m/1
+dinov3_base DINOV3 dinov3/dinov3_vit_base_lvd1689m/1
+siglip_base_384 SigLIP siglip/siglip_base_patch16_384/1
 """
 # Name → class, configuration, and Kaggle's model as model/variation/version.
 ROWS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -8014,7 +8156,8 @@ def build(cfg: Config, machine: Machine, classes: int, steps: int) -> tuple[kera
         layer.momentum = _momentum(cfg, steps)
     if machine.fast_layers:
         fused, all_of_them = fast.fuse_batch_norm(model), len(batch_norms(model))
-        loaded += f"; batch norm fused in {fused} of {all_of_them} layers"
+        if all_of_them:  # transformers have none
+            loaded += f"; batch norm fused in {fused} of {all_of_them} layers"
         fast.split_groups(model, machine.kind == "cpu")
         if machine.kind == "cpu":
             fast.speed_up_depthwise(model)
@@ -8058,12 +8201,14 @@ def _backbone(model: keras.Model) -> keras.Model:
 
 
 def _innermost(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers without layers inside, from input to output.
+    """The layers with weights of their own or none inside, from input to output.
 
-    Depth is counted over these: of HGNetV2 two layers hold all others.
+    Depth is counted over these: of HGNetV2 two layers hold all others, and a transformer's first
+    layer has tokens and positions beside its convolution.
     """
     inside = layer.layers if isinstance(layer, keras.Model) else layer._layers
-    return [leaf for part in inside for leaf in _innermost(part)] or [layer]
+    itself = [] if inside and not layer._trainable_variables else [layer]
+    return itself + [leaf for part in inside for leaf in _innermost(part)]
 
 
 # --- What trains ----------------------------------------------------------------------------------
@@ -8095,11 +8240,14 @@ def rebase_batch_norms(model: keras.Model, batches: Iterable[Any]) -> int:
     """Give the backbone's BN layers these photos' statistics, and a scale and shift that undo it.
 
     batches: images (B, H, W, 3) in 0..255. Returns how many layers it changed; one without scale or
-    shift stays. Predictions stay the same; training, where BN uses each batch's statistics, begins
-    with the features of the weights, not spoiled ones (MEASUREMENTS: BN's first statistics).
+    shift stays, and for a network without BN no batch is asked for. Predictions stay the same;
+    training, where BN uses each batch's statistics, begins with the features of the weights, not
+    spoiled ones (MEASUREMENTS: BN's first statistics).
     """
     backbone = _backbone(model)
     layers = [layer for layer in batch_norms(backbone) if layer.scale and layer.center]
+    if not layers:
+        return 0
     seen: list[list[Moments]] = [[] for _ in layers]  # of each layer, by batch
     try:
         for layer, moments in zip(layers, seen, strict=True):
@@ -8309,7 +8457,7 @@ their configurations from the internet, so these are written out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -8318,6 +8466,7 @@ import numpy as np
 
 from carcls.errors import ConfigError
 from carcls.nets import fast, hub
+from carcls.values import Stage
 
 Shape = tuple[int | None, int | None, int]  # height, width, channels
 
@@ -8357,6 +8506,8 @@ class Backbone:
     # The model on Kaggle that has its weights: owner/model/framework/variation/version.
     model: str | None = None
     kind: str = ""  # the network's class, which a preset folder's config.json names
+    patch: int = 1  # px: height and width of its photos are multiples of this
+    is_gated: bool = False  # its licence must be accepted on Kaggle first
 
 
 def find(name: str) -> Backbone:
@@ -8372,18 +8523,42 @@ def find(name: str) -> Backbone:
     return REGISTRY[name]
 
 
-def check(name: str) -> None:
-    """Raise ConfigError if there is no network of that name, or not the package that it needs."""
-    if find(name).library == "keras_hub":
+def check(name: str, stages: Iterable[Stage]) -> None:
+    """Raise ConfigError if there is no such network, its package is missing, or a size is wrong."""
+    backbone = find(name)
+    if backbone.library == "keras_hub":
         hub.check_installed(name)
+    for stage in stages:
+        check_size(name, stage.size, f"stages={stage}")
+
+
+def check_size(name: str, size: tuple[int, int], named: str) -> None:
+    """Raise ConfigError if the network takes no photos of that height and width, in px.
+
+    named: the setting that has the size, and its value.
+    """
+    patch = find(name).patch
+    if any(side % patch for side in size):
+        height, width = (_nearest(side, patch) for side in size)
+        raise ConfigError(
+            f"{named}: backbone={name} takes heights and widths in multiples of {patch} px; "
+            f"nearest: height {height}, width {width}"
+        )
+
+
+def _nearest(side: int, patch: int) -> str:
+    """The multiples around it, or itself."""
+    below = side // patch * patch
+    return f"{side}" if below == side else f"{below} or {below + patch}"
 
 
 def build(name: str) -> Any:
     """A keras.Model from pixels (B, H, W, 3) in 0..255 to features (B, h, w, C), random weights.
 
-    H and W may be any; of sides that are no multiples of 32 px DenseNet, ConvNeXt and Xception
-    ignore the rest at the right and the bottom. Its layers are the network's own, after at most one
-    that normalises. Raises ConfigError on a wrong name or a missing package.
+    H and W may be any, of a transformer multiples of its patch; of sides that are no multiples of
+    32 px DenseNet, ConvNeXt and Xception ignore the rest at the right and the bottom. Its layers
+    are the network's own, after at most one that normalises. Raises ConfigError on a wrong name or
+    a missing package.
     """
     import keras
 
@@ -8465,7 +8640,7 @@ def _keras(name: str, kind: str, file: str, normalise: str = "own") -> Backbone:
 
 def _keras_hub(name: str) -> Backbone:
     """A network of KerasHub, whose weights are a model on Kaggle."""
-    kind, _, handle = hub.ROWS[name]
+    kind, config, handle = hub.ROWS[name]
     model, preset, version = handle.split("/")
     return Backbone(
         name,
@@ -8476,6 +8651,8 @@ def _keras_hub(name: str) -> Backbone:
         "",
         f"keras/{model}/keras/{preset}/{version}",
         kind,
+        int(np.max(config.get("patch_size", 1))),
+        kind in hub.GATED,
     )
 
 
@@ -8609,6 +8786,7 @@ from collections.abc import Callable
 import numpy as np
 
 from carcls.config import Config
+from carcls.nets import registry
 
 # Share of the peak rate after a share of what follows the warm-up. "exponential" leaves a hundredth
 # at the end of the run, however long it is: 0.95 an epoch would leave 0.6 after ten epochs.
@@ -8650,6 +8828,176 @@ def strength(cfg: Config, progress: float) -> float:
     """Augmentation strength, 0..1: a line from its start to its end in the last epoch."""
     assert 0 <= progress <= 1, progress
     return cfg.strength.start + (cfg.strength.end - cfg.strength.start) * progress
+
+
+def doubt(cfg: Config) -> str:
+    """What is unusual in a pretrained transformer's learning rate, as a line; "": nothing."""
+    if (
+        registry.find(cfg.backbone).patch == 1
+        or cfg.weights == "none"
+        or cfg.unfreeze == "head"
+        or not cfg.optimizer.startswith("adam")
+        or cfg.lr <= 2e-4
+    ):
+        return ""
+    return (
+        f"lr={cfg.lr:g} for backbone={cfg.backbone}: pretrained transformers are usually trained "
+        f"at lr=1e-4 or less with {cfg.optimizer}, and with depth_decay=0.7; not measured here"
+    )
+'''
+
+
+# ===== carcls/nets/transformers.py ============================================
+MODULES["nets/transformers.py"] = r'''"""KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+
+KerasHub builds most of them for one square. Here the position embedding keeps its preset's grid and
+is resized to the photos' grid at every call, so that nothing is built anew between two stages: a
+step of one size and a step of the next train the same numbers.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from math import isqrt
+from operator import attrgetter
+from typing import Any
+
+from carcls.nets import fast
+
+# Of each family's first layer: where it has its convolution to patches, its position embedding if
+# there is one, and the tokens that it puts before the patches.
+_FIRST = {
+    "ViTPatchingAndEmbedding": ("patch_embedding", "position_embedding.embeddings", "class_token"),
+    "DeiTEmbeddings": ("patch_embedding", "position_embedding", "class_token distillation_token"),
+    "DINOV2Embedding": (
+        *("patch_embeddings.projection", "interpolated_position_embeddings", "cls_token"),
+    ),
+    "DINOV3Embedding": ("patch_embeddings.projection", "", "cls_token register_tokens"),
+    "SigLIPVisionEmbedding": ("patch_embedding", "position_embedding.embeddings", ""),
+}
+# Which tokens are the features that the head pools: those that pretraining has taught to say what
+# is seen. Of ViT and DeiT the class tokens: their loss never saw the last block's patches. Of the
+# others the patches: DINO's loss is over them too, and SigLIP's own head pools them.
+_FEATURES = {"ViTBackbone": slice(1), "DeiTBackbone": slice(2)}
+
+
+def make(models: Any, kind: str, config: dict[str, Any]) -> Any:
+    """A network from pixels (B, H, W, 3), multiples of its patch, to features (B, 1, tokens, C).
+
+    models: of keras_hub. Of SigLIP it is the vision encoder, without its own pooling.
+    """
+    import keras
+
+    if kind == "SigLIPBackbone":
+        network = models.SigLIPVisionEncoder(**config)
+        tokens = network.post_layer_norm.output
+    else:
+        network = getattr(models, kind)(**config)
+        tokens = network.output
+    for layer in network.layers:
+        plain: Any = type(layer)
+        if plain.__name__ in _FIRST:
+            fast.replace([layer], _first_layer(plain))
+        elif plain.__name__ == "DINOV3RopePositionEmbedding":
+            fast.replace([layer], _rotations(plain))
+    images = keras.Input((None, None, 3), name="images")
+    x = keras.Model(network.inputs[0], tokens).call(images)  # (B, tokens, C)
+    if kind == "SigLIPBackbone":  # one layer of that class, as the whole has it in its files
+        x = type("SigLIPVisionEncoder", (keras.Model,), {})(images, x)(images)
+    before = 1 + config.get("num_register_tokens", 0) if kind.startswith("DINO") else 0
+    features = x[:, _FEATURES.get(kind, slice(before, None))]
+    return keras.Model(images, keras.ops.expand_dims(features, 1), name=network.name)
+
+
+@cache
+def _first_layer(plain: type) -> type:
+    """From pixels to tokens, with positions for the photos' grid."""
+    import keras
+
+    ops, base = keras.ops, keras.layers.Layer
+    convolution, positions, names = _FIRST[plain.__name__]
+
+    def call(self: Any, inputs: Any, training: bool | None = None) -> Any:
+        """(B, H, W, 3) → (B, tokens, C)."""
+        patches = attrgetter(convolution)(self)(inputs)  # (B, h, w, C)
+        batch, height, width, channels = ops.shape(patches)
+        before = [getattr(self, name) for name in names.split()]  # each (1, n, C)
+        before = [ops.broadcast_to(token, (batch, *token.shape[1:])) for token in before]
+        x = ops.concatenate([*before, ops.reshape(patches, (batch, -1, channels))], 1)
+        if positions:
+            x += ops.cast(resize(attrgetter(positions)(self), height, width), x.dtype)
+        if hasattr(self, "mask_token"):  # else TensorFlow warns that it has no gradient
+            x += 0 * self.mask_token
+        return x
+
+    def compute_output_shape(self: Any, shape: Any) -> Any:
+        return shape[0], None, self.hidden_dim
+
+    return fast.stand_in(
+        plain,
+        call=call,
+        compute_output_shape=compute_output_shape,
+        # DINOv2's own keep two position embeddings, and of one that was trained only what makes
+        # the sum of its numbers smaller.
+        save_own_variables=base.save_own_variables,
+        load_own_variables=base.load_own_variables,
+    )
+
+
+def resize(positions: Any, height: Any, width: Any) -> Any:
+    """A position embedding (…, n + side², C) for another grid: (n + height × width, C) float32.
+
+    The first n are of no place and stay. Bicubic (Keys 1981, a = -0.5) without antialiasing, as
+    KerasHub's DINOv2 does; at its own grid it is itself. Two matrix products, as sizes that only
+    the graph knows are not taken by every backend's resize.
+    """
+    import keras
+
+    ops = keras.ops
+    count, channels = positions.shape[-2:]
+    side = isqrt(count)
+    n = count - side**2
+    table = ops.reshape(ops.cast(positions, "float32"), (count, channels))
+    rows, columns = (_bicubic(side, size) for size in (height, width))  # (height, side), …
+    grid = ops.matmul(rows, ops.reshape(table[n:], (side, side * channels)))
+    grid = ops.matmul(columns, ops.reshape(grid, (-1, side, channels)))  # (height, width, C)
+    return ops.concatenate([table[:n], ops.reshape(grid, (-1, channels))], 0)
+
+
+def _bicubic(side: int, size: Any) -> Any:
+    """(size, side) float32: how much of each old place is in each new one."""
+    import keras
+
+    ops = keras.ops
+    old, new = (ops.arange(count, dtype="float32") for count in (side, size))
+    at = (new + 0.5) * (side / ops.cast(size, "float32")) - 0.5
+    d = ops.abs(at[:, None] - old)
+    near, far = (1.5 * d - 2.5) * d * d + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2
+    parts = ops.where(d < 1, near, ops.where(d < 2, far, 0.0))
+    return parts / ops.sum(parts, 1, keepdims=True)
+
+
+@cache
+def _rotations(plain: type) -> type:
+    """DINOv3's, of a grid that only the graph may know."""
+    import keras
+
+    ops = keras.ops
+
+    def centres(self: Any, height: Any, width: Any, dtype: str = "float32") -> Any:
+        """(height × width, 2): where each patch is, -1 to 1 from top to bottom, left to right."""
+        sides = (
+            (ops.arange(size, dtype=dtype) + 0.5) * 2 / ops.cast(size, dtype) - 1
+            for size in (height, width)
+        )
+        return ops.reshape(ops.stack(ops.meshgrid(*sides, indexing="ij"), -1), (-1, 2))
+
+    def compute_output_shape(self: Any, shape: Any) -> Any:
+        return (None, self.head_dim), (None, self.head_dim)
+
+    return fast.stand_in(
+        plain, _get_patches_center_coordinates=centres, compute_output_shape=compute_output_shape
+    )
 '''
 
 
@@ -8675,7 +9023,7 @@ import numpy as np
 from carcls import disk
 from carcls.config import Config
 from carcls.data import attached, files
-from carcls.errors import InputError
+from carcls.errors import ConfigError, InputError
 from carcls.nets import hub, registry
 from carcls.nets.registry import MEAN, STD, Backbone, find, normalisations
 
@@ -8713,20 +9061,23 @@ def check_attached(cfg: Config) -> list[str]:
 
     Raises InputError that lists all that is missing.
     """
-    members = {(member.backbone, member.weights): member for member in cfg.member_cfgs()}
+    members = cfg.member_cfgs()
+    once = {(member.backbone, member.weights): member for member in members}
     checks: list[Callable[[], list[str]]] = [
         lambda: [f"competition: {files.check(cfg)}"],
-        *(partial(_check_weights, member) for member in members.values()),
+        *(partial(_check_network, member) for member in members),
+        *(partial(_check_weights, member) for member in once.values()),
         lambda: [f"boxes: {_source(file)}" for file in attached.box_files(cfg)],
     ]
     lines, problems = [], []
     for check in checks:
         try:
             lines += check()
-        except InputError as error:
+        except (ConfigError, InputError) as error:
             problems.append(str(error))
     if not problems:
         return lines
+    problems = list(dict.fromkeys(problems))  # members may share one
     if not lines or not lines[0].startswith("competition"):
         problems.append(problems.pop(0))  # last: it ends with a tree of what is there
     elif disk.on_kaggle():
@@ -8735,9 +9086,13 @@ def check_attached(cfg: Config) -> list[str]:
     raise InputError("\n- ".join([*heading, *problems]))
 
 
+def _check_network(cfg: Config) -> list[str]:
+    registry.check(cfg.backbone, cfg.stages)
+    return []
+
+
 def _check_weights(cfg: Config) -> list[str]:
     file = find_weights(cfg.backbone, cfg)
-    registry.check(cfg.backbone)
     return [f"weights of {cfg.backbone}: {_describe(file) if file else 'none, from scratch'}"]
 
 
@@ -8816,8 +9171,9 @@ def how_to_get(backbone: Backbone) -> str:
     """How a person gets a network's weights to where they are found."""
     if backbone.model:
         owner, model, _, variation, _ = backbone.model.split("/")
+        accept = f"{accept_licence(backbone)}, then " if backbone.is_gated else ""
         return (
-            "on Kaggle attach the model: in the kernel's editor Add Input → Models → "
+            f"{accept}on Kaggle attach the model: in the kernel's editor Add Input → Models → "
             f"{owner}/{model}, framework Keras, variation {variation}; in kernel-metadata.json "
             f'"model_sources": ["{backbone.model}"]; elsewhere, with internet, `carcls weights '
             f"{backbone.name}` fetches it"
@@ -8829,6 +9185,12 @@ def how_to_get(backbone: Backbone) -> str:
         f'SET="backbone={backbone.name}"` uploads one; in the kernel\'s editor Add Input → '
         'Datasets; in kernel-metadata.json "dataset_sources"'
     )
+
+
+def accept_licence(backbone: Backbone) -> str:
+    """What a person does first where a network's model is not to be had without it."""
+    page = "/".join((backbone.model or "").split("/")[:2])
+    return f"accept the model's licence on https://www.kaggle.com/models/{page}"
 
 
 # --- Check and load -------------------------------------------------------------------------------
@@ -8890,7 +9252,7 @@ def _size(file: Path) -> int:
 
     def visit(path: str, item: Any) -> None:
         parts = path.split("/")
-        is_of_layer = "seed_generator" not in path and parts[0] != "optimizer"
+        is_of_layer = parts[0] != "optimizer" and not re.search(hub.ASIDE_IN_FILES, path)
         if is_of_layer and isinstance(item, h5py.Dataset) and "vars" in parts[-2:-1]:
             sizes.append(item.size)
 
@@ -9524,14 +9886,17 @@ from carcls.data.batches import Epochs, make_batches
 from carcls.nets import model
 from carcls.train.timing import Timed
 
-PHOTOS = 8  # at a time: all of their features are kept meanwhile
+# Photos at a time, by their pixels: all of their features are kept meanwhile, and a few small ones
+# take as long as many (MEASUREMENTS: BN's first statistics, by larger batches).
+PIXELS, FEWEST, MOST = 8 * 288 * 384, 8, 64
 TIME_SHARE = 0.02  # of the time left that this may take
 
 
 def rebase(trainer: Timed) -> None:
     """Start BN from the statistics of some photos, augmented as for the first stage."""
     cfg, stage, timekeeper = trainer.job.cfg, trainer.job.cfg.stages[0], trainer.time
-    few = cfg.replace(batch=min(trainer.batch, PHOTOS))
+    at_a_time = min(max(PIXELS // (stage.height * stage.width), FEWEST), MOST)
+    few = cfg.replace(batch=min(len(trainer.job.learn), cfg.bn_photos, at_a_time))
     steps = -(-cfg.bn_photos // few.batch)
     first = Epochs(0, range(1), lambda epoch: cfg.strength.start, steps)
     # Without the machine: every process looks at the same photos.
@@ -11234,7 +11599,7 @@ def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
 
 def log_loss(probs: np.ndarray, labels: np.ndarray) -> float:
     """Mean of −log of the true class's probability, at most −log(TINY) a photo."""
-    return float(-np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY)).mean())
+    return float(losses(probs, labels).mean())
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -11313,6 +11678,58 @@ def compare(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Change
     was, now = before.argmax(1) == labels, after.argmax(1) == labels
     corrected, spoiled = int((now & ~was).sum()), int((was & ~now).sum())
     return Change(corrected, spoiled, log_loss(before, labels), log_loss(after, labels))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How the log-loss of the same photos differs between two predictions: after less before."""
+
+    n: int  # photos
+    mean: float
+    error: float  # standard error of the mean; infinite of less than two photos
+    p: float  # Wilcoxon's signed-rank test, two-sided
+    p_higher: float  # one-sided: how often chance alone makes the photos' losses so much higher
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean."""
+        return self.mean - 1.959964 * self.error, self.mean + 1.959964 * self.error
+
+    @property
+    def is_lower(self) -> bool:
+        """By more than the standard error."""
+        return self.mean < -self.error
+
+    @property
+    def is_surely_higher(self) -> bool:
+        """By its mean and by its photos: a few confident errors alone are not enough."""
+        return self.mean > 0 and self.p_higher < HARM
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"log-loss {self.mean:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, "
+            f"p = {self.p:.2g}, {self.n:,} photos)"
+        )
+
+
+def compare_losses(before: np.ndarray, after: np.ndarray) -> Paired:
+    """Losses (photos,) of the same photos by two predictions, photo by photo."""
+    from scipy.stats import wilcoxon  # takes long to import
+
+    change = np.asarray(after, float) - np.asarray(before, float)
+    n = len(change)
+    error = float(change.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
+    p = p_higher = 1.0
+    if n and np.abs(change).max() > 0:
+        p = float(wilcoxon(change).pvalue)
+        p_higher = float(wilcoxon(change, alternative="greater").pvalue)
+    return Paired(n, float(change.mean()) if n else 0.0, error, p, p_higher)
+
+
+def losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(photos,) float64: −log of the true class's probability, at most −log(TINY)."""
+    return -np.log(np.maximum(probs[np.arange(len(labels)), labels], TINY))
 
 
 def moved_too_far(accuracy: float, n: int, before: np.ndarray, after: np.ndarray) -> str:
@@ -12172,6 +12589,13 @@ True accuracy of submission.csv on the drawn test photos:
 <p>The best epoch, and whether views help, were chosen on these same photos, so the accuracy is a
 little too good. A blend is judged on photos that it was neither fitted nor chosen on.</p>
 
+{% if result.tuned %}
+<h2>Search at small sizes</h2>
+<p>{{ result.tuned.verdict[0]|upper }}{{ result.tuned.verdict[1:] }}.
+<a href="tune/tune.html">The whole search</a>. The validation photos have chosen these settings,
+too, so the accuracy above flatters them; those of the verdict have not.</p>
+{% endif %}
+
 {% if result.pseudo %}
 <h2>Pseudo-labels</h2>
 <p>{{ result.pseudo.chosen }}</p>
@@ -12334,11 +12758,15 @@ def _html(table: pd.DataFrame) -> Markup:
 
 
 def _picture(path: Path) -> Markup:
+    return figure(path, CAPTIONS[path.name])
+
+
+def figure(path: Path, caption: str) -> Markup:
     """A picture with its caption, and the names that it shows as numbers."""
     with Image.open(path) as opened:
         legend = opened.info.get(charts.LEGEND, "")
-    figure = Markup("<figure>{}<figcaption>{}{}</figcaption></figure>")
-    return figure.format(image(path), CAPTIONS[path.name], legend and Markup("<br>") + legend)
+    whole = Markup("<figure>{}<figcaption>{}{}</figcaption></figure>")
+    return whole.format(image(path), caption, legend and Markup("<br>") + legend)
 
 
 def image(path: Path) -> Markup:
@@ -12403,24 +12831,28 @@ def augmentation(cfg: Config, table: photos.Table, path: Path) -> Path:
     policy = augment.policy(cfg.augment, *size, cfg.fit, cfg.strength.start)
     train = table.frame[table.frame["fold"] == photos.TRAIN]
     train = train.sample(min(count, len(train)), random_state=cfg.seed)
+    gap = width // 16
+    across, down = width + gap, height + gap  # from one image to the next, px
+    grid = np.full((len(train) * down - gap, (draws + 1) * across - gap, 3), 255, np.uint8)
+    for n, (item, box) in enumerate(zip(train.itertuples(), boxes.of(train), strict=True)):
+        try:
+            whole = (item.height, item.width)
+            photo = pixels.read_box(item.path, box, (2 * height, 2 * width), whole)
+        except InputError:  # grey, as it is in training
+            photo = np.full((*size, 3), augment.GREY, np.uint8)
+        drawn = (policy(photo, (cfg.seed, n, draw)) for draw in range(draws))
+        for column, image in enumerate((augment.view(photo, size, cfg.fit), *drawn)):
+            top, left = n * down, column * across
+            grid[top : top + height, left : left + width] = image
     shown = names([cfg.augment], 24)
-    tall = 2.2 * height / width * len(train) + 0.5
-    with drawing(path, 2.2 * (draws + 1), tall, shown) as figure:
-        axes = figure.subplots(len(train), draws + 1, squeeze=False)
-        for n, (item, box) in enumerate(zip(train.itertuples(), boxes.of(train), strict=True)):
-            try:
-                whole = (item.height, item.width)
-                photo = pixels.read_box(item.path, box, (2 * height, 2 * width), whole)
-            except InputError:  # grey, as it is in training
-                photo = np.full((*size, 3), augment.GREY, np.uint8)
-            axes[n, 0].imshow(augment.view(photo, size, cfg.fit))
-            for draw in range(draws):
-                axes[n, 1 + draw].imshow(policy(photo, (cfg.seed, n, draw)))
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for draw, axis in enumerate(axes[0]):
-            title = f"{shown.shown[0]}, draw {draw}" if draw else "as it is"
-            axis.set_title(title, fontsize=9)
+    with drawing(path, 2.2 * (draws + 1), 2.2 * height / width * len(train) + 0.5, shown) as figure:
+        axis = figure.subplots()
+        axis.imshow(grid)  # as one image: a run waits for it, and 36 axes took a second
+        axis.set_axis_off()
+        for column in range(draws + 1):
+            title = f"{shown.shown[0]}, draw {column}" if column else "as it is"
+            middle = column * across + width / 2
+            axis.text(middle, -gap / 2, title, ha="center", va="bottom", fontsize=9)
     return path
 
 
@@ -13017,6 +13449,2091 @@ def _label_views(axes: Any, label: str, last: float) -> None:
         axis.minorticks_off()
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
+'''
+
+
+# ===== carcls/search/__init__.py ==============================================
+MODULES["search/__init__.py"] = r'''"""Searches of settings: small sizes first, and a verdict on photos that chose nothing."""
+'''
+
+
+# ===== carcls/search/book.py ==================================================
+MODULES["search/book.py"] = r'''"""What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+
+All that is decided is in search.json before it is acted upon, and all that is measured in a file of
+its own: a search that was killed goes on to the same end. Several processes on one folder share the
+work: a training is claimed by a lock on its folder, which a kill lets go.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from pathlib import Path
+
+from carcls import disk, record
+from carcls.config import Config
+from carcls.errors import ConfigError, InputError
+from carcls.search import plan, space, trial
+from carcls.search.plan import Size
+from carcls.search.space import Point, Space
+from carcls.search.trial import Outcome, Task
+
+STATE, CANDIDATE = "search.json", "candidate.json"
+BASE = 0  # the number of the candidate that is the settings as they are
+
+
+@dataclass
+class Rung:
+    """Trainings of some candidates at one size."""
+
+    size: Size
+    epochs: int
+    numbers: list[int]  # candidates; of the first rung those proposed so far
+    until: float  # seconds of the search in which its trainings are to end
+    is_last: bool = False
+
+
+@dataclass
+class State:
+    """What the search has decided so far: its search.json."""
+
+    facts: record.Facts
+    spent: float = 0.0  # seconds
+    most: int = 0  # candidates that are proposed at most; what is proposed when time is up
+    rungs: list[Rung] = field(default_factory=list)
+
+
+@dataclass
+class Book:
+    """The folder of a search."""
+
+    folder: Path
+    base: Config
+    space: Space
+    facts: record.Facts  # what the search is made from
+    before: float = 0.0  # seconds of earlier sessions
+    began: float = field(default_factory=time.monotonic)
+    claimed: int = -1  # the open folder of the training that is under way here
+
+    def open(self, anew: bool) -> None:
+        """Go on from what the folder has of the same search; with resume=false it is put aside.
+
+        Another search is put aside (``anew``), else ConfigError is raised: others may be at work.
+        """
+        disk.make_folder(self.folder)
+        with self.turn():
+            try:
+                was = self.state()
+            except FileNotFoundError:
+                self.write(State(self.facts))
+                return
+            changed = record.differences(was.facts, self.facts)
+            if not was.rungs and not record.differences(
+                *map(_but_minutes, (was.facts, self.facts))
+            ):
+                self.write(State(self.facts))  # there was too little time, and is more now
+                changed = []
+            if not changed and self.base.resume:
+                self.before = was.spent
+                return
+        if not self.base.resume:
+            changed = ["resume=false"]
+        elif not anew:
+            raise ConfigError(
+                f"{self.folder}: has a search that differs in {'; '.join(changed)}; move it away, "
+                "or choose another --out"
+            )
+        names = (self.folder.with_name(f"{self.folder.name}.earlier{n}") for n in count(1))
+        aside = next(name for name in names if not name.exists())
+        self.folder.rename(aside)
+        print(f"search     begun anew, the one before is {aside.name}: {'; '.join(changed)}")
+        disk.make_folder(self.folder)
+        self.write(State(self.facts))
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One process at a time reads and changes what the search has decided."""
+        lock = os.open(self.folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks: one process works there
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def state(self) -> State:
+        """What is decided. Raises FileNotFoundError, InputError if it is not as it was left."""
+        path = self.folder / STATE
+        try:
+            values = disk.unsealed(disk.read_json(path))
+            rungs = [Rung(**{**rung, "size": tuple(rung["size"])}) for rung in values["rungs"]]
+            return State(**{**values, "rungs": rungs})
+        except FileNotFoundError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: not as a search has left it ({error}); remove it") from None
+
+    def write(self, state: State) -> None:
+        state.spent = max(state.spent, self.spent())
+        disk.write_json(self.folder / STATE, asdict(state))
+
+    def spent(self) -> float:
+        """Seconds, in all sessions."""
+        return self.before + time.monotonic() - self.began
+
+    # --- Candidates and trials ----------------------------------------------------------------
+
+    def folder_of(self, number: int, rung_number: int, rung: Rung, seed: int) -> Path:
+        inside = f"last-seed{seed}" if rung.is_last else f"rung{rung_number}"
+        return self.folder / f"{number:03}" / f"{inside}-{show(rung.size)}"
+
+    def point_of(self, number: int) -> Point:
+        """A candidate's settings, as far as the space has them. Raises InputError."""
+        if number == BASE:
+            return space.point_of(self.base, self.space)
+        path = self.folder / f"{number:03}" / CANDIDATE
+        try:
+            return disk.unsealed(disk.read_json(path))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not as a search has left it ({error})") from None
+
+    def cfg_of(self, number: int) -> Config:
+        point = self.point_of(number)
+        return space.settings(self.base, point) if number != BASE else self.base
+
+    def add(self, state: State, point: Point) -> int:
+        """A new candidate of the first rung; returns its number."""
+        number = len(state.rungs[0].numbers)
+        folder = self.folder / f"{number:03}"
+        disk.make_folder(folder)
+        disk.write_json(folder / CANDIDATE, point)
+        state.rungs[0].numbers.append(number)
+        self.write(state)
+        return number
+
+    def trials(self, rung: Rung) -> list[tuple[int, int]]:
+        """(candidate, seed) of the trainings of a rung, in their order."""
+        if not rung.is_last:
+            return [(number, self.base.seed) for number in rung.numbers]
+        seeds = [self.base.seed + 1 + i for i in range(plan.SEEDS)]  # none that chose them
+        return [(number, seed) for seed in seeds for number in rung.numbers]
+
+    def task(self, rungs: Sequence[Rung], number: int, seed: int) -> Task:
+        """A training of the last of these rungs; it goes on from the rung before, if there is one.
+
+        The last rung of all begins anew, as the final run will.
+        """
+        rung, start = rungs[-1], None
+        if len(rungs) > 1 and not rung.is_last:
+            start = trial.weights(self.folder_of(number, len(rungs) - 1, rungs[-2], seed))
+        folder = self.folder_of(number, len(rungs), rung, seed)
+        cfg = self.cfg_of(number)
+        return Task(number, len(rungs), cfg, rung.size, rung.epochs, seed, folder, start)
+
+    def measured(self, state: State, number: int) -> dict[int, Outcome]:
+        """By candidate what the trainings of a rung, other than the last, have measured."""
+        rung, found = state.rungs[number - 1], {}
+        for candidate, seed in self.trials(rung):
+            outcome = trial.read(self.folder_of(candidate, number, rung, seed))
+            if outcome is not None:
+                found[candidate] = outcome
+        return found
+
+    def drop_weights(self, state: State, number: int) -> None:
+        """Of the candidates that stay behind, and of what the others have gone on from long ago."""
+        following = state.rungs[number]
+        kept = set() if following.is_last else set(following.numbers)
+        for index, rung in enumerate(state.rungs[:number], 1):
+            for candidate, seed in self.trials(rung):
+                if candidate not in kept or index < number:
+                    trial.drop_weights(self.folder_of(candidate, index, rung, seed))
+
+    # --- Locks --------------------------------------------------------------------------------
+
+    def claims(self, folder: Path) -> bool:
+        """Take a training for this process; False if another has it."""
+        lock = disk.try_lock(folder)
+        if lock is None:
+            return False
+        self.claimed = lock
+        return True
+
+    def release(self) -> None:
+        if self.claimed >= 0:
+            os.close(self.claimed)
+        self.claimed = -1
+
+
+def _but_minutes(facts: record.Facts) -> record.Facts:
+    return {name: value for name, value in facts.items() if name != "minutes"}
+
+
+def show(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+'''
+
+
+# ===== carcls/search/findings.py ==============================================
+MODULES["search/findings.py"] = r'''"""What a search has found, read from its folder: a row a trial, who went on, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carcls.search import ranking, space, trial
+from carcls.search.book import BASE, Book, Rung
+from carcls.search.ranking import Agreement, Verdict
+from carcls.search.space import Point
+from carcls.search.trial import Outcome
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A rung, with what its trainings measured and why candidates stayed behind."""
+
+    rung: Rung
+    outcomes: Mapping[tuple[int, int], Outcome]  # by candidate and seed
+    reasons: Mapping[int, str]  # by candidate that did not go on
+
+    @property
+    def loss(self) -> dict[int, float]:
+        """Candidate → mean log-loss over its seeds; without those that diverged."""
+        found: dict[int, list[float]] = {}
+        for (number, _), outcome in self.outcomes.items():
+            if not outcome.diverged:
+                found.setdefault(number, []).append(outcome.loss)
+        return {number: float(np.mean(losses)) for number, losses in found.items()}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a search has found."""
+
+    book: Book
+    seconds: float  # of the search, all sessions
+    proposer: str  # who proposed the candidates
+    points: Mapping[int, Point]  # settings of each candidate, as far as the space has them
+    climbs: list[Climb]
+    importance: Mapping[str, float]  # {} where it is not known
+    verdict: Verdict
+
+    @property
+    def taken(self) -> int:
+        """The candidate whose settings the search recommends; 0: those as they are."""
+        return self.verdict.winner if self.verdict.is_taken else BASE
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all trials; the rest of ``seconds`` is the search's own, or was lost by a kill."""
+        return sum(o.seconds for climb in self.climbs for o in climb.outcomes.values())
+
+    def agreements(self) -> list[tuple[Rung, Rung, Agreement]]:
+        """Of each rung and the next one: whether the smaller size ranked as the larger one."""
+        found = []
+        for small, large in zip(self.climbs, self.climbs[1:], strict=False):
+            both = sorted(set(small.loss) & set(large.loss))
+            pairs = [small.loss[n] for n in both], [large.loss[n] for n in both]
+            found.append((small.rung, large.rung, ranking.agreement(*pairs)))
+        return found
+
+    def table(self) -> pd.DataFrame:
+        """A row a trial: candidate, rung, settings, what it measured, and what became of it."""
+        rows: list[dict[str, Any]] = []
+        for number, climb in enumerate(self.climbs, 1):
+            for (candidate, seed), outcome in climb.outcomes.items():
+                height, width = climb.rung.size
+                apart = outcome.apart_losses, outcome.apart_right
+                rows.append(
+                    {
+                        "candidate": candidate,
+                        "rung": number,
+                        "height": height,
+                        "width": width,
+                        "epochs": climb.rung.epochs,
+                        "seed": seed,
+                        **self.points[candidate],
+                        "log_loss": outcome.loss,
+                        "accuracy": outcome.accuracy,
+                        "photos": len(outcome.losses),
+                        "apart_log_loss": _mean(apart[0]),
+                        "apart_accuracy": _mean(apart[1]),
+                        "apart_photos": len(apart[0]),
+                        "seconds": round(outcome.seconds, 1),
+                        "seconds_per_epoch": round(outcome.epoch_seconds, 2),
+                        "stayed_behind": climb.reasons.get(candidate, ""),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+
+def _mean(values: list[Any]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def read(book: Book, proposer: Any) -> Findings:
+    """What the search in that folder has found; proposer: a propose.Proposer."""
+    state = book.state()
+    climbs = []
+    for number, rung in enumerate(state.rungs, 1):
+        outcomes = {}
+        for candidate, seed in book.trials(rung):
+            outcome = trial.read(book.folder_of(candidate, number, rung, seed))
+            if outcome is not None:
+                outcomes[candidate, seed] = outcome
+        reasons: dict[int, str] = {}
+        if not rung.is_last:
+            one = {candidate: outcome for (candidate, _), outcome in outcomes.items()}
+            reasons = dict(ranking.rank(one).reasons)
+            following = state.rungs[number].numbers if number < len(state.rungs) else []
+            for candidate in one:
+                if candidate not in following:
+                    reasons.setdefault(candidate, "no time for more at the next size")
+                else:
+                    reasons.pop(candidate, None)
+        climbs.append(Climb(rung, outcomes, reasons))
+    last = climbs[-1].outcomes if climbs[-1].rung.is_last else {}
+    points = {n: book.point_of(n) for n in state.rungs[0].numbers}
+    known = {
+        n: (points[n], None if outcome.diverged else outcome.loss)
+        for (n, _), outcome in climbs[0].outcomes.items()
+        if space.has(book.space, points[n])
+    }
+    return Findings(
+        book,
+        state.spent,
+        proposer.name,
+        points,
+        climbs,
+        proposer.importance(known),
+        ranking.verdict(last),
+    )
+'''
+
+
+# ===== carcls/search/halving.py ===============================================
+MODULES["search/halving.py"] = r'''"""The search: candidates climb rungs of growing photo sizes, until the last rung decides."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from carcls import stops
+from carcls.errors import ConfigError, InputError
+from carcls.nets import weights
+from carcls.search import plan, propose, ranking, space, trial
+from carcls.search.book import BASE, Book, Rung, State, show
+from carcls.search.plan import Pace, Size
+from carcls.search.propose import Measured, Proposer
+from carcls.search.trial import Outcome, Task
+
+ATTEMPTS = 20  # proposals that are there already, or do not go together, before there are no more
+WAIT = 1.0  # seconds between looks at what other processes have under way
+
+Train = Callable[[Task, bool], Outcome]  # True: a trial of the last rung
+
+
+class SearchError(InputError):
+    """There is too little time for a search, or nothing that it could compare."""
+
+
+@dataclass
+class Search:
+    """A search in a folder, which several processes may ``run`` at once."""
+
+    book: Book
+    seconds: float  # all that it may take
+    sizes: Sequence[Size]  # from small to large
+    train: Train
+    anew: bool = False  # put another search aside that is in the folder
+    proposer: Proposer = field(init=False)
+    left_out: set[tuple[int, int]] = field(default_factory=set)  # candidates and rungs
+
+    def run(self) -> State:
+        """Search to the end. Raises InputError where the time is too little, Stopped, ConfigError.
+
+        ConfigError: the folder has another search.
+        """
+        book = self.book
+        book.open(self.anew)
+        self.proposer = propose.proposer(book.space, book.base.seed, book.folder)
+        self._begin()
+        number = 1
+        while self._climb(number):
+            number += 1
+        return book.state()
+
+    # --- The first rung -----------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Measure the base at the smallest size, and decide the first rung by what it took."""
+        task = self._first_task()
+        while not self.book.state().rungs:
+            if not self.book.claims(task.folder):
+                time.sleep(WAIT)
+                continue
+            measured = self._train(task, False)
+            if measured.diverged:
+                raise SearchError(f"the settings as they are: {measured.diverged}")
+            with self.book.turn():
+                state = self.book.state()
+                if not state.rungs:  # else another process was first
+                    self._plan_first(state, measured)
+        state = self.book.state()
+        print(
+            f"\n== search of up to {state.most} candidates, {self.proposer.name}\n"
+            f"  the first rung has {show(state.rungs[0].size)}, {state.rungs[0].epochs} epochs",
+            flush=True,
+        )
+
+    def _first_task(self) -> Task:
+        """The base at the smallest size, which gives the pace."""
+        rung = Rung(self.sizes[0], plan.EPOCHS, [BASE], math.inf)
+        return self.book.task([rung], BASE, self.book.base.seed)
+
+    def _plan_first(self, state: State, measured: Outcome) -> None:
+        """Decide the first rung. Raises InputError where time or space are too little."""
+        pace = _pace(measured, self.sizes[0], plan.EPOCHS)
+        room = (1 - plan.FINAL_SHARE) * self.seconds
+        at = plan.first_size(pace, self.sizes, room)
+        points = space.count(self.book.space)
+        state.most = int(min(plan.candidates(pace, self.sizes, at, room), points))
+        if points < plan.LEAST:
+            raise SearchError(
+                f"space: {points:.0f} different settings; expected at least {plan.LEAST} (compare "
+                "fewer by `carcls study`)"
+            )
+        if state.most < plan.LEAST:
+            each = pace.cost(self.sizes[0], plan.EPOCHS)
+            raise SearchError(
+                f"{self.seconds / 60:.3g} minutes are too little: a training of {plan.EPOCHS} "
+                f"epochs at {show(self.sizes[0])} takes {each:.0f} s; expected "
+                f"{math.ceil(plan.LEAST * each / (1 - plan.FINAL_SHARE) / 60)} minutes or more"
+            )
+        size = self.sizes[at]
+        first = state.most * pace.cost(size, plan.EPOCHS)
+        later = plan.rungs_cost(pace, self.sizes, at, state.most) - first
+        until = max(room - later, min(room, 1.1 * first))  # later ones may take a little longer
+        state.rungs = [Rung(size, plan.EPOCHS, [BASE], until)]
+        self.book.write(state)
+        if at:  # a larger size begins: the base is trained there, too
+            trial.drop_weights(self._first_task().folder)
+
+    # --- Rungs --------------------------------------------------------------------------------
+
+    def _climb(self, number: int) -> bool:
+        """Train what is to be trained in a rung, and decide the next one; False: that was all."""
+        while task := self._next_task(number):
+            self._train(task, self.book.state().rungs[number - 1].is_last)
+        with self.book.turn():
+            state = self.book.state()
+            if state.rungs[number - 1].is_last:
+                return False
+            if len(state.rungs) == number:  # else another process was first
+                following = self._following(state, number)
+                if following is None:
+                    return False
+                state.rungs.append(following)
+                self.book.write(state)
+            self.book.drop_weights(state, number)
+        return True
+
+    def _following(self, state: State, number: int) -> Rung | None:
+        """The rung after this one, by the time that is left; None: nobody is left but the base."""
+        rung, ranked = state.rungs[number - 1], ranking.rank(self.book.measured(state, number))
+        room = (1 - plan.FINAL_SHARE) * self.seconds
+        paces = [self._pace_of(state, number, n) for n in ranked.going_on]
+        size = plan.next_size(paces, self.sizes, rung.size, room - self.book.spent())
+        if size:
+            return Rung(size, plan.EPOCHS, ranked.going_on, room)
+        # Three in any case: what is surely worse at this size may not be so at the last one. Where
+        # nobody ended this rung, for want of time or as all diverged, the one before tells.
+        order = ranked.order
+        for earlier in range(number - 1, 0, -1):
+            order = order or ranking.rank(self.book.measured(state, earlier)).order
+        others = [n for n in order if n != BASE][: plan.FINALISTS]
+        if not others:
+            return None
+        epochs = sum(stage.epochs for stage in self.book.base.stages)
+        left = 0.95 * (self.seconds - self.book.spent())
+        paces = [self._pace_of(state, number, n) for n in (BASE, *others)]
+        size, epochs, count = plan.last_rung(paces, self.sizes, epochs, left)
+        return Rung(size, epochs, [BASE, *others[:count]], plan.SLACK * self.seconds, True)
+
+    def _pace_of(self, state: State, number: int, candidate: int) -> Pace:
+        """A candidate's own, in the last of so many rungs that it has ended; else the base's."""
+        for index in range(number, 0, -1):
+            rung = state.rungs[index - 1]
+            if not rung.is_last:
+                found = self.book.measured(state, index).get(candidate)
+                if found and not found.diverged:
+                    return _pace(found, rung.size, rung.epochs)
+        first = self._first_task()
+        outcome = trial.read(first.folder) or Outcome()
+        return _pace(outcome, first.size, first.epochs)
+
+    def _next_task(self, number: int) -> Task | None:
+        """A training of the rung that nobody else does, claimed; None when the rung is over."""
+        while True:
+            stops.check()
+            with self.book.turn():
+                task, is_over = self._find(number)
+            if task or is_over:
+                return task
+            time.sleep(WAIT)  # others are at work
+
+    def _find(self, number: int) -> tuple[Task | None, bool]:
+        """A training, claimed, or none and whether the rung is over."""
+        book, state = self.book, self.book.state()
+        rung, is_over = state.rungs[number - 1], True
+        for candidate, seed in book.trials(rung):
+            task = book.task(state.rungs[:number], candidate, seed)
+            if trial.read(task.folder) is not None:
+                continue
+            if task.start and not task.start.is_file():
+                self._leave_out(task)
+            elif not book.claims(task.folder):
+                is_over = False
+            elif self._has_time(state, number, candidate):
+                return task, False
+            else:
+                book.release()
+        if number == 1 and len(rung.numbers) < state.most:
+            new = self._propose(state) if self._has_time(state, 1, BASE) else None
+            if new is not None:
+                task = book.task(state.rungs[:1], new, book.base.seed)
+                book.claims(task.folder)
+                return task, False
+            state.most = len(rung.numbers)  # the same when the search goes on
+            book.write(state)
+        return None, is_over
+
+    def _has_time(self, state: State, number: int, candidate: int) -> bool:
+        """Whether a training of a rung would end in time, at the candidate's own pace."""
+        rung = state.rungs[number - 1]
+        takes = self._pace_of(state, number, candidate).cost(rung.size, rung.epochs)
+        return self.book.spent() + takes <= rung.until
+
+    def _leave_out(self, task: Task) -> None:
+        """Say, once, that a candidate cannot go on."""
+        if (task.number, task.rung) not in self.left_out:
+            self.left_out.add((task.number, task.rung))
+            print(f"warning: candidate {task.number} is left out: {task.start} is gone")
+
+    def _propose(self, state: State) -> int | None:
+        """The number of a new candidate; None if the proposals are all there already."""
+        book, numbers = self.book, state.rungs[0].numbers
+        known: Measured = {
+            n: (book.point_of(n), None if outcome.diverged else outcome.loss)
+            for n, outcome in book.measured(state, 1).items()
+            if space.has(book.space, book.point_of(n))
+        }
+        seen = [book.cfg_of(n) for n in numbers]
+        for attempt in range(ATTEMPTS):
+            point = self.proposer.propose(len(numbers), known, attempt)
+            try:
+                cfg = space.settings(book.base, point)
+                if {"backbone", "weights"} & set(book.space):
+                    weights.find_weights(cfg.backbone, cfg)
+            except (ConfigError, InputError):  # they do not go together
+                continue
+            if cfg not in seen:
+                return book.add(state, point)
+        return None
+
+    def _train(self, task: Task, is_last: bool) -> Outcome:
+        """Train what is claimed, keep what it measured, and let go of it."""
+        try:
+            outcome = trial.read(task.folder)
+            if outcome is None:
+                point = self.book.point_of(task.number)
+                words = " ".join(f"{name}={value}" for name, value in point.items())
+                epochs = f"{task.epochs} epoch{'s' * (task.epochs > 1)}"
+                where = f"{show(task.size)} for {epochs}, seed {task.seed}"
+                print(f"\n== candidate {task.number}, {where}\n  {words}", flush=True)
+                outcome = self.train(task, is_last)
+                trial.save(task.folder, outcome, goes_on=not is_last)
+                numbers = f"log-loss {outcome.loss:.4f}, accuracy {outcome.accuracy:.4f}"
+                took = f"in {outcome.seconds:.0f} s"
+                print(f"measured   {outcome.diverged or numbers} {took}", flush=True)
+                with self.book.turn():
+                    self.book.write(self.book.state())  # the time that it took
+            return outcome
+        finally:
+            self.book.release()
+
+
+def _pace(outcome: Outcome, size: Size, epochs: int) -> Pace:
+    fixed = max(0.0, outcome.seconds - epochs * outcome.epoch_seconds)
+    return Pace(fixed, outcome.epoch_seconds / (size[0] * size[1]))
+'''
+
+
+# ===== carcls/search/page.py ==================================================
+MODULES["search/page.py"] = r'''"""tune.csv, tune.html and the log's last lines: what a search has found, and why."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from carcls import disk
+from carcls.data.labels import spreadsheet_safe
+from carcls.report import page
+from carcls.search import pictures
+from carcls.search.book import BASE, show
+from carcls.search.findings import Findings
+from carcls.search.trial import Outcome
+
+FEW = 30  # trials: with fewer, which setting mattered is a guess
+_SHOWN = {  # columns of the table of finalists, as people read them
+    "log_loss": "log-loss (choosing)",
+    "apart_log_loss": "log-loss (apart)",
+    "apart_accuracy": "accuracy (apart)",
+}
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>carcls tune</title>
+<style>{{ style }}
+h1 { font-size: 2em; line-height: 1.2 }
+figure { overflow: auto; margin: 0.5em 0 }
+figcaption { position: sticky; left: 0 }
+.wide img { max-width: max(100%, 66em) }
+.differs { background: #fff0d0; font-weight: bold }
+.text td:last-child, .text th:last-child { text-align: left }
+.wide td { white-space: nowrap }
+.text td:last-child { white-space: normal; min-width: 26em }
+.settings :first-child { text-align: left }
+summary { cursor: pointer }
+</style>
+
+<h1>{{ "Take the settings of candidate %d"|format(f.taken) if f.taken
+       else "Keep the settings as they are" }}</h1>
+<p>{{ verdict }}.</p>
+{% if f.verdict.winner %}
+{{ picture("verdict") }}
+
+<h2>The settings found</h2>
+<div class="wide settings"><table><tr><th>setting</th><th>as they are</th>
+<th>candidate {{ f.verdict.winner }}</th></tr>
+{% for name, value in f.points[f.verdict.winner].items() %}{% set was = f.points[0][name] %}
+<tr{% if value != was %} class="differs"{% endif %}><td>{{ name }}</td>
+<td>{{ was or "not set" }}</td><td>{{ value or "not set" }}</td></tr>
+{% endfor %}</table></div>
+<p>What differs is marked. {{ "" if f.taken else "These settings are not recommended." }}</p>
+<p>The last rung trained each of these anew, with {{ finalists.seeds.max() }} seed{{
+"" if finalists.seeds.max() == 1 else "s" }}; figures are means over the seeds. The photos that
+choose have chosen the winner, so their log-loss flatters it; those kept apart have not. Intervals
+are of the photos; how much a seed changes, the two seeds tell.</p>
+<div class="wide text">{{ html(finalists) }}</div>
+{% endif %}
+
+<h2>How the search went</h2>
+<p>{{ time }} Candidates were proposed by {{ f.proposer }}; candidate 0 is the settings as they
+are.</p>
+<div class="wide">{{ html(rungs) }}</div>
+<details><summary>All {{ trials|length }} trials, and why candidates stayed behind</summary>
+<div class="wide text">{{ html(trials) }}</div></details>
+
+<h2>The candidates</h2>
+<div class="wide">{{ picture("candidates") }}</div>
+
+<h2>Which setting mattered</h2>
+{{ picture("importance") }}
+{% if f.importance and measured < few %}<p><b>Only {{ measured }} trials</b> tell this: with fewer
+than about {{ few }} the order of the settings may be chance.</p>
+{% endif %}
+
+<h2>Losses by rung</h2>
+{{ picture("losses") }}
+
+<h2>Did small sizes predict large ones?</h2>
+{% for sentence in agreements %}<p>{{ sentence }}</p>
+{% endfor %}
+<div class="wide">{{ picture("agreements") }}</div>
+
+<details><summary>All settings as they are</summary>
+<pre>{{ f.book.base.model_dump_json(indent=2) }}</pre></details>
+</html>
+"""
+
+
+def write(findings: Findings, out: Path) -> Path:
+    """Write OUT/tune.csv, a row a trial, and OUT/tune.html, which holds all; returns its path."""
+    table = findings.table()
+    disk.write_atomic(out / "tune.csv", spreadsheet_safe(table).to_csv(index=False))
+    verdict = str(findings.verdict)
+    content = {
+        "f": findings,
+        "verdict": verdict[:1].upper() + verdict[1:],
+        "finalists": _finalists(findings),
+        "rungs": _rungs(findings),
+        "trials": table,
+        "time": _time(findings),
+        "agreements": _agreements(findings),
+        "measured": len(findings.climbs[0].loss),
+        "few": FEW,
+    }
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def picture(name: str) -> Markup:
+            path = Path(folder) / f"{name}.png"
+            draw, caption = pictures.DRAWN[name]
+            nothing = draw(findings, path)
+            return Markup("<p>{}</p>").format(nothing) if nothing else page.figure(path, caption)
+
+        text = template.render(**content, picture=picture, html=_html, style=Markup(page.STYLE))
+    disk.write_atomic(out / "tune.html", text)
+    return out / "tune.html"
+
+
+def lines(findings: Findings) -> list[str]:
+    """What the log says of it at the end: the verdict first."""
+    finalists = _finalists(findings)
+    rows = [] if finalists.empty else finalists.to_string(index=False).splitlines()
+    return [str(findings.verdict), *rows, *_agreements(findings), _time(findings)]
+
+
+def _finalists(f: Findings) -> pd.DataFrame:
+    """A row a candidate of the last rung: means over its seeds; empty if none was reached."""
+    if not f.climbs[-1].rung.is_last:
+        return pd.DataFrame()
+    trials = f.table().replace(np.inf, np.nan)  # of a training that diverged
+    of = trials[trials["rung"] == len(f.climbs)].groupby("candidate", sort=False)
+    rows = of[list(_SHOWN)].mean().map("{:.4f}".format).rename(columns=_SHOWN).reset_index()
+    rows.insert(1, "seeds", of["log_loss"].count().to_numpy())
+    rows["differs in"] = [_differences(f, number) for number in rows["candidate"]]
+    return rows
+
+
+def _differences(f: Findings, number: int) -> str:
+    if number == BASE:
+        return "settings as they are"
+    changed = set(f.points[number].items()) - set(f.points[BASE].items())
+    return " ".join(f"{k}={v}" for k, v in f.points[number].items() if (k, v) in changed)
+
+
+def _rungs(f: Findings) -> pd.DataFrame:
+    rows = []
+    for number, climb in enumerate(f.climbs, 1):
+        ended = climb.outcomes.values()
+        rows.append(
+            {
+                "rung": f"{number}, the last" if climb.rung.is_last else number,
+                "height × width": show(climb.rung.size),
+                "epochs": climb.rung.epochs,
+                "candidates": len(climb.rung.numbers),
+                "trials": len(ended),
+                "diverged": sum(bool(outcome.diverged) for outcome in ended),
+                "seconds": f"{_seconds(ended):,.0f}",
+                "lowest log-loss": f"{min(climb.loss.values(), default=np.nan):.4f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _seconds(outcomes: Iterable[Outcome]) -> float:
+    return sum(outcome.seconds for outcome in outcomes)
+
+
+def _agreements(f: Findings) -> list[str]:
+    """A sentence for each rung and the next one, with what it cost where it told nothing."""
+    found = []
+    for climb, (small, large, agreement) in zip(f.climbs, f.agreements(), strict=False):
+        told = str(agreement) if agreement.n > 1 else "cannot be told: too few were at both"
+        if not agreement.predicts:
+            told += f"; yet the smaller size cost {_seconds(climb.outcomes.values()):,.0f} s"
+        found.append(f"{show(small.size)} → {show(large.size)}: {told}")
+    return found
+
+
+def _time(f: Findings) -> str:
+    own = 1 - f.training_seconds / max(f.seconds, 1e-9)
+    share = f"{own:.1%} were the search's own" if own >= 0 else "processes shared the work"
+    return f"The search took {f.seconds:,.0f} s, its trials {f.training_seconds:,.0f} s; {share}."
+
+
+def _html(table: pd.DataFrame) -> Markup:
+    with pd.option_context("display.max_colwidth", None):  # else reasons are cut off
+        shown = table.replace(np.inf, np.nan)
+        return Markup(shown.to_html(index=False, float_format="%.6g", na_rep="", border=0))
+'''
+
+
+# ===== carcls/search/pictures.py ==============================================
+MODULES["search/pictures.py"] = r'''"""Pictures of a search. Each is drawn to a path, or a sentence says why there is nothing to see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from carcls.report.charts import GREY, drawing
+from carcls.report.names import names, width
+from carcls.search.book import BASE, show
+from carcls.search.findings import Findings
+from carcls.search.space import Choices, Range
+
+_BLUES = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(1, 0.25, 256)))
+Places = dict[str, float]  # by value, 0 to 1
+
+_AWAY = -0.13  # where a value is drawn that its axis cannot have
+
+
+def verdict(f: Findings, path: Path) -> str:
+    """The winner less the base: the mean with its interval, and each seed."""
+    change = f.verdict.change
+    if change is None or not math.isfinite(change.error):
+        return "There is no interval to draw."
+    with drawing(path, 5.2, 1.9) as figure:
+        axis = figure.subplots()
+        half = change.interval[1] - change.mean
+        axis.axvline(0, color="black", lw=1)
+        axis.errorbar(change.mean, 1, xerr=half, fmt="D", color="tab:orange", capsize=5, lw=2)
+        axis.plot([seed.mean for seed in f.verdict.by_seed], [0] * len(f.verdict.by_seed), "ok")
+        far = 1.15 * max(abs(x) for x in (*change.interval, *(s.mean for s in f.verdict.by_seed)))
+        axis.set_xlim(-far or -1, far or 1)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.set_ylim(-0.6, 1.6)
+        axis.set_yticks([0, 1], ["each seed", "mean"])
+        axis.set_xlabel(f"log-loss: candidate {f.verdict.winner} less as they are")
+        axis.set_title("← candidate better", loc="left", fontsize=9)
+        axis.set_title("worse →", loc="right", fontsize=9)
+    return ""
+
+
+def candidates(f: Findings, path: Path) -> str:
+    """Parallel coordinates: an axis a setting, a line a candidate."""
+    losses = f.climbs[0].loss
+    if len(losses) < 2:
+        return "Fewer than two candidates ended their training: nothing to compare."
+    axes = {
+        name: _axis(part, [point[name] for point in f.points.values()])
+        for name, part in f.book.space.items()
+    }
+    marks = {name: names((mark or "not set" for mark in axes[name][1]), 18) for name in axes}
+    wide = [
+        0.3 + max(0.09 * len(name), 0.075 * max(map(width, marks[name].shown))) for name in axes
+    ]
+    left = np.cumsum([0, *wide[:-1]])  # of each axis, in inches
+    top = _top(losses.values())
+    scale = Normalize(min(losses.values()), top)
+    with drawing(path, max(5.2, sum(wide) + 1.9), 4.4, *marks.values()) as figure:
+        axis = figure.subplots()
+        axis.set_axis_off()
+        axis.set_xlim(-0.6, sum(wide))
+        axis.set_ylim(-0.2, 1.2)
+        for name, x in zip(axes, left, strict=True):
+            axis.plot([x, x], [0, 1], color="0.5", lw=1, zorder=1)
+            axis.text(x - 0.08, 1.13, name, fontweight="bold", fontsize=9)
+            for text, y in zip(marks[name].shown, axes[name][1].values(), strict=True):
+                box = {"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1}
+                axis.text(x + 0.06, y, text, va="center", fontsize=8, bbox=box, zorder=9)
+        for number in sorted(f.points, key=lambda n: -losses.get(n, math.inf)):  # best in front
+            aside = number / len(f.points) - 0.5  # of the same choice: side by side
+            ys = [at[f.points[number][name]] + aside * room for name, (at, _, room) in axes.items()]
+            look: dict[str, Any] = {"color": "0.5", "ls": ":", "lw": 1}
+            if number in losses:
+                look = {"color": _BLUES(scale(losses[number])), "lw": 1}
+            axis.plot(left, ys, **look | _look(f, number))
+        more = [Line2D([], [], color="0.5", ls=":", label="diverged, or not trained")]
+        _legend(figure, axis, more if len(losses) < len(f.points) else [])
+        over = "max" if max(losses.values()) > top else "neither"
+        bar = ScalarMappable(scale, _BLUES)
+        figure.colorbar(bar, ax=axis, label="log-loss at the first rung", extend=over, pad=0.02)
+    return ""
+
+
+def _axis(part: Range | Choices, values: list[str]) -> tuple[Places, Places, float]:
+    """Where values lie, 0 to 1; where marks lie; how far apart lines of one value may lie."""
+    if isinstance(part, Choices):
+        every = list(dict.fromkeys([*part.values, *values]))
+        places = {value: i / max(1, len(every) - 1) for i, value in enumerate(every)}
+        return places, places, 0.4 / len(every)
+    to: Any = math.log if part.is_log else float
+    back: Any = math.exp if part.is_log else float
+    inside = {v: to(float(v)) for v in values if v and (float(v) > 0 or not part.is_log)}
+    low, high = min(to(part.low), *inside.values()), max(to(part.high), *inside.values())
+    places = {v: (x - low) / (high - low) for v, x in inside.items()}
+    marks = {f"{back(low + share * (high - low)):.3g}": share for share in (0, 0.5, 1)}
+    away = {v: _AWAY for v in values if v not in inside}  # the base's alone
+    return places | away, marks | away, 0.0
+
+
+def importance(f: Findings, path: Path) -> str:
+    """A bar a setting."""
+    if not f.importance:
+        why = "too few trials differ" if "TPE" in f.proposer else "Optuna is not installed"
+        return f"It is not known: {why}."
+    shares = dict(sorted(f.importance.items(), key=lambda item: item[1]))
+    with drawing(path, 5.2, 0.9 + 0.3 * len(shares)) as figure:
+        axis = figure.subplots()
+        bars = axis.barh(list(shares), list(shares.values()), color="tab:blue")
+        axis.bar_label(bars, [f"{share:.0%}" for share in shares.values()], padding=3)
+        axis.set_xlim(0, 1.12 * max(*shares.values(), 1e-9))
+        axis.set_xlabel("share in what the log-losses differ by")
+    return ""
+
+
+def losses(f: Findings, path: Path) -> str:
+    """A line a candidate through its rungs; those that came far are darker."""
+    found = [climb.loss for climb in f.climbs]
+    if len(found) < 2:
+        return "There was one rung only: no line from one to the next."
+    with drawing(path, 5.6, 4.2) as figure:
+        axis = figure.subplots()
+        for number in f.points:
+            where = [i for i, loss in enumerate(found) if number in loss]
+            ys = [found[i][number] for i in where]
+            grey = 0.85 - 0.55 * (where[-1] if where else 0) / (len(found) - 1)
+            look: dict[str, Any] = {"color": str(grey), "ls": "-", "zorder": 2 - grey}
+            axis.plot(where, ys, marker="o", ms=4, **look | _look(f, number))
+        rungs = [climb.rung for climb in f.climbs]
+        epochs = [f"{r.epochs} epoch{'s' * (r.epochs > 1)}" for r in rungs]
+        shown = [
+            f"{show(r.size)}\n{text}" + "\nanew" * r.is_last
+            for r, text in zip(rungs, epochs, strict=True)
+        ]
+        axis.set_xticks(range(len(found)), shown)
+        going_on = [loss for some in found[1:] for loss in some.values()]
+        top = max([_top(found[0].values()), *going_on, found[0].get(BASE, 0)])
+        if max(found[0].values()) > top:
+            axis.set_ylim(top=top)
+            axis.set_title("candidates with higher log-loss are above the picture", fontsize=9)
+        axis.set_ylabel("log-loss, photos that choose")
+        _legend(figure, axis, [])
+    return ""
+
+
+def agreements(f: Findings, path: Path) -> str:
+    """Places of the candidates at a size against those at the next one."""
+    pairs = [
+        (a, b)
+        for a, b in zip(f.climbs, f.climbs[1:], strict=False)
+        if len(a.loss.keys() & b.loss) > 1
+    ]
+    if not pairs:
+        return "It cannot be told: no two candidates were trained at two sizes."
+    with drawing(path, 0.4 + 2.6 * len(pairs), 3.0) as figure:
+        for axis, (small, large) in zip(
+            figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True
+        ):
+            both = sorted(small.loss.keys() & large.loss)
+            at = [sorted(both, key=climb.loss.__getitem__) for climb in (small, large)]
+            axis.plot([0.5, len(both) + 0.5], [0.5, len(both) + 0.5], color=GREY, lw=1)
+            for number in both:
+                x, y = (places.index(number) + 1 for places in at)
+                colour = _look(f, number).get("color", "tab:blue")
+                axis.text(x, y, number, ha="center", va="center", fontweight="bold", color=colour)
+            for way in (axis.xaxis, axis.yaxis):
+                way.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            axis.set_xlim(0.3, len(both) + 0.7)
+            axis.set_ylim(0.3, len(both) + 0.7)
+            axis.set_xlabel(f"place at {show(small.rung.size)}")
+            axis.set_ylabel(f"place at {show(large.rung.size)}")
+    return ""
+
+
+def _look(f: Findings, number: int) -> dict[str, Any]:
+    """How the base and the winner stand out."""
+    if number == BASE:
+        return {"color": "black", "ls": "--", "lw": 2, "zorder": 5, "label": "as they are"}
+    if number == f.verdict.winner:
+        name = f"candidate {number}, " + ("taken" if f.taken else "the best of the others")
+        return {"color": "tab:orange", "lw": 2.5, "zorder": 4, "label": name}
+    return {}
+
+
+def _legend(figure: Any, axis: Any, more: list[Any]) -> None:
+    shown = [*axis.get_legend_handles_labels()[0], *more]
+    figure.legend(handles=shown, loc="outside lower left", ncols=3, fontsize=9, frameon=False)
+
+
+def _top(losses: Iterable[float]) -> float:
+    """Up to where losses are shown: a candidate that learned nothing would make the others one."""
+    found = np.array(list(losses))
+    return float(min(found.max(), 4 * np.median(found) - 3 * found.min()))
+
+
+DRAWN = {
+    "verdict": (
+        verdict,
+        "Log-loss of the winner less that of the settings as they are, on photos kept apart from "
+        "the search: mean and 95 % interval, and each seed as a point. The winner is taken if its "
+        "mean is below zero by more than a standard error, about a quarter of the interval. Look "
+        "for an interval that lies left of zero as a whole: then it is surely better.",
+    ),
+    "candidates": (
+        candidates,
+        "An axis a setting, a line a candidate; the darker, the lower its log-loss. Rates are on "
+        "logarithmic axes; candidates of the same choice lie side by side. Look for an axis on "
+        "which the dark lines meet: that value is good whatever the others are.",
+    ),
+    "importance": (
+        importance,
+        "How much of the differences in log-loss at the first rung each setting explains (fANOVA, "
+        "by Optuna). Look for settings near 0: they need not be searched again.",
+    ),
+    "losses": (
+        losses,
+        "A line a candidate; grey ends where it stayed behind, darker lines went on. The last rung "
+        "trains anew, with other seeds. Look for lines that cross: there a smaller size had "
+        "ranked otherwise.",
+    ),
+    "agreements": (
+        agreements,
+        "Candidates by number, of those that were at both sizes; place 1 has the lowest log-loss, "
+        "0 is the settings as they are. Look for numbers on the grey line: both sizes rank alike.",
+    ),
+}
+'''
+
+
+# ===== carcls/search/plan.py ==================================================
+MODULES["search/plan.py"] = r'''"""How a search spends its time: which sizes, how many candidates, how many epochs.
+
+Successive halving by thirds (Jamieson and Talwalkar, arXiv 1502.07943), in which the rungs are
+photo sizes: each keeps about a third of its candidates for the next, larger size. All photos for
+few epochs rank candidates better than few photos for many (EcoNAS, arXiv 2001.01233).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Size = tuple[int, int]  # height, width in px
+
+KEPT = 3  # one of so many candidates goes on
+EPOCHS = 2  # of a rung: each is a whole schedule, and a rung goes on from the one before
+MOST = 40  # candidates: more flatter their winner more than they improve it
+LEAST = 4  # with fewer there is nothing to search
+FINALISTS, SEEDS = 3, 2  # of the last rung, beside the base; trainings of each
+SLACK = 1.05  # of the time that was asked for, in which the last training may end
+FINAL_SHARE = 0.45  # of the time is for the last rung
+FINAL_EPOCHS = 3  # at least, at the size that the last rung takes
+LADDER = (0.4, 0.5, 0.63, 0.8, 1.0)  # sides of the rungs' photos, as shares of the largest ones'
+SMALLEST, STEP = 32, 16  # px
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Measured seconds of a training: what it takes in any case, and by what it looks at."""
+
+    fixed: float  # building, tracing, voting
+    per_pixel: float  # of one pixel of each photo, in one epoch
+
+    def cost(self, size: Size, epochs: int) -> float:
+        """Seconds of a training at a size."""
+        return self.fixed + epochs * self.per_pixel * size[0] * size[1]
+
+
+def ladder(largest: Size, patch: int = 1) -> list[Size]:
+    """Sizes from small to the largest, each once, of about its shape.
+
+    patch: px of which a network takes multiples; of one that takes any, multiples of ``STEP``.
+    """
+    step = patch if patch > 1 else STEP
+    sizes = []
+    for share in LADDER[:-1]:
+        height = round(largest[0] * share / step) * step
+        width = round(height * largest[1] / largest[0] / step) * step
+        if SMALLEST <= height <= largest[0] and SMALLEST <= width <= largest[1]:
+            sizes.append((height, width))
+    return list(dict.fromkeys([*sizes, largest]))
+
+
+def candidates(pace: Pace, sizes: Sequence[Size], first: int, seconds: float) -> int:
+    """For how many there is time from the rung at ``sizes[first]`` on, before the last rung."""
+    n = MOST
+    while n and rungs_cost(pace, sizes, first, n) > seconds:
+        n -= 1
+    return n
+
+
+def rungs_cost(pace: Pace, sizes: Sequence[Size], first: int, n: int) -> float:
+    """Seconds of all rungs but the last one, for n candidates that begin at ``sizes[first]``."""
+    seconds, at = 0.0, first
+    while True:
+        seconds += n * pace.cost(sizes[at], EPOCHS)
+        n, at = kept(n), min(at + 1, len(sizes) - 1)
+        if n <= FINALISTS:
+            return seconds
+
+
+def kept(n: int) -> int:
+    """How many of n candidates go on."""
+    return math.ceil(n / KEPT)
+
+
+def first_size(pace: Pace, sizes: Sequence[Size], seconds: float) -> int:
+    """The index of the first rung's size: the largest at which there is time for ``MOST``."""
+    able = [i for i in range(len(sizes) - 1) if candidates(pace, sizes, i, seconds) >= MOST]
+    return max(able, default=0)
+
+
+def next_size(
+    paces: Sequence[Pace], sizes: Sequence[Size], before: Size, seconds: float
+) -> Size | None:
+    """The next rung's size for candidates of these paces; None: on to the last rung.
+
+    The largest for which there is time, beyond the size of the rung before; of the time, later
+    rungs need about as much as this one.
+    """
+    n = len(paces)
+    if n <= FINALISTS:
+        return None
+    share = 1 if kept(n) <= FINALISTS else 0.5
+    larger = [size for size in sizes if size[0] * size[1] > before[0] * before[1]]
+    able = [s for s in larger if sum(pace.cost(s, EPOCHS) for pace in paces) <= share * seconds]
+    return able[-1] if able else None
+
+
+def last_rung(
+    paces: Sequence[Pace], sizes: Sequence[Size], epochs: int, seconds: float
+) -> tuple[Size, int, int]:
+    """Size, epochs and finalists beside the base that there is time for, at most ``epochs``.
+
+    paces: of the base, then of the finalists, the best first. The largest size at which each of the
+    trainings has FINAL_EPOCHS; where there is none, fewer epochs at the smallest, then fewer
+    finalists. One epoch of one finalist in any case.
+    """
+    least = min(FINAL_EPOCHS, epochs)
+    for n in range(len(paces) - 1, 0, -1):
+        fixed = SEEDS * sum(pace.fixed for pace in paces[: n + 1])
+        for size in reversed(sizes):
+            once = SEEDS * sum(pace.cost(size, 1) for pace in paces[: n + 1])
+            fits = int((seconds - fixed) / max(once - fixed, 1e-9) + 1e-6)
+            if fits >= least or (size == sizes[0] and fits >= 1):
+                return size, min(fits, epochs), n
+    return sizes[0], 1, 1
+'''
+
+
+# ===== carcls/search/propose.py ===============================================
+MODULES["search/propose.py"] = r'''"""Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+
+A proposal follows from the seed, its number and what is measured so far, not from what this process
+has drawn before: a search that goes on proposes what it would have proposed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from carcls.search.space import Choices, Point, Range, Space
+
+STARTUP = 8  # candidates drawn at random before TPE models what is good
+JOURNAL = "optuna.log"  # in the search's folder, for optuna-dashboard too
+_STUDY = "tune"
+
+# Of each candidate that is measured: its point and its log-loss, None where it diverged.
+Measured = Mapping[int, tuple[Point, float | None]]
+
+
+class Proposer(Protocol):
+    name: str  # for the log
+
+    def propose(self, number: int, measured: Measured, attempt: int) -> Point:
+        """A point for the candidate of that number; attempt: how many before it were no use."""
+        ...
+
+    def importance(self, measured: Measured) -> dict[str, float]:
+        """Each setting's share in what the losses differ by; {} where that is not known."""
+        ...
+
+
+def proposer(space: Space, seed: int, folder: Path) -> Proposer:
+    """Optuna's, or Sobol points where it is not installed, as on Kaggle's TPUs."""
+    if importlib.util.find_spec("optuna") is None:
+        return Sobol(space, seed)
+    return Tpe(space, seed, folder)
+
+
+class Sobol:
+    """Points that cover the space evenly, whatever is measured (Sobol 1967, scrambled)."""
+
+    name = "Sobol points, as Optuna is not installed"
+
+    def __init__(self, space: Space, seed: int):
+        self.space, self.seed = space, seed
+
+    def propose(self, number: int, measured: Measured, attempt: int) -> Point:
+        from scipy.stats import qmc
+
+        points = qmc.Sobol(len(self.space), seed=self.seed)
+        points.fast_forward(number + 1000 * attempt)
+        shares = points.random(1)[0]
+        return {
+            n: part.at(float(s)) for (n, part), s in zip(self.space.items(), shares, strict=True)
+        }
+
+    def importance(self, measured: Measured) -> dict[str, float]:
+        return {}
+
+
+class Tpe:
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), multivariate, by Optuna.
+
+    Several processes share the journal; what others have under way counts as bad, so that they do
+    not all look in one place (constant liar).
+    """
+
+    name = "Optuna's TPE"
+
+    def __init__(self, space: Space, seed: int, folder: Path):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space, self.seed, self.optuna = space, seed, optuna
+        try:
+            self.study = self._open(folder / JOURNAL)
+        except ValueError as error:  # cut off by a power cut: what is measured is told again
+            aside = folder / f"{JOURNAL}.damaged"
+            print(f"warning: {folder / JOURNAL}: damaged ({error}); it is called {aside.name} now")
+            (folder / JOURNAL).replace(aside)
+            self.study = self._open(folder / JOURNAL)
+
+    def _open(self, journal: Path) -> Any:
+        """The study in a journal, which is made if it is not there. Raises ValueError."""
+        from optuna.storages.journal import JournalFileBackend
+
+        storage = self.optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        study = self.optuna.create_study(storage=storage, study_name=_STUDY, load_if_exists=True)
+        study.get_trials(deepcopy=False)
+        return study
+
+    def propose(self, number: int, measured: Measured, attempt: int) -> Point:
+        self._tell(measured, number)
+        with warnings.catch_warnings():
+            # Optuna 4 calls these options experimental.
+            warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = self.optuna.samplers.TPESampler(
+                n_startup_trials=STARTUP,
+                multivariate=True,
+                constant_liar=True,
+                seed=self.seed + 1000 * number + attempt,
+            )
+        trial = self.study.ask(self._distributions())
+        trial.set_user_attr("candidate", number)
+        return {n: self._written(n, trial.params[n]) for n in self.space}
+
+    def _tell(self, measured: Measured, proposing: int | None = None) -> None:
+        """Bring the study up to what is measured: by candidate, its last attempt.
+
+        proposing: a candidate whose earlier attempts were no use, or were cut off by a kill.
+        """
+        states = self.optuna.trial.TrialState
+        trials = self.study.get_trials(deepcopy=False)
+        last = {trial.user_attrs.get("candidate"): trial.number for trial in trials}
+        for trial in trials:
+            candidate = trial.user_attrs.get("candidate")
+            if trial.state.is_finished():
+                continue
+            if candidate in (None, proposing) or last[candidate] != trial.number:
+                self.study.tell(trial.number, state=states.FAIL)
+            elif candidate in measured:
+                loss = measured[candidate][1]
+                # Pruned, one that diverged counts as bad; failed, it would be forgotten.
+                state = states.PRUNED if loss is None else states.COMPLETE
+                self.study.tell(trial.number, loss, state=state)
+        for number, (point, loss) in measured.items():
+            if number not in last and loss is not None:  # the base, which nobody proposed
+                self._add(number, point, loss)
+
+    def _add(self, number: int, point: Point, loss: float) -> None:
+        self.study.add_trial(
+            self.optuna.trial.create_trial(
+                params={n: self._value(n, point[n]) for n in self.space},
+                distributions=self._distributions(),
+                value=loss,
+                user_attrs={"candidate": number},
+            )
+        )
+
+    def _distributions(self) -> dict[str, Any]:
+        kinds, found = self.optuna.distributions, {}
+        for name, part in self.space.items():
+            if isinstance(part, Choices):
+                found[name] = kinds.CategoricalDistribution(list(part.values))
+            elif part.is_whole:
+                found[name] = kinds.IntDistribution(int(part.low), int(part.high))
+            else:
+                found[name] = kinds.FloatDistribution(part.low, part.high, log=part.is_log)
+        return found
+
+    def _value(self, name: str, text: str) -> Any:
+        part = self.space[name]
+        if isinstance(part, Choices):
+            return text
+        return int(text) if part.is_whole else float(text)
+
+    def _written(self, name: str, value: Any) -> str:
+        part = self.space[name]
+        return part.write(value) if isinstance(part, Range) else str(value)
+
+    def importance(self, measured: Measured) -> dict[str, float]:
+        self._tell(measured)
+        evaluator = self.optuna.importance.FanovaImportanceEvaluator(seed=0)
+        try:
+            found = self.optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        except (ValueError, RuntimeError):  # too few trials, or all of them alike
+            return {}
+        return {n: float(share) for n, share in found.items() if math.isfinite(share)}
+'''
+
+
+# ===== carcls/search/ranking.py ===============================================
+MODULES["search/ranking.py"] = r'''"""What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+
+A candidate is dropped on evidence, photo by photo, and not by a difference that one photo makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from carcls.search import plan
+from carcls.search.trial import Outcome
+from carcls.votes import evidence
+from carcls.votes.evidence import Paired
+
+RESAMPLES = 2000  # of candidates, for the interval of τ
+FEW = 6  # candidates: with fewer, even one order in a hundred is not rare
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Candidates by number, the lowest log-loss first, and why those that stay behind do."""
+
+    going_on: list[int]
+    order: list[int]  # all that did not diverge
+    reasons: dict[int, str]
+
+
+def rank(measured: Mapping[int, Outcome]) -> Ranked:
+    """Who goes on after a rung: of those not surely worse than the best, the best third of all."""
+    ended = [n for n in measured if not measured[n].diverged]
+    order = sorted(ended, key=lambda n: (measured[n].loss, n))
+    reasons = {n: f"diverged: {o.diverged}" for n, o in measured.items() if o.diverged}
+    best = order[0] if order else -1
+    equal = []  # not surely worse than the best
+    tests: dict[int, Paired] = {}
+    for n in order:
+        tests[n] = evidence.compare_losses(_losses(measured[best]), _losses(measured[n]))
+        if tests[n].is_surely_higher:
+            reasons[n] = f"worse than candidate {best}: {tests[n]}"
+        else:
+            equal.append(n)
+    going_on = equal[: plan.kept(len(measured))]
+    for n in equal[len(going_on) :]:
+        reasons[n] = f"not among the best third; not surely worse either (p = {tests[n].p:.2g})"
+    return Ranked(going_on, order, reasons)
+
+
+def _losses(outcome: Outcome) -> np.ndarray:
+    return np.array(outcome.losses)
+
+
+# --- Did small predict large? ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Kendall's τ between the log-losses of the same candidates in two rungs (Kendall 1938)."""
+
+    n: int  # candidates
+    tau: float
+    low: float  # 95 % interval, by resampling the candidates
+    high: float
+
+    @property
+    def predicts(self) -> bool | None:
+        """Whether the smaller size ranked as the larger one; None: it cannot be said."""
+        return True if self.low > 0 else False if self.high < 0 else None
+
+    def __str__(self) -> str:
+        said = {True: "ranked alike", False: "ranked the other way round", None: "cannot be told"}
+        interval = f"95 % interval {self.low:.2f} to {self.high:.2f}, {self.n} candidates"
+        if self.n < FEW:
+            interval = f"{self.n} candidates are too few for an interval"
+        return f"{said[self.predicts]}: Kendall's τ = {self.tau:.2f} ({interval})"
+
+
+def agreement(smaller: Sequence[float], larger: Sequence[float]) -> Agreement:
+    """Of the log-losses of the same candidates at two sizes; -1 to 1 where there are too few."""
+    n = len(smaller)
+    # Of each two candidates which one is better, -1, 0 or 1: (2, n, n).
+    order = np.sign([np.subtract.outer(losses, losses) for losses in (smaller, larger)])
+
+    def tau(which: np.ndarray) -> float:
+        small, large = order[:, which[:, None], which]
+        comparable = float(np.sqrt(np.abs(small).sum() * np.abs(large).sum()))
+        return float((small * large).sum()) / comparable if comparable else float("nan")
+
+    found = tau(np.arange(n))
+    if n < FEW or np.isnan(found):
+        return Agreement(n, found, -1.0, 1.0)
+    rng = np.random.default_rng(0)
+    low, high = np.nanpercentile(
+        [tau(rng.integers(0, n, n)) for _ in range(RESAMPLES)], (2.5, 97.5)
+    )
+    return Agreement(n, found, float(low), float(high))
+
+
+# --- The verdict ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the winner of a search is better than the settings as they are."""
+
+    winner: int  # the candidate that did best on the photos that choose; 0: there was none
+    change: Paired | None  # from the base to it, on photos kept apart from choosing
+    by_seed: list[Paired] = field(default_factory=list)
+    accuracies: tuple[float, float] = (float("nan"), float("nan"))  # base's and winner's, apart
+    why: str = ""  # there is nothing to compare, or the winner is none
+
+    @property
+    def is_taken(self) -> bool:
+        """Lower with each seed, too: the standard error is of the photos, not of the seeds."""
+        if self.why or self.change is None:
+            return False
+        return self.change.is_lower and all(paired.mean < 0 for paired in self.by_seed)
+
+    def __str__(self) -> str:
+        if self.change is None:
+            return f"keep the settings as they are: {self.why}"
+        seeds = ", ".join(f"{paired.mean:+.4f}" for paired in self.by_seed)
+        told = (
+            f"candidate {self.winner} against the settings as they are, on photos kept apart: "
+            f"{self.change}; by seed {seeds}; accuracy {self.accuracies[0]:.4f} → "
+            f"{self.accuracies[1]:.4f}"
+        )
+        if self.is_taken:
+            return f"take what was found: {told}"
+        why = self.why or "it is not lower by its standard error and with each seed"
+        return f"keep the settings as they are, as {why}: {told}"
+
+
+def verdict(last: Mapping[tuple[int, int], Outcome]) -> Verdict:
+    """Of the last rung: (candidate, seed) → outcome. Candidate 0 is the base.
+
+    The winner is chosen on the photos that have chosen so far, and compared with the base on those
+    kept apart, over the seeds that all have: time may have cut off the last ones.
+    """
+    ended = {key: outcome for key, outcome in last.items() if not outcome.diverged}
+    seeds = {n: {seed for number, seed in ended if number == n} for n, _ in ended}
+    if 0 not in seeds:
+        what = "their trainings diverged" if last else "no other candidate was left"
+        return Verdict(0, None, why=f"{what} in the last rung")
+    common = sorted(set.intersection(*seeds.values()))
+    if len(seeds) < 2 or not common:
+        return Verdict(0, None, why="no other candidate ended the last rung")
+
+    def mean_loss(n: int) -> float:
+        return float(np.mean([ended[n, seed].loss for seed in common]))
+
+    winner = min((n for n in seeds if n), key=mean_loss)
+    pairs = [(ended[0, seed], ended[winner, seed]) for seed in common]
+    before, after = (np.mean([np.array(pair[i].apart_losses) for pair in pairs], 0) for i in (0, 1))
+    by_seed = [evidence.compare_losses(*map(_apart, pair)) for pair in pairs]
+    was, now = (float(np.mean([pair[i].apart_right for pair in pairs])) for i in (0, 1))
+    best = mean_loss(winner) < mean_loss(0)
+    why = "" if best else "none was better than they are on the photos that choose"
+    return Verdict(winner, evidence.compare_losses(before, after), by_seed, (was, now), why)
+
+
+def _apart(outcome: Outcome) -> np.ndarray:
+    return np.array(outcome.apart_losses)
+'''
+
+
+# ===== carcls/search/space.py =================================================
+MODULES["search/space.py"] = r'''"""What a search may choose: a range or a list of values for each of some settings, checked."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from contextlib import suppress
+from dataclasses import dataclass
+
+from carcls import config, hosts
+from carcls.config import EQUAL_TERMS, MEMBER_SETTINGS, SESSION_SETTINGS, Config
+from carcls.errors import ConfigError, InputError
+from carcls.nets import registry, weights
+from carcls.values import hide
+
+# A size is a rung's, a seed is a repetition's; a stage that stops early is not on equal terms.
+CHOOSABLE = (MEMBER_SETTINGS | EQUAL_TERMS | {"strength"}) - {"stages", "seed", "patience"}
+_RATES = ("lr", "weight_decay")  # whose ranges are even on a logarithmic scale
+# What a range of other settings would mean is not clear.
+_RANGES = {"dropout", "hidden", "depth_decay", "label_smoothing", "ema", "warmup", "batch", *_RATES}
+_WHOLE = {"hidden", "batch"}
+DEFAULT = (
+    "weight_decay=,1e-4,1e-3,1e-2 mix=,mixup:0.2,mixup:0.2+cutmix:1 augment=light,medium "
+    "strength=0.5,1-0.5,1 depth_decay=0.6,0.8,1 ema=0,0.98 label_smoothing=0,0.05,0.1"
+)
+
+Point = dict[str, str]  # settings by name, as people write them
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from ``low`` to ``high``."""
+
+    low: float
+    high: float
+    is_log: bool
+    is_whole: bool
+
+    def at(self, share: float) -> str:
+        """The value at a share, 0 to 1, of the way."""
+        if self.is_log:
+            value = math.exp(math.log(self.low) * (1 - share) + math.log(self.high) * share)
+        else:
+            value = self.low * (1 - share) + self.high * share
+        return self.write(value)
+
+    def write(self, value: float) -> str:
+        """To three digits, of the whole range where it is linear; never beyond its ends."""
+        if self.is_whole:
+            return str(round(value))
+        digits = 2 - math.floor(math.log10(self.high - self.low))
+        rounded = float(f"{value:.3g}") if self.is_log else round(value, digits)
+        return _number(min(max(rounded, self.low), self.high))
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of some values."""
+
+    values: tuple[str, ...]
+
+    def at(self, share: float) -> str:
+        return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+
+    def __str__(self) -> str:
+        return " | ".join(value or "none" for value in self.values)
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+Space = dict[str, Range | Choices]
+
+
+def default(base: Config, backbones: list[str]) -> Space:
+    """The usual space around a base: rates from half to four times, and ``DEFAULT``.
+
+    backbones: those whose weights are there; of several, one more thing to choose.
+    """
+    low, high = base.lr / 2, base.lr * 4
+    text = f"lr={low:g}:{high:g} {DEFAULT}"
+    if len(backbones) > 1:
+        text += f" backbone={','.join(backbones)}"
+    return read(text, base)
+
+
+def of(cfg: Config) -> Space:
+    """The space of a run with ``tune_minutes``.
+
+    Raises ConfigError on settings that cannot be searched, InputError where weights are missing.
+    """
+    for wrong, found in (
+        (cfg.members != ({},), "members: a search is of a single network"),
+        (cfg.unfreeze == "staged", "unfreeze=staged: each rung has one size"),
+        (cfg.schedule == "plateau", "schedule=plateau: rungs are too short for it"),
+        (hosts.process_of()[1] > 1, "JAX_NUM_PROCESSES above 1: each process is a search's own"),
+    ):
+        if wrong:
+            raise ConfigError(f"tune_minutes={cfg.tune_minutes:g} with {found}")
+    if not cfg.tune_space:
+        return default(cfg, _at_hand(cfg))
+    space = read(cfg.tune_space, cfg)
+    for name in ("backbone", "weights"):
+        part = space.get(name)
+        for value in part.values if isinstance(part, Choices) else ():
+            changed = settings(cfg, {name: value})
+            registry.check(changed.backbone, changed.stages)
+            weights.find_weights(changed.backbone, changed)
+    return space
+
+
+def step(cfg: Config, space: Space) -> int:
+    """Of which px the sides of photos are multiples that all networks of a space can take."""
+    part = space.get("backbone")
+    names = part.values if isinstance(part, Choices) else (cfg.backbone,)
+    return math.lcm(*(registry.find(name).patch for name in names))
+
+
+def _at_hand(cfg: Config) -> list[str]:
+    """The networks whose ImageNet weights are there."""
+    found = []
+    for name in registry.REGISTRY if cfg.weights == "imagenet" else ():
+        with suppress(ConfigError, InputError):
+            registry.check(name, cfg.stages)
+            weights.find_weights(name, cfg)
+            found.append(name)
+    return found
+
+
+def read(text: str, base: Config) -> Space:
+    """``"lr=5e-4:4e-3 mix=none,mixup:0.2 augment=light,medium"`` → by setting what it may be.
+
+    A range is LOW:HIGH, a list has commas; a value that itself has a comma is written with a +.
+    Raises ConfigError on a setting that cannot be searched and on a value that Config refuses.
+    """
+    space: Space = {}
+    for word in text.split():
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"space: {hide(word)!r} is not key=values, as in lr=5e-4:4e-3")
+        if name not in CHOOSABLE:
+            raise ConfigError(
+                f"space: {name} cannot be searched; expected some of {', '.join(sorted(CHOOSABLE))}"
+            )
+        if name in space:
+            raise ConfigError(f"space: {name} is given twice; expected once")
+        space[name] = _range(name, value) or _choices(name, value)
+    if not space:
+        raise ConfigError("space: empty; expected at least one setting, as in lr=5e-4:4e-3")
+    space = {name: _checked(name, part, base) for name, part in space.items()}
+    if all(isinstance(part, Choices) and len(part.values) == 1 for part in space.values()):
+        raise ConfigError(f"space: {text}: nothing to choose; expected a range or several values")
+    return space
+
+
+def _checked(name: str, part: Range | Choices, base: Config) -> Range | Choices:
+    """The part with its values written as ``written`` does. Raises ConfigError."""
+    values = part.values if isinstance(part, Choices) else (part.at(0), part.at(1))
+    try:
+        found = tuple(written(settings(base, {name: value}), name) for value in values)
+    except ConfigError as error:
+        raise ConfigError(f"space: {error}") from None
+    if len(set(found)) < len(found):
+        raise ConfigError(f"space: {name}={','.join(values)}: one value comes twice")
+    return Choices(found) if isinstance(part, Choices) else part
+
+
+def _range(name: str, value: str) -> Range | None:
+    """None if it is no range of two numbers."""
+    try:
+        low, high = (float(side) for side in value.split(":"))
+    except ValueError:
+        return None
+    if name not in _RANGES:
+        raise ConfigError(
+            f"space: {name}={value}: a range; expected a list of values, or a range of one of "
+            f"{', '.join(sorted(_RANGES))}"
+        )
+    is_log = name in _RATES
+    if not (math.isfinite(low) and low < high < math.inf) or (is_log and low <= 0):
+        least = " and above 0" if is_log else ""
+        raise ConfigError(f"space: {name}={value}: expected LOW:HIGH, LOW below HIGH{least}")
+    return Range(low, high, is_log, name in _WHOLE)
+
+
+def _choices(name: str, value: str) -> Choices:
+    values = tuple(part.replace("+", ",") if name == "mix" else part for part in value.split(","))
+    if name in ("mix", "weight_decay"):  # of which nothing is a value
+        values = tuple("" if part == "none" else part for part in values)
+    return Choices(values)
+
+
+def settings(base: Config, point: Point) -> Config:
+    """The base with the settings of a point. Raises ConfigError where they do not go together."""
+    words = [f"{name}={value}" for name, value in point.items()]
+    return base.replace(**config.settings_of(words))
+
+
+def count(space: Space) -> float:
+    """How many different points it has; infinite with a range."""
+    return math.prod(len(p.values) if isinstance(p, Choices) else math.inf for p in space.values())
+
+
+def written(cfg: Config, name: str) -> str:
+    """A setting's value as people write it."""
+    value = getattr(cfg, name)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return _number(value) if isinstance(value, float) else str("" if value is None else value)
+
+
+def everything(cfg: Config) -> dict[str, str | None]:
+    """All settings of a run as people write them, but where its files are and what found them."""
+    aside = SESSION_SETTINGS | {"members", "tune_minutes", "tune_space"}
+    names = [name for name in Config.model_fields if name not in aside]
+    found = {name: written(cfg, name) if getattr(cfg, name) is not None else None for name in names}
+    return {**found, "members": ""}  # one network
+
+
+def words(cfg: Config) -> list[str]:
+    """``key=value`` of what differs from the defaults, beside preset=default, for a shell."""
+    usual = everything(Config())
+    differs = {n: value for n, value in everything(cfg).items() if value != usual[n]}
+    return ["preset=default", *(shlex.quote(f"{n}={v or ''}") for n, v in differs.items())]
+
+
+def point_of(cfg: Config, space: Space) -> Point:
+    """Where the settings lie, as far as the space has their names."""
+    return {name: written(cfg, name) for name in space}
+
+
+def has(space: Space, point: Point) -> bool:
+    """Whether the space has that point."""
+    for name, part in space.items():
+        value = point[name]
+        if isinstance(part, Choices):
+            if value not in part.values:
+                return False
+        elif not value or not part.low <= float(value) <= part.high:
+            return False
+    return True
+'''
+
+
+# ===== carcls/search/trial.py =================================================
+MODULES["search/trial.py"] = r'''"""A trial: one training on equal terms, and what it measures, photo by photo."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carcls import disk, machine
+from carcls.config import Config
+from carcls.data.photos import Rows
+from carcls.errors import TrainingDiverged
+from carcls.nets import fast
+from carcls.search.plan import Size
+from carcls.session import Session
+from carcls.train import loop
+from carcls.train.job import Job
+from carcls.train.studio import BEST, LAST
+from carcls.values import Stage, Views
+from carcls.votes import cast, evidence
+
+NOTE = "trial.json"
+# Photos as they are, all of the epochs that are planned: what else a run does has its own tables.
+TERMS: dict[str, Any] = {
+    "tta": "never",
+    "views": 1,
+    "pseudo": 0,
+    "refit_epochs": 0,
+    "patience": 0,
+    "folds": 1,
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training: which settings, at which size, for how long, from which weights."""
+
+    number: int  # of the candidate
+    rung: int  # from 1
+    cfg: Config  # the candidate's
+    size: Size
+    epochs: int
+    seed: int
+    folder: Path  # what it leaves
+    start: Path | None = None  # the weights that the rung before has left
+
+    @property
+    def settings(self) -> Config:
+        """The settings of the training itself."""
+        stages = (Stage(height=self.size[0], width=self.size[1], epochs=self.epochs),)
+        return self.cfg.replace(**TERMS, stages=stages, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial has measured, on the photos that choose and on those kept apart from choosing.
+
+    Losses are −log of the true class's probability, a photo each; right: the class was the true
+    one.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list)
+    apart_losses: list[float] = field(default_factory=list)
+    apart_right: list[bool] = field(default_factory=list)
+    seconds: float = 0.0  # of the whole trial
+    epoch_seconds: float = 0.0  # of an epoch, validation included
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of its history
+    diverged: str = ""  # what ended it, if that did
+
+    @property
+    def loss(self) -> float:
+        """Mean log-loss on the photos that choose; infinite where the training diverged."""
+        return float(np.mean(self.losses)) if self.losses else float("inf")
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.right)) if self.right else float("nan")
+
+
+def read(folder: Path) -> Outcome | None:
+    """What the trial of that folder has measured; None if it has not ended, or is not as left."""
+    try:
+        return Outcome(**disk.unsealed(disk.read_json(folder / NOTE)))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        print(f"{folder / NOTE}: not as a search has left it ({error}); trained anew")
+        return None
+
+
+def save(folder: Path, outcome: Outcome, goes_on: bool) -> None:
+    """Keep what was measured, and of the network what another trial may go on from."""
+    disk.write_json(folder / NOTE, asdict(outcome))
+    if goes_on and not outcome.diverged:
+        (folder / LAST).unlink(missing_ok=True)
+    else:
+        drop_weights(folder)
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains trials in a session, always on the same photos."""
+
+    s: Session
+    learn: Rows
+    choose: Rows  # validated on after each epoch; they rank the candidates
+    apart: Rows  # looked at in the last rung alone
+
+    def __call__(self, task: Task, is_last: bool) -> Outcome:
+        """Train, or go on from the last whole epoch of it, and measure. Raises Stopped."""
+        began = time.monotonic()
+        job = Job(
+            f"candidate {task.number}, rung {task.rung}",
+            task.folder,
+            task.settings,
+            self.learn,
+            self.choose,
+            task.start,
+        )
+        disk.make_folder(task.folder)
+        try:
+            return self._train(job, self.apart if is_last else None, began)
+        except TrainingDiverged as error:
+            ended = str(error)
+        except machine.memory_errors() as error:
+            if not machine.is_out_of_memory(error) or self.s.machine.processes > 1:
+                raise
+            ended = "memory ran out"
+        print(f"diverged   {ended}")
+        return Outcome(seconds=time.monotonic() - began, diverged=ended)
+
+    @fast.forgetting_traces()
+    def _train(self, job: Job, apart: Rows | None, began: float) -> Outcome:
+        s = self.s
+        trained = loop.read_back(s, job) or loop.train(s, job, float("inf"), None)
+        assert trained is not None, "there is no deadline that it could miss"
+        net = trained.net or loop.load(s, job)
+        cache, one = s.photos(trained.size, job.cfg.fit), Views(first=1, most=1)
+        seen = [cast.cast_votes(net, cache, self.choose, one, job.cfg, s.machine)]
+        if apart is not None:
+            seen.append(cast.cast_votes(net, cache, apart, one, job.cfg, s.machine))
+        seconds = [row["seconds"] for row in trained.rows]
+        steady, history = seconds[1:] or seconds, trained.rows  # the first epoch decodes
+        del net, trained
+        gc.collect()  # before the next network is made
+        losses = [evidence.losses(v.alone(), v.labels).round(6).tolist() for v in seen]
+        right = [(v.alone().argmax(1) == v.labels).tolist() for v in seen]
+        return Outcome(
+            losses[0],
+            right[0],
+            losses[1] if losses[1:] else [],
+            right[1] if right[1:] else [],
+            seconds=time.monotonic() - began,
+            epoch_seconds=sum(steady) / len(steady),
+            rows=history,
+        )
+
+
+def weights(folder: Path) -> Path:
+    """The best weights that a trial has left."""
+    return folder / BEST
+
+
+def drop_weights(folder: Path) -> None:
+    """Remove all but what the trial has measured: forty networks take gigabytes."""
+    for path in folder.glob("*.weights.h5"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "state", ignore_errors=True)
+'''
+
+
+# ===== carcls/search/tune.py ==================================================
+MODULES["search/tune.py"] = r'''"""Tune small, finish large: a search of a session's settings, and what a run makes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from carcls import disk, record
+from carcls.data import photos
+from carcls.data.photos import TRAIN, VALIDATION
+from carcls.errors import ConfigError, InputError
+from carcls.search import findings, page, plan, space, trial
+from carcls.search.book import STATE, Book
+from carcls.search.findings import Findings
+from carcls.search.halving import Search, SearchError
+from carcls.search.space import Space
+from carcls.session import Session
+from carcls.train.job import Job
+from carcls.votes import blend
+
+FOLDER, TUNED = "tune", "tuned.json"  # in a run folder; in the search's
+SHARE_OF_A_SESSION = 0.7  # that a search may take at most: the rest trains what it finds
+
+
+def tune(s: Session, searched: Space) -> dict[str, Any]:
+    """Search; the session goes on with what was found, or as it was. Returns what a report says.
+
+    Raises as ``search``, and ConfigError where the search would leave the session too little time.
+    """
+    folder = s.place.out / FOLDER
+    try:
+        found = search(s, searched, folder, anew=True)
+    except SearchError as error:  # the networks matter more than the search
+        print(f"WARNING: no search: {error}; training goes on with the settings as they are")
+        s.cfg = s.cfg.replace(tune_minutes=0, tune_space="")
+        return {"verdict": f"no search: {error}", "settings": space.everything(s.cfg)}
+    s.cfg = found.book.cfg_of(found.taken).replace(tune_minutes=0, tune_space="")
+    disk.write_atomic(s.place.out / "config.json", s.cfg.model_dump_json(indent=2) + "\n")
+    about = {"verdict": str(found.verdict), "settings": space.everything(s.cfg)}
+    s.events.send("tuned", **about)
+    return about
+
+
+def _check_time(s: Session, folder: Path) -> None:
+    """Raise ConfigError where a search that begins would leave too little of the session."""
+    asked, left = s.cfg.tune_minutes, s.clock.left() / 60
+    begun = (folder / STATE).is_file() and s.cfg.resume
+    if not begun and asked > SHARE_OF_A_SESSION * left:
+        raise ConfigError(
+            f"tune_minutes={asked:g}: the session has {left:.0f} minutes left, which are for "
+            f"training, too; expected at most {SHARE_OF_A_SESSION * left:.0f}"
+        )
+
+
+def search(s: Session, searched: Space, folder: Path, anew: bool = False) -> Findings:
+    """Search the settings of a session for its minutes, and write what was found to the folder.
+
+    anew: another search that is in the folder is put aside; else it is an error. Raises ConfigError
+    and InputError where there is too little time, too few photos, or nothing to choose.
+    """
+    cfg = s.cfg
+    s.say(
+        "tune",
+        f"{cfg.tune_minutes:g} minutes; {folder}",
+        *(f"{name:10} {part}" for name, part in searched.items()),
+    )
+    trainer = _trainer(s)
+    _check_time(s, folder)
+    book = Book(folder, cfg, searched, _facts(s, trainer, searched), began=s.clock.start)
+    sizes = plan.ladder(cfg.stages[-1].size, space.step(cfg, searched))
+    looking = Search(book, 60 * cfg.tune_minutes, sizes, trainer, anew)
+    looking.run()
+    found = findings.read(book, looking.proposer)
+    chosen = book.cfg_of(found.taken)
+    about = {"candidate": found.taken, "verdict": str(found.verdict)}
+    disk.write_json(folder / TUNED, {**about, "settings": space.everything(chosen)})
+    written = page.write(found, folder)
+    s.say(
+        "tuned",
+        *page.lines(found),
+        f"page       {written}",
+        f"settings   {folder / TUNED}",
+        f'SET="{" ".join(space.words(chosen))}"',
+    )
+    return found
+
+
+def _trainer(s: Session) -> trial.Trainer:
+    """The photos of the trials: a part of the train photos is kept apart for the verdict."""
+    learn, choose = s.table.rows(TRAIN), s.table.rows(VALIDATION)
+    parts, key = max(2, round(1 / s.cfg.val_fraction)), f"{s.cfg.seed}/apart"
+    what = f"tune_minutes={s.cfg.tune_minutes:g}"
+    learn, apart = photos.deal(s.table, learn, parts, key, what)[0]
+    for name, rows in (("of validation", choose), ("kept apart", apart)):
+        if len(rows) < blend.LEAST:
+            raise InputError(
+                f"{what}: {len(rows)} photos {name}; to compare settings {blend.LEAST} are needed"
+            )
+    return trial.Trainer(s, learn, choose, apart)
+
+
+def _facts(s: Session, trainer: trial.Trainer, searched: Space) -> record.Facts:
+    """What the search is made from."""
+    cfg = s.cfg
+    job = Job("search", s.place.out, cfg, trainer.learn, trainer.choose)
+    kept_apart = record.rows(*job.photos(s.table.frame, trainer.apart))
+    about = {name: str(part) for name, part in searched.items()}
+    return {
+        **job.facts(s.table.frame),
+        "minutes": cfg.tune_minutes,
+        "space": json.dumps(about),
+        "the photos kept apart": kept_apart,
+    }
 '''
 
 
