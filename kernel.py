@@ -94,89 +94,89 @@ MODULES = {}
 
 # Contents: line, module, what it does
 #   182  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
-#   249  __init__.py           carcls: a folder of car photos in, a submission.csv out.
-#   271  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
-#   433  config.py             What a run is: one frozen, validated Config.
-#   856  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
-#   918  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
-#  1194  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
-#  1322  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
-#  1428  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
-#  1609  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
-#  1981  member.py             A network that has voted, and the one or several that are a member of the ensemble.
-#  2067  network.py            One job → a trained network and its votes, or both read back from the run folder.
-#  2365  presets.py            What the other settings start from, by name; and the names that settings once had.
-#  2421  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
-#  2688  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
-#  2955  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
-#  3032  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
-#  3239  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
-#  3244  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
-#  3290  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
-#  3460  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
-#  3758  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
-#  3981  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  4264  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  4531  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  4782  data/codepages.py     Names in zip files, which often do not say in which code page they are.
-#  4907  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  5138  data/headers.py       What the header of a JPEG says, read without a decoder.
-#  5244  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
-#  5484  data/kinds.py         What a file is by its first bytes, where its name says something else.
-#  5575  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
-#  5864  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  6014  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6219  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  6451  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  6743  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7095  data/tables.py        CSV files as people and their tools write them.
-#  7212  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  7529  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  7534  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  7790  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  8126  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  8450  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  8778  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  8850  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
-#  9004  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-#  9272  train/__init__.py     Training: one network through its sizes, and what watches it.
-#  9277  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-#  9495  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-#  9553  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-#  9690  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-#  9875  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-#  9923  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-# 10044  train/steps.py        Seconds of training and prediction steps, taken in one place.
-# 10115  train/studio.py       What a training works with, and what it comes to.
-# 10169  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-# 10335  train/trainer.py      One network on its way through the stages.
-# 10686  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 11027  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 11032  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-# 11330  votes/cast.py         Views of photos through a network, which gives votes.
-# 11433  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
-# 11575  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 11758  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 12001  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 12296  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 12301  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 12437  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 12533  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 12779  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 13034  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 13252  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
-# 13455  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
-# 13460  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
-# 13682  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
-# 13824  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
-# 14085  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
-# 14286  search/pictures.py    Pictures of a search.
-# 14524  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
-# 14646  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
-# 14824  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
-# 14993  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
-# 15244  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
-# 15422  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
+#   248  __init__.py           carcls: a folder of car photos in, a submission.csv out.
+#   270  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
+#   432  config.py             What a run is: one frozen, validated Config.
+#   855  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
+#   917  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
+#  1193  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
+#  1321  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
+#  1427  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
+#  1608  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
+#  1980  member.py             A network that has voted, and the one or several that are a member of the ensemble.
+#  2066  network.py            One job → a trained network and its votes, or both read back from the run folder.
+#  2364  presets.py            What the other settings start from, by name; and the names that settings once had.
+#  2420  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
+#  2687  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
+#  2954  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
+#  3031  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
+#  3238  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
+#  3243  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
+#  3289  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
+#  3459  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
+#  3757  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
+#  3980  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
+#  4263  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  4530  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  4781  data/codepages.py     Names in zip files, which often do not say in which code page they are.
+#  4906  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  5137  data/headers.py       What the header of a JPEG says, read without a decoder.
+#  5243  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
+#  5483  data/kinds.py         What a file is by its first bytes, where its name says something else.
+#  5574  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
+#  5863  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  6013  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  6218  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  6450  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  6742  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7094  data/tables.py        CSV files as people and their tools write them.
+#  7211  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  7528  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  7533  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  7789  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  8125  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  8449  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  8777  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  8849  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+#  9003  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+#  9271  train/__init__.py     Training: one network through its sizes, and what watches it.
+#  9276  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+#  9494  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+#  9552  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+#  9689  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+#  9874  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+#  9922  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+# 10043  train/steps.py        Seconds of training and prediction steps, taken in one place.
+# 10114  train/studio.py       What a training works with, and what it comes to.
+# 10168  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+# 10334  train/trainer.py      One network on its way through the stages.
+# 10685  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+# 11026  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 11031  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+# 11329  votes/cast.py         Views of photos through a network, which gives votes.
+# 11432  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
+# 11574  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+# 11757  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 12000  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 12295  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 12300  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 12436  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 12532  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 12778  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 13033  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 13251  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+# 13454  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
+# 13459  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+# 13681  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
+# 13823  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
+# 14084  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
+# 14285  search/pictures.py    Pictures of a search.
+# 14523  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
+# 14645  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+# 14823  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+# 14992  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
+# 15243  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
+# 15421  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -211,8 +211,7 @@ def run(cfg: Config) -> Path:
         if s.clock.is_limited:
             conclusion.most_frequent(s)  # a valid submission from the first minute on
         tuned = tune.tune(s, searched) if searched else {}  # small sizes first
-        cfg = s.cfg
-        page.before_training(cfg, s.table, s.place.out)
+        page.before_training(s.cfg, s.table, s.place.out)
 
         members: list[network.Member] = []
         for member_jobs in jobs.members(s):  # one job, or one a fold
@@ -222,7 +221,7 @@ def run(cfg: Config) -> Path:
                 break
             members.append(member)
             decision = conclusion.decide_on(s, members)
-            if len(members) < len(cfg.members):
+            if len(members) < len(s.cfg.members):
                 conclusion.offer_early(s, decision)
             if len(member.networks) < len(member_jobs):  # no time for its other folds
                 break
@@ -14628,18 +14627,18 @@ def last_rung(
     """Size, epochs and finalists beside the base that there is time for, at most ``epochs``.
 
     paces: of the base, then of the finalists, the best first. The largest size at which each of the
-    trainings has FINAL_EPOCHS; where there is none, fewer epochs at the smallest, then fewer
-    finalists. One epoch of one finalist in any case.
+    trainings has FINAL_EPOCHS; where there is none, fewer finalists, then fewer epochs: after one
+    epoch three finalists tell less than one of them after several. One epoch in any case.
     """
-    least = min(FINAL_EPOCHS, epochs)
+    least, fits = min(FINAL_EPOCHS, epochs), 0
     for n in range(len(paces) - 1, 0, -1):
         fixed = SEEDS * sum(pace.fixed for pace in paces[: n + 1])
         for size in reversed(sizes):
             once = SEEDS * sum(pace.cost(size, 1) for pace in paces[: n + 1])
             fits = int((seconds - fixed) / max(once - fixed, 1e-9) + 1e-6)
-            if fits >= least or (size == sizes[0] and fits >= 1):
+            if fits >= least:
                 return size, min(fits, epochs), n
-    return sizes[0], 1, 1
+    return sizes[0], max(1, fits), 1
 '''
 
 

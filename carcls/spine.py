@@ -29,8 +29,7 @@ def run(cfg: Config) -> Path:
         if s.clock.is_limited:
             conclusion.most_frequent(s)  # a valid submission from the first minute on
         tuned = tune.tune(s, searched) if searched else {}  # small sizes first
-        cfg = s.cfg
-        page.before_training(cfg, s.table, s.place.out)
+        page.before_training(s.cfg, s.table, s.place.out)
 
         members: list[network.Member] = []
         for member_jobs in jobs.members(s):  # one job, or one a fold
@@ -40,7 +39,7 @@ def run(cfg: Config) -> Path:
                 break
             members.append(member)
             decision = conclusion.decide_on(s, members)
-            if len(members) < len(cfg.members):
+            if len(members) < len(s.cfg.members):
                 conclusion.offer_early(s, decision)
             if len(member.networks) < len(member_jobs):  # no time for its other folds
                 break

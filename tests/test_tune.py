@@ -134,6 +134,8 @@ def test_the_last_rung_takes_the_largest_size_that_time_allows():
     assert (size < sizes[-1], epochs >= 3, finalists) == (True, True, 3)
     assert plan.last_rung(paces, sizes, 7, 1e6) == (sizes[-1], 7, 3)
     assert plan.last_rung(paces, sizes, 7, 0.0) == (sizes[0], 1, 1)
+    # Rather fewer finalists than epochs that tell nothing.
+    assert plan.last_rung(paces, sizes, 7, 5 * pace.cost(sizes[0], 3)) == (sizes[0], 3, 1)
     # A slow network that is the last of the finalists is left out rather than all the others.
     slow = [pace, pace, Pace(10.0, 0.2)]
     assert plan.last_rung(slow, sizes, 7, 4 * each)[2] == 1

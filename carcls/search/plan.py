@@ -104,15 +104,15 @@ def last_rung(
     """Size, epochs and finalists beside the base that there is time for, at most ``epochs``.
 
     paces: of the base, then of the finalists, the best first. The largest size at which each of the
-    trainings has FINAL_EPOCHS; where there is none, fewer epochs at the smallest, then fewer
-    finalists. One epoch of one finalist in any case.
+    trainings has FINAL_EPOCHS; where there is none, fewer finalists, then fewer epochs: after one
+    epoch three finalists tell less than one of them after several. One epoch in any case.
     """
-    least = min(FINAL_EPOCHS, epochs)
+    least, fits = min(FINAL_EPOCHS, epochs), 0
     for n in range(len(paces) - 1, 0, -1):
         fixed = SEEDS * sum(pace.fixed for pace in paces[: n + 1])
         for size in reversed(sizes):
             once = SEEDS * sum(pace.cost(size, 1) for pace in paces[: n + 1])
             fits = int((seconds - fixed) / max(once - fixed, 1e-9) + 1e-6)
-            if fits >= least or (size == sizes[0] and fits >= 1):
+            if fits >= least:
                 return size, min(fits, epochs), n
-    return sizes[0], 1, 1
+    return sizes[0], max(1, fits), 1
