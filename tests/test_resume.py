@@ -143,7 +143,7 @@ def test_killed_at_random_and_by_sigterm_with_folds_and_votes(killer, whole):
     ends = set()
     for kill in range(12 if SLOW else 3):
         number = (signal.SIGTERM, signal.SIGKILL)[kill % 2]
-        seconds = rng.uniform(0.3, 3.0)
+        seconds = rng.uniform(0.2, 1.2)  # the whole run takes about two
         code, said = killer("folds", settings, seconds=seconds, signal=int(number))
         ends.add(code)
         if code == 143:  # cleanly: it says how to go on, and whoever watches knows
