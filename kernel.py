@@ -116,67 +116,67 @@ MODULES = {}
 #  3459  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
 #  3757  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
 #  3980  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  4263  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  4530  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  4781  data/codepages.py     Names in zip files, which often do not say in which code page they are.
-#  4906  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  5137  data/headers.py       What the header of a JPEG says, read without a decoder.
-#  5243  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
-#  5483  data/kinds.py         What a file is by its first bytes, where its name says something else.
-#  5574  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
-#  5863  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  6013  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6218  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  6450  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  6742  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7094  data/tables.py        CSV files as people and their tools write them.
-#  7211  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  7528  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  7533  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  7789  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  8125  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  8449  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  8777  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  8849  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
-#  9003  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-#  9271  train/__init__.py     Training: one network through its sizes, and what watches it.
-#  9276  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-#  9494  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-#  9552  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-#  9689  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-#  9874  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-#  9922  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-# 10043  train/steps.py        Seconds of training and prediction steps, taken in one place.
-# 10114  train/studio.py       What a training works with, and what it comes to.
-# 10168  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-# 10334  train/trainer.py      One network on its way through the stages.
-# 10685  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 11026  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 11031  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-# 11329  votes/cast.py         Views of photos through a network, which gives votes.
-# 11432  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
-# 11574  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 11757  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 12000  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 12295  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 12300  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 12436  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 12532  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 12778  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 13033  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 13251  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
-# 13454  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
-# 13459  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
-# 13681  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
-# 13823  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
-# 14084  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
-# 14285  search/pictures.py    Pictures of a search.
-# 14523  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
-# 14645  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
-# 14823  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
-# 14992  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
-# 15243  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
-# 15421  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
+#  4260  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  4527  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  4778  data/codepages.py     Names in zip files, which often do not say in which code page they are.
+#  4903  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  5134  data/headers.py       What the header of a JPEG says, read without a decoder.
+#  5240  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
+#  5480  data/kinds.py         What a file is by its first bytes, where its name says something else.
+#  5571  data/labels.py        What labels mean: which texts are one class, which are no labels, what a sample asks for.
+#  5860  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  6010  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  6215  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  6447  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  6739  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7091  data/tables.py        CSV files as people and their tools write them.
+#  7208  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  7525  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  7530  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  7786  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  8122  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  8446  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  8774  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  8846  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+#  9000  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+#  9268  train/__init__.py     Training: one network through its sizes, and what watches it.
+#  9273  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+#  9491  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+#  9549  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+#  9686  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+#  9871  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+#  9919  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+# 10040  train/steps.py        Seconds of training and prediction steps, taken in one place.
+# 10111  train/studio.py       What a training works with, and what it comes to.
+# 10165  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+# 10331  train/trainer.py      One network on its way through the stages.
+# 10682  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+# 11023  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 11028  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+# 11326  votes/cast.py         Views of photos through a network, which gives votes.
+# 11429  votes/decide.py       From the members' votes to the probabilities of the submission: gates, then a blend.
+# 11571  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+# 11754  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 11997  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 12292  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 12297  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 12433  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 12529  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 12775  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 13030  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 13248  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+# 13451  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
+# 13456  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+# 13678  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
+# 13820  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
+# 14081  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
+# 14282  search/pictures.py    Pictures of a search.
+# 14520  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
+# 14643  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+# 14821  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+# 14990  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
+# 15241  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
+# 15419  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -4077,10 +4077,7 @@ def make_batches(
     # keras-cv draws from a generator with a state. To go on from a later epoch, the draws of the
     # earlier ones are made again, on blank photos.
     dataset = tf.data.Dataset.range(0 if mixed else numbers.start, numbers.stop)
-    # AutoGraph would take a third of a second to find that there is nothing to convert.
-    tensors = tf.autograph.experimental.do_not_convert(
-        _tensors(maker, numbers.start, classes, machine)
-    )
+    tensors = _tensors(maker, numbers.start, classes, machine)
     dataset = dataset.map(tensors, num_parallel_calls=threads(), deterministic=True)
     if mixed:
         dataset = dataset.enumerate().map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
@@ -14525,7 +14522,8 @@ MODULES["search/plan.py"] = r'''"""How a search spends its time: which sizes, ho
 
 Successive halving by thirds (Jamieson and Talwalkar, arXiv 1502.07943), in which the rungs are
 photo sizes: each keeps about a third of its candidates for the next, larger size. All photos for
-few epochs rank candidates better than few photos for many (EcoNAS, arXiv 2001.01233).
+few epochs rank candidates better than few photos for many (EcoNAS, arXiv 2001.01233). The shares
+and counts below were chosen, not compared (MEASUREMENTS: a search at small sizes).
 """
 
 from __future__ import annotations

@@ -97,10 +97,7 @@ def make_batches(
     # keras-cv draws from a generator with a state. To go on from a later epoch, the draws of the
     # earlier ones are made again, on blank photos.
     dataset = tf.data.Dataset.range(0 if mixed else numbers.start, numbers.stop)
-    # AutoGraph would take a third of a second to find that there is nothing to convert.
-    tensors = tf.autograph.experimental.do_not_convert(
-        _tensors(maker, numbers.start, classes, machine)
-    )
+    tensors = _tensors(maker, numbers.start, classes, machine)
     dataset = dataset.map(tensors, num_parallel_calls=threads(), deterministic=True)
     if mixed:
         dataset = dataset.enumerate().map(_mixer(cfg), num_parallel_calls=1, deterministic=True)

@@ -2,7 +2,8 @@
 
 Successive halving by thirds (Jamieson and Talwalkar, arXiv 1502.07943), in which the rungs are
 photo sizes: each keeps about a third of its candidates for the next, larger size. All photos for
-few epochs rank candidates better than few photos for many (EcoNAS, arXiv 2001.01233).
+few epochs rank candidates better than few photos for many (EcoNAS, arXiv 2001.01233). The shares
+and counts below were chosen, not compared (MEASUREMENTS: a search at small sizes).
 """
 
 from __future__ import annotations
