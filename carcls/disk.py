@@ -12,7 +12,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +31,10 @@ _NO_PHOTO = re.compile(
 )
 # What zipfile and numpy raise on a file that is no whole .npz, beside OSError and ValueError.
 NO_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+# Ways to lock a folder.
+ALONE, IN_TURN = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX
+TOGETHER = fcntl.LOCK_SH | fcntl.LOCK_NB
+_without_locks: set[int] = set()  # file systems of which that was said
 _DEEP = 7  # levels: input/models/<owner>/<model>/keras/<variation>/<version>
 _MANY = 3000  # folders at most, per root
 _PHOTOS = {"train", "test", "test_upload", "train_images", "test_images"}
@@ -159,18 +163,44 @@ def unsealed(values: Any) -> dict[str, Any]:
     return rest
 
 
-def try_lock(folder: Path) -> int | None:
-    """The folder, open and locked until it is closed; None if another process has locked it."""
+def lock(folder: Path, how: int = ALONE) -> int | None:
+    """The folder, which is made if need be, open and locked; None if others have locked it.
+
+    how: ALONE; TOGETHER with others that ask for that; IN_TURN, as soon as the others have done. A
+    kill lets go of it. Where the file system knows no locks, a line says so, and all get them.
+    """
     make_folder(folder)
-    lock = os.open(folder, os.O_RDONLY)
+    opened = os.open(folder, os.O_RDONLY)  # the folder's own: nothing is left in it
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, how)
     except BlockingIOError:
-        os.close(lock)
+        os.close(opened)
         return None
-    except OSError:  # a file system without locks
-        pass
-    return lock
+    except OSError as error:  # some network file systems
+        device = os.fstat(opened).st_dev
+        if device not in _without_locks:
+            _without_locks.add(device)
+            why = f"cannot be locked ({error.strerror})"
+            print(f"warning: {folder} {why}; two processes in it would spoil each other's work")
+    return opened
+
+
+def unlock(opened: int | None) -> None:
+    """Let go of what ``lock`` has returned."""
+    if opened is not None:
+        with suppress(OSError):  # a forked process may have the folder open too
+            fcntl.flock(opened, fcntl.LOCK_UN)
+        os.close(opened)
+
+
+@contextmanager
+def locked(folder: Path, how: int = ALONE) -> Iterator[bool]:
+    """Whether the folder is locked, until the end, as by ``lock``."""
+    opened = lock(folder, how)
+    try:
+        yield opened is not None
+    finally:
+        unlock(opened)
 
 
 def flush(file: IO[bytes]) -> None:

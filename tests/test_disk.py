@@ -96,3 +96,17 @@ def test_search_roots(tmp_path, monkeypatch):
     (tmp_path / "kaggle" / "input").mkdir(parents=True)
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "kaggle"))
     assert disk.search_roots()[0] == tmp_path / "kaggle" / "input"
+
+
+def test_a_folder_is_locked_alone_or_together_until_it_is_let_go(tmp_path):
+    folder = tmp_path / "new"
+    with disk.locked(folder) as first, disk.locked(folder) as second:
+        assert (first, second) == (True, False)
+        assert not disk.lock(folder, disk.TOGETHER)
+    with disk.locked(folder, disk.TOGETHER) as first, disk.locked(folder, disk.TOGETHER) as second:
+        assert first and second and disk.lock(folder) is None
+    with pytest.raises(ZeroDivisionError), disk.locked(folder, disk.IN_TURN):
+        _ = 1 / 0
+    disk.unlock(disk.lock(folder))
+    with disk.locked(folder) as again:
+        assert again

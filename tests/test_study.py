@@ -1,17 +1,21 @@
 """Ablations: equal terms or an error, paired seeds, and what is left when something fails."""
 
-import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from carcls import config, record, spine
+from carcls import config, disk
 from carcls.config import Config
 from carcls.desk import cli, study, study_page
-from carcls.errors import ConfigError, InputError, Stopped, TrainingDiverged
+from carcls.desk.study_page import Arm, Findings
+from carcls.errors import ConfigError, InputError, Stopped
+from carcls.search import trial
+from carcls.search.trial import Outcome
+from carcls.train import monitor
 
 
 @pytest.fixture
@@ -60,6 +64,7 @@ def test_an_arm_that_is_not_on_equal_terms_is_refused(base, arm, said):
         ({"budget_minutes": 9}, "budget_minutes=9"),
         ({"patience": 2}, "patience=2 in a study: arms that stop after different epochs"),
         ({"resume": False}, "resume=False"),
+        ({"tune_minutes": 9}, "tune_minutes=9"),
         ({"earlier": "runs/1"}, "earlier=runs/1"),
     ],
     ids=str,
@@ -97,106 +102,131 @@ def test_arms_have_folders_of_their_own():
     assert {folder.parent.parent for folder in folders} == {Path("study")}
 
 
-def test_intervals_are_students():
-    mean, half = study_page.interval(np.array([1.0, 2.0, 3.0]))
+def test_intervals_are_students_and_no_narrower_than_the_photos_make_them():
+    mean, half = study_page.interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)  # t of two degrees of freedom
-    assert math.isnan(study_page.interval(np.array([1.0]))[1])
+    assert math.isnan(study_page.interval([1.0])[1])
+    assert study_page.interval([2.0, 2.0], [0.3, 0.4]) == (2, pytest.approx(1.96 * 0.25, rel=1e-4))
 
 
-def rows(arm: str, accuracies: list[float], losses: list[float], **notes: str) -> list[dict]:
-    """Of seeds 1, 2, …; notes: ``seed2="…"``."""
-    return [
-        {
-            "arm": arm,
-            "seed": seed,
-            "learning_rate": "adam",
-            "epochs": 2,
-            "accuracy": accuracy,
-            "log_loss": loss,
-            "photos": 100,
-            "seconds_per_epoch": 1.0,
-            "note": notes.get(f"seed{seed}", ""),
-        }
-        for seed, (accuracy, loss) in enumerate(zip(accuracies, losses, strict=True), 1)
-    ]
+PHOTOS = 100
+ROWS = [
+    {"epoch": n, "accuracy": 0.5, "val_accuracy": 0.5, "loss": 1.0, "val_loss": 1.0, "lr": 0.02}
+    for n in (1, 2)
+]
+FACTS = {"lr": 0.02, "pooling": "avg", "backbone": "tiny", "the first weights": "abc"}
 
 
-def test_differences_are_between_the_same_seeds():
+def outcome(accuracy: float, loss: float, spread: float = 0.0, **more) -> Outcome:
+    """So many photos right, and losses around a mean."""
+    right = [n < round(PHOTOS * accuracy) for n in range(PHOTOS)]
+    losses = (loss + spread * np.resize([-1, 1], PHOTOS)).tolist()
+    return Outcome(losses, right, epoch_seconds=2.0, rows=ROWS, **{"facts": FACTS, **more})
+
+
+def found(**arms: list[Outcome]) -> Findings:
+    """Of arms by name, each with seeds 1, 2, …"""
+    outcomes = {(n, seed): o for n, seeds in arms.items() for seed, o in enumerate(seeds, 1)}
+    return Findings([Arm(name, Config()) for name in arms], outcomes)
+
+
+def both(*pairs: tuple[float, float], **more) -> list[Outcome]:
+    return [outcome(accuracy, loss, **more) for accuracy, loss in pairs]
+
+
+def test_differences_are_between_the_same_seeds(monkeypatch):
     """Seeds that differ by far more than the arms do, so that only pairs tell them apart."""
-    table = pd.DataFrame(
-        rows("base", [0.5, 0.7, 0.9], [3.0, 2.0, 1.0])
-        + rows("max", [0.45, 0.64, 0.86], [2.9, 1.91, 0.9])  # in every seed
-        + rows("chance", [0.6, 0.6, 0.95], [2.9, 2.2, 1.0])
-        + rows("photo", [0.51, 0.71, 0.91], [2.9, 2.2, 1.0])
-        + rows("short", [0.9, 0.9, 0.9], [0.1, 0.1, 0.1], seed2="1.5 of 2 passes")
-        + rows("old", [0.9, 0.9, 0.9], [0.1, 0.1, 0.1])
-        + rows("one", [0.9], [0.1])
-        + rows("lost", [math.nan], [math.nan], seed1="diverged")
-    )
-    found = study_page.summary(table, {("old", 3): ["lr 0.1 → 0.2"]}).set_index("arm")
-    assert found["verdict"].to_dict() == {
+    monkeypatch.setattr(study_page.config, "settings_of", lambda words: {})  # arms by any name
+    well = both((0.9, 0.1), (0.9, 0.1), (0.9, 0.1))
+    rows = study_page.summary(
+        found(
+            base=both((0.5, 3.0), (0.7, 2.0), (0.9, 1.0)),
+            max=both((0.41, 2.9), (0.60, 1.91), (0.82, 0.9)),  # in every seed
+            chance=both((0.6, 2.9), (0.6, 2.2), (0.95, 1.0)),
+            photo=both((0.51, 2.9), (0.71, 2.2), (0.91, 1.0)),  # one of a hundred, always
+            agree=both((0.5, 2.9), (0.7, 1.9), (0.9, 0.9), spread=2.0),  # seeds do, photos do not
+            less=[well[0], replace(well[1], note="memory ran out: batches of 4"), well[2]],
+            old=[*well[:2], replace(well[2], facts={**FACTS, "lr": 0.2})],
+            one=well[:1],
+            lost=[Outcome(diverged="NaN", facts=FACTS)],
+        )
+    ).set_index("arm")
+    assert rows["verdict"].to_dict() == {
         "base": "",
         "max": "accuracy worse, log-loss better",
         "chance": "unresolved",  # S80
-        "photo": "unresolved",  # always one photo of a hundred, and no surer than that
-        "short": "not compared: seed 2: 1.5 of 2 passes",  # S71: found when they are trained
-        "old": "not compared: seed 3: lr 0.1 → 0.2",
+        "photo": "unresolved",
+        "agree": "unresolved",
+        "less": "not compared: seed 2: memory ran out: batches of 4",  # S71
+        "old": "not compared: seed 3: lr 0.02 → 0.2",
         "one": "unresolved: one seed",
-        "lost": "not compared: seed 1: diverged",
+        "lost": "not compared: seed 1: diverged: NaN",
     }
-    assert found.loc["max", "accuracy_change"] == pytest.approx(-0.05)
-    assert found.loc["base", "accuracy_half"] > 0.4
-    assert math.isnan(found.loc["old", "accuracy_change"])
-    assert found["seeds"].tolist() == [3, 3, 3, 3, 3, 3, 1, 0]
-    text = study_page.lines(found.reset_index())
-    assert "-0.050 ± 0.025" in text[2]
-    assert "±" not in text[7]  # of one seed there is no interval
-    assert "nan" not in "".join(text)
+    changes = rows["accuracy against base"]
+    assert (changes["max"].split(" ± ")[0], changes["old"], changes["one"]) == (
+        "-0.090",
+        "",
+        "+0.400",  # of one seed there is no interval
+    )
+    assert float(rows["accuracy"]["base"].split(" ± ")[1]) > 0.4
+    assert rows["seeds"].tolist() == ["3"] * 7 + ["1", "0"]
+    assert "nan" not in "".join(study_page.lines(rows.reset_index())).replace("NaN", "")
 
 
-def test_a_fault_of_the_base_is_said_to_be_the_bases():
-    base = rows("base", [0.5, math.nan], [3.0, math.nan], seed2="diverged")
-    found = study_page.summary(pd.DataFrame(base + rows("max", [0.4, 0.6], [2.9, 1.9])), {})
-    assert found["verdict"].tolist() == ["seed 2: diverged", "not compared: base, seed 2: diverged"]
+def test_a_fault_of_the_base_is_said_to_be_the_bases(monkeypatch):
+    base = [outcome(0.5, 3.0), Outcome(diverged="NaN", facts=FACTS)]
+    monkeypatch.setattr(study_page.config, "settings_of", lambda words: {})
+    rows = study_page.summary(found(base=base, max=both((0.4, 2.9), (0.6, 1.9))))
+    lost = "base, seed 2: diverged: NaN"
+    assert rows["verdict"].tolist() == ["seed 2: diverged: NaN", f"not compared: {lost}"]
 
 
-def leave_run(cfg: Config, about: dict | None = None) -> None:
-    """What a study reads of a finished run, without a training."""
-    folder = Path(cfg.out) / "member1"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "config.json").write_text(cfg.model_dump_json())
-    measured = {"accuracy": 0.5 + 0.1 * (cfg.pooling == "max"), "log_loss": 1.0}
-    result = {"members": [measured], "validation_photos": 9, "source": "s", "versions": "v"}
-    (folder.parent / "result.json").write_text(json.dumps(result))
-    columns = ["epoch", "accuracy", "loss", "val_accuracy", "val_loss", "lr", "seconds"]
-    rows = [[1, 0.4, 1.5, 0.4, 1.5, 0.02, 9.0], [2, 0.5, 1.0, 0.5, 1.0, 0.01, 2.0]]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "history.csv", index=False)
-    facts = {"lr": cfg.lr, "pooling": cfg.pooling, "dropout": cfg.dropout}
-    record.Steps(folder).finish("training", facts, [], **(about or {}))
+@pytest.mark.parametrize(
+    ("arm", "facts", "said"),
+    [
+        ("pooling=max", {"pooling": "max"}, []),
+        ("pooling=max", {"pooling": "max", "lr": 0.03}, ["lr 0.02 → 0.03"]),
+        ("backbone=other", {"backbone": "other", "the first weights": "def"}, []),
+        ("pooling=max", {"the first weights": "def"}, ["the first weights changed"]),
+    ],
+)
+def test_what_was_trained_from_something_else_is_not_compared(arm, facts, said):
+    was, now = outcome(0.5, 1.0), outcome(0.5, 1.0, facts={**FACTS, **facts})
+    assert study_page.unequal(arm, was, now) == said
+    elsewhere = replace(now, machine=["jax", "tpu"])
+    assert study_page.unequal(arm, was, elsewhere) == [*said, "another machine"]
+    assert study_page.unequal("precision=float32", was, elsewhere) == (
+        study_page.unequal("precision=float32", was, now)
+    )
 
 
 @pytest.fixture
 def started(monkeypatch) -> list:
-    """(pooling, lr, seed) of every run that begins; the third is stopped, lr=9 diverges."""
+    """(pooling, lr, seed) of every training that begins; the third is stopped, lr=9 diverges."""
     seen: list = []
-    monkeypatch.setattr(
-        study_page, "draw_arm", lambda seeds, base, path: path.write_bytes(b"a picture")
-    )
 
-    def run(cfg):
+    def draw(histories, base, path) -> Path:
+        path.write_bytes(b"a picture")
+        return path
+
+    monkeypatch.setattr(study_page, "draw_arm", draw)
+
+    def train(trainer, task) -> Outcome:
+        cfg = task.cfg
         seen.append((cfg.pooling, cfg.lr, cfg.seed))
         if len(seen) == 3:
             raise Stopped("enough")
+        facts = trainer._job(task).facts(trainer.s.table.frame)
         if cfg.lr == 9:
-            raise TrainingDiverged("the loss is NaN", "a lower lr")
-        leave_run(cfg)
+            return Outcome(diverged="the loss is NaN", facts=facts)
+        return outcome(0.5 + 0.1 * (cfg.pooling == "max"), 1.0, facts=facts)
 
-    monkeypatch.setattr(spine, "run", run)
+    monkeypatch.setattr(trial.Trainer, "__call__", train)
     return seen
 
 
-def test_a_study_runs_each_arm_with_each_seed_goes_on_and_grows(base, tmp_path, started, capsys):
+def test_a_study_trains_each_arm_with_each_seed_goes_on_and_grows(base, tmp_path, started, capsys):
     given = (base, ["pooling=max", "lr=9"], 2, ["lr"])
     out = tmp_path / "out" / "study"
     with pytest.raises(Stopped):
@@ -206,12 +236,12 @@ def test_a_study_runs_each_arm_with_each_seed_goes_on_and_grows(base, tmp_path, 
 
     page = study.study(*given)
     said = capsys.readouterr().out
-    assert started[3:] == [(p, lr, s) for s in (1, 2) for p, lr in SETTINGS]
+    every = [(p, lr, s) for s in (1, 2) for p, lr in SETTINGS]
+    assert started[3:] == every[2:]  # each once
     table = pd.read_csv(page.parent / "study.csv", keep_default_na=False).set_index(["arm", "seed"])
     assert sorted(table.index) == [(a, s) for a in ("base", "lr=9", "pooling=max") for s in (1, 2)]
-    assert set(table.loc["lr=9", "note"]) == {"diverged: the loss is NaN; a lower lr"}
+    assert set(table.loc["lr=9", "note"]) == {"diverged: the loss is NaN"}
     assert table.loc[("pooling=max", 2), "accuracy"] == "0.6"
-    assert table.loc[("base", 1), "seconds_per_epoch"] == "2.0"  # S17, the first decodes
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 3  # S73: a row an arm
     assert "not compared: seed 1: diverged" in text
@@ -219,68 +249,53 @@ def test_a_study_runs_each_arm_with_each_seed_goes_on_and_grows(base, tmp_path, 
     own = [out / arm / seed / ".scratch" for arm, seed in (("base", "seed1"), ("lr=9", "seed2"))]
     assert own[0].samefile(own[1])  # photos are unpacked once
 
+    # A photo less: what was trained with it is trained anew.
+    next((tmp_path / "competition" / "train" / "1").iterdir()).unlink()
+    study.study(base, ["pooling=max"], 1)
+    assert started[len(every) + 1 :] == [("avg", 0.02, 1), ("max", 0.02, 1)]
+    assert "lr=9" in page.read_text()
     # Another question of the same base joins; another base would replace what there is.
     study.study(base, ["dropout=0.1"], 1)
-    assert page.read_text().count("data:image/png;base64,") == 4
-    with pytest.raises(ConfigError, match=r"study of lr 0.02, not 0.03; choose another --out"):
+    assert len(started) == len(every) + 4
+    with pytest.raises(ConfigError, match=r"differs in lr 0.02 → 0.03; choose another --out"):
         study.study(base.replace(lr=0.03), ["dropout=0.1"], 1)
+    (out / study.STATE).write_text("{}")
+    with pytest.raises(InputError, match=r"study.json: not as a study has left it"):
+        study.study(base, ["dropout=0.1"], 1)
 
 
 SETTINGS = (("avg", 0.02), ("max", 0.02), ("avg", 9))
 
 
-def test_what_was_trained_from_something_else_is_not_compared(base, tmp_path, started):
-    started += [None] * 3
+def test_a_study_with_real_trainings_goes_on_and_votes_on_no_test_photo(base, monkeypatch, capsys):
+    base, send = base.replace(stages="32x48x1,48x64x1"), monitor.Events.send
+
+    def stops(events, kind: str, **values) -> None:
+        if kind == "epoch" and values["stage"] == 2:
+            raise Stopped("enough")
+        send(events, kind, **values)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(monitor.Events, "send", stops)
+        study.study(base, ["pooling=max"], 1)
+    assert not list(Path(base.out).rglob(trial.NOTE))
+    capsys.readouterr()
+    page = study.study(base, ["pooling=max"], 1)
+    assert capsys.readouterr().out.count("epoch 1/1") == 1 + 2  # the base's first was done
+    out = page.parent
+    table = pd.read_csv(out / "study.csv")
+    assert table["note"].isna().all() and (table["photos"] == 9).all()
+    assert page.read_text().count("data:image/png;base64,") == 2
+    left = {path.name for path in out.rglob("*") if path.is_file()}
+    assert not left & {"submission.csv", "votes_test.npz", "report.html", "best.weights.h5"}
+    rows = (out / "pooling=max" / "seed1" / "member1" / trial.NOTE, out / "base")
+    facts = disk.read_json(rows[0])["facts"]
+    assert (facts["pooling"], len(facts["stages"])) == ("max", 2)
+    capsys.readouterr()
     study.study(base, ["pooling=max"], 1)
-    out = tmp_path / "out" / "study"
-    table = study._read(out / "study.csv")
-    assert not any(study.unequal(table, out).values())
-    note = out / "pooling=max" / "seed1" / "member1" / "steps.json"
-    steps = json.loads(note.read_text())
-    steps["training"]["facts"]["lr"] = 0.03
-    steps["training"]["about"]["machine"] = ["jax", "tpu"]
-    note.write_text(json.dumps(steps))
-    gone = ["what was trained is there no more"]
-    assert study.unequal(table, out)["pooling=max", 1] == gone
-    table.loc[table["arm"] == "pooling=max", "made_from"] = study._digest(steps["training"])
-    assert study.unequal(table, out)["pooling=max", 1] == ["lr 0.02 → 0.03", "another machine"]
-    note.unlink()
-    assert study.unequal(table, out)["pooling=max", 1] == gone
-
-
-@pytest.mark.parametrize(
-    ("about", "note"),
-    [
-        ({"smaller": 4}, "memory ran out: batches of 4"),
-        ({"shortened": "1.5 of 2 passes"}, "1.5 of 2 passes"),
-    ],
-)
-def test_what_a_training_has_met_is_in_its_row(base, tmp_path, about, note):
-    leave_run(base.replace(out=str(tmp_path / "run")), about)
-    assert study._row(study.Arm("base", base), 1, tmp_path / "run")["note"].startswith(note)
-
-
-def test_a_study_reads_what_a_run_leaves(base, tmp_path):
-    """With real trainings."""
-    study.study(base.replace(stages="32x48x1"), ["pooling=max"], 1)
-    out = tmp_path / "out" / "study"
-    table = study._read(out / "study.csv")
-    assert not any(study.unequal(table, out).values())
-    assert (table["note"] == "").all() and (table["made_from"] != "").all()
-    for row in table.itertuples():
-        result = json.loads((out / row.arm / "seed1" / "result.json").read_text())
-        assert result["validation_accuracy"] == row.accuracy
-        pooling = row.arm.removeprefix("pooling=").replace("base", "avg")
-        assert result["settings"]["pooling"] == pooling
-        assert result["settings"]["views"] == "1" and result["refit"] == {}
-
-
-def test_a_table_that_is_no_studys_is_named(tmp_path):
-    (tmp_path / "study.csv").write_text("arm,seed\nbase,1\n")
-    with pytest.raises(
-        InputError, match=r"study.csv: columns arm, seed; expected arm, seed, learning_rate"
-    ):
-        study._read(tmp_path / "study.csv")
+    again = capsys.readouterr().out
+    assert "epoch 1/" not in again and "anew" not in again
+    assert table.equals(pd.read_csv(out / "study.csv"))
 
 
 def test_the_command(monkeypatch):

@@ -1,22 +1,28 @@
-"""A study's summary, a row an arm: as a table of numbers, as text and as study.html."""
+"""What a study has found, a row an arm: compared with the base, as text, study.csv, study.html."""
 
 from __future__ import annotations
 
-import json
 import math
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from scipy.special import stdtrit
 
-from carcls import disk
+from carcls import config, disk, record
 from carcls.config import Config
-from carcls.report import charts, page
+from carcls.data.labels import spreadsheet_safe
+from carcls.report import charts, parts
+from carcls.search import space
+from carcls.votes import evidence
+
+if TYPE_CHECKING:
+    from carcls.search.trial import Outcome  # whose module imports Keras
 
 BASE = "base"
 CAPTION = (
@@ -27,118 +33,187 @@ CAPTION = (
 _LONG = ("arm", "learning rate", "verdict")  # columns whose cells are wrapped
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Mean of (n,) values and half of its 95 % interval, by Student's t; NaN of too few."""
-    n = len(values)
-    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return (float(values.mean()), half) if n else (math.nan, math.nan)
+@dataclass(frozen=True)
+class Arm:
+    """A variant to train: the base, or the base with some settings changed."""
+
+    name: str  # the changes as they were given
+    cfg: Config
+
+    @property
+    def rate(self) -> str:
+        """The optimiser and how its learning rate goes."""
+        cfg = self.cfg
+        rise = f", rising over {cfg.warmup:.0%}" if cfg.warmup and cfg.schedule != "plateau" else ""
+        return f"{cfg.optimizer}, {cfg.schedule} {cfg.lr:g}{rise}"
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.epochs for stage in self.cfg.stages)
 
 
-def summary(table: pd.DataFrame, unequal: dict[tuple[str, int], list[str]]) -> pd.DataFrame:
-    """Means over seeds with 95 % intervals, and differences to the base of the same seeds.
+@dataclass(frozen=True)
+class Findings:
+    """All that a study has found so far."""
 
-    An arm gets no verdict if one of its trainings, or the base's of the same seed, was cut short or
-    diverged, or differs in more than what is asked (``unequal``).
+    arms: Sequence[Arm]  # the base first
+    outcomes: dict[tuple[str, int], Outcome]  # by arm and seed
+
+    def of(self, name: str) -> dict[int, Outcome]:
+        """An arm's outcomes by seed."""
+        return {seed: outcome for (arm, seed), outcome in self.outcomes.items() if arm == name}
+
+    def table(self) -> pd.DataFrame:
+        """A row a training."""
+        arms = {arm.name: arm for arm in self.arms}
+        return pd.DataFrame(
+            {
+                "arm": name,
+                "seed": seed,
+                "learning_rate": arms[name].rate,
+                "batch": arms[name].cfg.batch,
+                "stages": space.written(arms[name].cfg, "stages"),
+                "epochs": arms[name].epochs,
+                "accuracy": outcome.accuracy,
+                "log_loss": math.nan if outcome.diverged else outcome.loss,
+                "photos": len(outcome.losses),
+                "train_accuracy": outcome.rows[-1]["accuracy"] if outcome.rows else math.nan,
+                "seconds_per_epoch": outcome.epoch_seconds or math.nan,
+                "note": _fault(outcome),
+            }
+            for (name, seed), outcome in self.outcomes.items()
+        )
+
+
+def summary(f: Findings) -> pd.DataFrame:
+    """A row an arm, as it is read: means over seeds, and differences to the base of the same seeds.
+
+    An arm gets no verdict if one of its trainings, or the base's of the same seed, diverged or ran
+    out of memory, or differs in more than what is asked.
     """
-    base = table[table["arm"] == BASE].set_index("seed")
-    arms = {name: table[table["arm"] == name].set_index("seed") for name in [BASE, *table["arm"]]}
-    return pd.DataFrame([_compare(name, arm, base, unequal) for name, arm in arms.items()])
+    return pd.DataFrame([_row(arm, f) for arm in f.arms if f.of(arm.name)])
 
 
-def _compare(
-    name: str, arm: pd.DataFrame, base: pd.DataFrame, unequal: dict[tuple[str, int], list[str]]
-) -> dict[str, Any]:
-    """An arm's row; arm and base: their trainings by seed."""
-    both = arm.index.intersection(base.index)
-    notes = [f"seed {seed}: {note}" for seed, note in arm["note"].items() if note]
-    if name != BASE:
-        lost = base.loc[both, "note"].items()
-        notes += [f"base, seed {seed}: {note}" for seed, note in lost if note]
-        notes += [f"seed {seed}: {what}" for seed in both for what in unequal.get((name, seed), [])]
-    row: dict[str, Any] = {
-        "arm": name,
-        "learning rate": arm["learning_rate"].iloc[-1],
-        "epochs": arm["epochs"].iloc[-1],
-        "seeds": int(arm["accuracy"].notna().sum()),
-        "seconds_per_epoch": arm["seconds_per_epoch"].mean(),
+def _row(arm: Arm, f: Findings) -> dict[str, str]:
+    own, base = f.of(arm.name), f.of(BASE)
+    both = [seed for seed in own if seed in base and arm.name != BASE]
+    notes = [f"seed {seed}: {_fault(own[seed])}" for seed in own if _fault(own[seed])]
+    notes += [f"base, seed {seed}: {_fault(base[seed])}" for seed in both if _fault(base[seed])]
+    for seed in both:
+        notes += [f"seed {seed}: {what}" for what in unequal(arm.name, base[seed], own[seed])]
+    ended = [outcome for outcome in own.values() if not outcome.diverged]
+    steady = [outcome.epoch_seconds for outcome in ended]
+    row = {
+        "arm": arm.name,
+        "learning rate": arm.rate,
+        "epochs": str(arm.epochs),
+        "seeds": str(len(ended)),
+        "accuracy": _show(*interval([outcome.accuracy for outcome in ended])),
+        "log-loss": _show(*interval([outcome.loss for outcome in ended])),
     }
-    resolved = []
-    # No difference in accuracy is surer than one photo.
-    one_photo = 1 / max(1, arm["photos"].max())
-    for what, better, least in (("accuracy", 1, one_photo), ("log_loss", -1, 0.0)):
-        row[what], row[f"{what}_half"] = interval(arm[what].dropna().to_numpy())
-        pairs = (arm.loc[both, what] - base.loc[both, what]).dropna().to_numpy()
-        mean, half = interval(pairs) if not notes else (math.nan, math.nan)
-        row |= {f"{what}_change": mean, f"{what}_change_half": half}
-        if abs(mean) > max(half, least) + 1e-9:
-            word = "better" if better * mean > 0 else "worse"
-            resolved.append(f"{what.replace('_', '-')} {word}")
-    if name == BASE:
-        row["verdict"] = "; ".join(notes)
-    elif notes:
-        row["verdict"] = f"not compared: {'; '.join(notes)}"
-    else:
-        unresolved = "unresolved" if len(both) > 1 else "unresolved: one seed"
-        row["verdict"] = ", ".join(resolved) or unresolved
-    return row
+    words = []
+    for what, measure in (("accuracy", "right"), ("log-loss", "losses")):
+        pairs = [(getattr(base[seed], measure), getattr(own[seed], measure)) for seed in both]
+        changes = [] if notes else [evidence.difference(*pair) for pair in pairs]
+        mean, half = interval([mean for mean, _ in changes], [error for _, error in changes])
+        row[f"{what} against base"] = _show(mean, half, "+")
+        if abs(mean) > half + 1e-9:
+            words.append(f"{what} {'better' if (mean > 0) == (what == 'accuracy') else 'worse'}")
+    row["s an epoch"] = f"{np.mean(steady):.1f}" if steady else ""
+    verdict = ", ".join(words) or ("unresolved" if len(both) > 1 else "unresolved: one seed")
+    if arm.name == BASE or notes:
+        verdict = ("not compared: " if arm.name != BASE else "") + "; ".join(notes)
+    return row | {"verdict": verdict}
+
+
+def _fault(outcome: Outcome) -> str:
+    """Why a training cannot be compared."""
+    return f"diverged: {outcome.diverged}" if outcome.diverged else outcome.note
+
+
+def unequal(arm: str, was: Outcome, now: Outcome) -> list[str]:
+    """In what an arm's training differs from the base's of the same seed, besides what it asks.
+
+    So it is where a study went on with other photos, on another machine or by other code.
+    """
+    asked = set(config.settings_of(arm.split()))
+    if asked & {"backbone", "weights"}:
+        asked.add("the first weights")
+    facts = ({k: v for k, v in of.facts.items() if k not in asked} for of in (was, now))
+    found = record.differences(*facts)
+    if was.machine != now.machine and "precision" not in asked:
+        found.append("another machine")
+    return found
+
+
+def interval(values: Sequence[float], errors: Sequence[float] = ()) -> tuple[float, float]:
+    """Mean of one value a seed, and half of its 95 % interval by Student's t; NaN of too few.
+
+    errors: standard errors of the values, by their photos; seeds that happen to agree make the
+    interval no narrower than the photos do.
+    """
+    n = len(values)
+    if n < 2:
+        return (values[0] if n else math.nan), math.nan
+    half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
+    return float(np.mean(values)), max(half, 1.959964 * math.hypot(*errors) / n)
+
+
+def _show(mean: float, half: float, sign: str = "") -> str:
+    if math.isnan(mean):
+        return ""
+    return f"{mean:{sign}.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
 
 
 def lines(rows: pd.DataFrame) -> list[str]:
     """The summary as text."""
-    text: str = pd.DataFrame(map(_cells, rows.to_dict("records"))).to_string(index=False)
+    text: str = rows.to_string(index=False)
     return text.splitlines()
 
 
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    """A row of the summary to be read, by head."""
-    is_base, seconds = row["arm"] == BASE, row["seconds_per_epoch"]
-    return {
-        "arm": row["arm"],
-        "learning rate": row["learning rate"],
-        "epochs": str(row["epochs"]),
-        "seeds": str(row["seeds"]),
-        "accuracy": _with_half(row, "accuracy"),
-        "log-loss": _with_half(row, "log_loss"),
-        "accuracy against base": "" if is_base else _with_half(row, "accuracy_change", "+"),
-        "log-loss against base": "" if is_base else _with_half(row, "log_loss_change", "+"),
-        "s an epoch": "" if math.isnan(seconds) else f"{seconds:.1f}",
-        "verdict": row["verdict"],
-    }
-
-
-def _with_half(row: dict[str, Any], name: str, sign: str = "") -> str:
-    if math.isnan(row[name]):
-        return ""
-    half = row[f"{name}_half"]
-    return f"{row[name]:{sign}.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
-
-
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>carcls study</title>
-<style>{{ style }} body{max-width:none} td{white-space:nowrap}
-td,th{font-size:13px;padding:.15em .5em}
-td.long{white-space:normal;overflow-wrap:anywhere;min-width:11em;max-width:16em}
-td img{width:560px;max-width:none}</style>
+_PAGE = """{% extends "base" %}
+{% block title %}carcls study{% endblock %}
+{% block style %}
+main { max-width: none }
+.wide td.long { white-space: normal; overflow-wrap: anywhere; min-width: 11em; max-width: 16em }
+.wide { max-height: none } .wide th { white-space: normal }
+td img { width: 560px; max-width: none }
+{% endblock %}
+{% block main %}
 <h1>carcls study</h1>
-<p>{{ done }} trainings. Accuracy and log-loss are the best epoch's, of {{ photos }} validation
-photos as they are, which each seed draws anew. ±: 95 % interval of the mean over seeds, by
-Student's t. Against base: mean difference to the base of the same seed. Better or worse means an
-interval without 0, and for accuracy more than one photo. By chance alone each arm is called so
-about one time in ten, and somewhat more often, as seeds share most of their photos. Seconds an
-epoch leave out the first epoch of a stage, which decodes.</p>
-<table><tr>{% for name in rows[0][0] %}<th>{{ name }}</th>{% endfor %}<th>curves</th></tr>
-{% for cells, picture in rows %}<tr>{% for name, cell in cells.items() -%}
+<p>{{ f.outcomes|length }} trainings. Accuracy and log-loss are the best epoch's, of {{ photos }}
+validation photos as they are, which each seed draws anew. ±: 95 % interval of the mean over seeds,
+by Student's t. Against base: mean difference to the base of the same seed, photo by photo; its
+interval is never narrower than the photos alone make it. Better or worse means an interval without
+0. By chance alone each arm is called so about one time in ten at most, and somewhat more often
+where seeds share many photos. Seconds an epoch leave out the first epoch of a stage, which decodes.
+</p>
+<div class="wide" tabindex="0" role="group" aria-label="Arms"><table class="sorts"><thead>
+<tr>{% for name in rows[0] %}<th scope="col">{{ name }}</th>{% endfor %}
+<th scope="col">curves</th></tr></thead><tbody>
+{% for cells in rows %}
+<tr>{% for name, cell in cells.items() -%}
 <td{% if name in long %} class="long"{% endif %}>{{ cell }}</td>
-{% endfor %}<td>{{ picture }}</td></tr>{% endfor %}</table><p>{{ caption }}</p>
-<h2>Settings of the base</h2><pre>{{ settings }}</pre>
-<p>Source {{ result.source }}; {{ result.versions }}</p></html>"""
+{% endfor %}<td>{{ picture(cells.arm) }}</td></tr>
+{% endfor %}</tbody></table></div>
+<p>{{ caption }}</p>
+<h2>Settings of the base</h2>
+<pre tabindex="0">{{ f.arms[0].cfg.model_dump_json(indent=2) }}</pre>
+<p>{% if last.facts %}Source {{ last.facts["the package's code"] }}, OpenCV {{
+last.facts.OpenCV }}; {% endif %}{{ versions }}; {{ last.machine|join(", ") }}</p>
+{% endblock %}
+"""
 
 
-def draw_arm(histories: Sequence[pd.DataFrame], base: Sequence[pd.DataFrame], path: Path) -> Path:
-    """Accuracy, loss and learning rate of an arm, a line a seed, in front of its base's."""
+def draw_arm(histories: Sequence[Any], base: Sequence[Any], path: Path) -> Path:
+    """Accuracy, loss and learning rate of an arm, a line a seed, in front of its base's.
+
+    histories, base: the rows of each training's history.
+    """
     with charts.drawing(path, 9, 2.6) as figure:
         axes = figure.subplots(1, 3)
         for all_seeds, colour in ((base, charts.GREY), (histories, "tab:blue")):
-            for history in all_seeds:
+            for history in map(pd.DataFrame, all_seeds):
                 epoch = np.arange(1, len(history) + 1)
                 for axis, name in zip(axes[:2], ("accuracy", "loss"), strict=True):
                     if all_seeds is histories:
@@ -149,36 +224,30 @@ def draw_arm(histories: Sequence[pd.DataFrame], base: Sequence[pd.DataFrame], pa
     return path
 
 
-def write(
-    rows: pd.DataFrame, table: pd.DataFrame, folders: Sequence[Path], base: Config, out: Path
-) -> Path:
-    """Write OUT/study.html: the summary with each arm's curves beside its row; returns its path.
+def write(f: Findings, out: Path) -> Path:
+    """Write OUT/study.csv, a row a training, and OUT/study.html, with each arm's curves."""
+    from carcls.conclusion import VERSIONS  # imports Keras, whose backend is chosen only now
 
-    folders: of the run of each row of the table.
-    """
-    histories: dict[str, list[pd.DataFrame]] = {name: [] for name in rows["arm"]}
-    results = []
-    for name, photos, folder in zip(table["arm"], table["photos"], folders, strict=True):
-        if photos > 0:  # else it diverged
-            results.append(json.loads((folder / "result.json").read_text()))
-            histories[name].append(pd.read_csv(folder / "member1" / "history.csv"))
-    places = dict(zip(table["arm"], [folder.parent for folder in folders], strict=True))
-    shown = []
-    for row in rows.to_dict("records"):
-        name = row["arm"]
-        picture = places[name] / "arm.png"
-        draw_arm(histories[name], [] if name == BASE else histories[BASE], picture)
-        shown.append((_cells(row), page.image(picture)))
-    template = jinja2.Environment(autoescape=True).from_string(_PAGE)
-    text = template.render(
-        style=Markup(page.STYLE),
-        rows=shown,
-        long=_LONG,
-        done=len(table),
-        caption=CAPTION,
-        photos=table["photos"].max(),
-        settings=base.model_dump_json(indent=2),
-        result=results[-1] if results else {},
-    )
+    table, of_base = f.table(), f.of(BASE).values()
+    disk.write_atomic(out / "study.csv", spreadsheet_safe(table).to_csv(index=False))
+    with tempfile.TemporaryDirectory() as folder:
+
+        def picture(name: str) -> str:
+            base = [outcome.rows for outcome in of_base if outcome.rows]
+            own = [outcome.rows for outcome in f.of(name).values() if outcome.rows]
+            drawn = draw_arm(own, base if name != BASE else [], Path(folder) / "arm.png")
+            return parts.image(drawn, f"Curves of {name}")
+
+        text = parts.render(
+            _PAGE,
+            f=f,
+            rows=summary(f).to_dict("records"),
+            long=_LONG,
+            caption=CAPTION,
+            photos=table["photos"].max(),
+            picture=picture,
+            last=list(f.outcomes.values())[-1],
+            versions={name: metadata.version(name) for name in VERSIONS},
+        )
     disk.write_atomic(out / "study.html", text)
     return out / "study.html"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -38,10 +37,7 @@ def _own_folder(folder: Path) -> Iterator[Path]:
     """A folder for this process's session, beside those of others that share the search."""
     for number in count(1):
         own = folder / f"process{number}"
-        lock = disk.try_lock(own / "taken")
-        if lock is not None:
-            try:
+        with disk.locked(own / "taken") as is_ours:
+            if is_ours:
                 yield own
-            finally:
-                os.close(lock)
-            return
+                return

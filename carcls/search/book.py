@@ -7,11 +7,9 @@ work: a training is claimed by a lock on its folder, which a kill lets go.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -23,8 +21,10 @@ from carcls.search import plan, space, trial
 from carcls.search.plan import Size
 from carcls.search.space import Point, Space
 from carcls.search.trial import Outcome, Task
+from carcls.values import Stage
 
 STATE, CANDIDATE = "search.json", "candidate.json"
+AT_WORK = "at-work"  # a folder that all who work on the search have locked together
 BASE = 0  # the number of the candidate that is the settings as they are
 
 
@@ -59,53 +59,64 @@ class Book:
     facts: record.Facts  # what the search is made from
     before: float = 0.0  # seconds of earlier sessions
     began: float = field(default_factory=time.monotonic)
-    claimed: int = -1  # the open folder of the training that is under way here
+    claimed: int | None = None  # the open folder of the training that is under way here
 
-    def open(self, anew: bool) -> None:
+    @contextmanager
+    def opened(self, anew: bool) -> Iterator[None]:
         """Go on from what the folder has of the same search; with resume=false it is put aside.
 
-        Another search is put aside (``anew``), else ConfigError is raised: others may be at work.
+        Another search is put aside, too (``anew``), else ConfigError is raised. So it is if others
+        are at work on what would be put aside.
         """
         disk.make_folder(self.folder)
         with self.turn():
-            try:
-                was = self.state()
-            except FileNotFoundError:
-                self.write(State(self.facts))
-                return
-            changed = record.differences(was.facts, self.facts)
-            if not was.rungs and not record.differences(
-                *map(_but_minutes, (was.facts, self.facts))
-            ):
-                self.write(State(self.facts))  # there was too little time, and is more now
-                changed = []
-            if not changed and self.base.resume:
-                self.before = was.spent
-                return
+            self._open(anew)
+            lock = disk.lock(self.folder / AT_WORK, disk.TOGETHER)
+        try:
+            yield
+        finally:
+            disk.unlock(lock)
+
+    def _open(self, anew: bool) -> None:
+        try:
+            was = self.state()
+        except FileNotFoundError:
+            self.write(State(self.facts))
+            return
+        changed = record.differences(was.facts, self.facts)
+        if not was.rungs and not record.differences(*map(_but_minutes, (was.facts, self.facts))):
+            self.write(State(self.facts))  # there was too little time, and is more now
+            changed = []
         if not self.base.resume:
-            changed = ["resume=false"]
-        elif not anew:
+            self._put_aside("resume=false")
+        elif changed and not anew:
             raise ConfigError(
                 f"{self.folder}: has a search that differs in {'; '.join(changed)}; move it away, "
                 "or choose another --out"
             )
-        names = (self.folder.with_name(f"{self.folder.name}.earlier{n}") for n in count(1))
-        aside = next(name for name in names if not name.exists())
-        self.folder.rename(aside)
-        print(f"search     begun anew, the one before is {aside.name}: {'; '.join(changed)}")
+        elif changed:
+            self._put_aside("; ".join(changed))
+        else:
+            self.before = was.spent
+
+    def _put_aside(self, why: str) -> None:
+        """Begin anew, and keep the search that is there under another name."""
+        with disk.locked(self.folder / AT_WORK) as is_idle:
+            if not is_idle:
+                raise ConfigError(
+                    f"{self.folder}: another process is at work on a search in it, which this one "
+                    f"would begin anew ({why}); wait for it, or choose another out"
+                )
+            names = (self.folder.with_name(f"{self.folder.name}.earlier{n}") for n in count(1))
+            aside = next(name for name in names if not name.exists())
+            self.folder.rename(aside)
+        print(f"search     begun anew, the one before is {aside.name}: {why}")
         disk.make_folder(self.folder)
         self.write(State(self.facts))
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> AbstractContextManager[bool]:
         """One process at a time reads and changes what the search has decided."""
-        lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # a file system without locks: one process works there
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
+        return disk.locked(self.folder, disk.IN_TURN)
 
     def state(self) -> State:
         """What is decided. Raises FileNotFoundError, InputError if it is not as it was left."""
@@ -172,9 +183,10 @@ class Book:
         rung, start = rungs[-1], None
         if len(rungs) > 1 and not rung.is_last:
             start = trial.weights(self.folder_of(number, len(rungs) - 1, rungs[-2], seed))
-        folder = self.folder_of(number, len(rungs), rung, seed)
-        cfg = self.cfg_of(number)
-        return Task(number, len(rungs), cfg, rung.size, rung.epochs, seed, folder, start)
+        stages = (Stage(height=rung.size[0], width=rung.size[1], epochs=rung.epochs),)
+        cfg = self.cfg_of(number).replace(**space.TERMS, stages=stages, seed=seed)
+        name, folder = f"candidate {number}", self.folder_of(number, len(rungs), rung, seed)
+        return Task(name, cfg, folder, start, number, len(rungs))
 
     def measured(self, state: State, number: int) -> dict[int, Outcome]:
         """By candidate what the trainings of a rung, other than the last, have measured."""
@@ -198,16 +210,12 @@ class Book:
 
     def claims(self, folder: Path) -> bool:
         """Take a training for this process; False if another has it."""
-        lock = disk.try_lock(folder)
-        if lock is None:
-            return False
-        self.claimed = lock
-        return True
+        self.claimed = disk.lock(folder)
+        return self.claimed is not None
 
     def release(self) -> None:
-        if self.claimed >= 0:
-            os.close(self.claimed)
-        self.claimed = -1
+        disk.unlock(self.claimed)
+        self.claimed = None
 
 
 def _but_minutes(facts: record.Facts) -> record.Facts:

@@ -44,13 +44,13 @@ class Search:
         ConfigError: the folder has another search.
         """
         book = self.book
-        book.open(self.anew)
-        self.proposer = propose.proposer(book.space, book.base.seed, book.folder)
-        self._begin()
-        number = 1
-        while self._climb(number):
-            number += 1
-        return book.state()
+        with book.opened(self.anew):
+            self.proposer = propose.proposer(book.space, book.base.seed, book.folder)
+            self._begin()
+            number = 1
+            while self._climb(number):
+                number += 1
+            return book.state()
 
     # --- The first rung -----------------------------------------------------------------------
 
@@ -89,8 +89,8 @@ class Search:
         state.most = int(min(plan.candidates(pace, self.sizes, at, room), points))
         if points < plan.LEAST:
             raise SearchError(
-                f"space: {points:.0f} different settings; expected at least {plan.LEAST} (compare "
-                "fewer by `carcls study`)"
+                f"tune_space: {points:.0f} different settings; expected at least {plan.LEAST} "
+                "(compare fewer by `carcls study`)"
             )
         if state.most < plan.LEAST:
             each = pace.cost(self.sizes[0], plan.EPOCHS)
@@ -157,9 +157,8 @@ class Search:
                 found = self.book.measured(state, index).get(candidate)
                 if found and not found.diverged:
                     return _pace(found, rung.size, rung.epochs)
-        first = self._first_task()
-        outcome = trial.read(first.folder) or Outcome()
-        return _pace(outcome, first.size, first.epochs)
+        outcome = trial.read(self._first_task().folder) or Outcome()
+        return _pace(outcome, self.sizes[0], plan.EPOCHS)
 
     def _next_task(self, number: int) -> Task | None:
         """A training of the rung that nobody else does, claimed; None when the rung is over."""
@@ -237,13 +236,14 @@ class Search:
             if outcome is None:
                 point = self.book.point_of(task.number)
                 words = " ".join(f"{name}={value}" for name, value in point.items())
-                epochs = f"{task.epochs} epoch{'s' * (task.epochs > 1)}"
-                where = f"{show(task.size)} for {epochs}, seed {task.seed}"
-                print(f"\n== candidate {task.number}, {where}\n  {words}", flush=True)
+                stage = task.cfg.stages[-1]
+                epochs = f"{stage.epochs} epoch{'s' * (stage.epochs > 1)}"
+                where = f"{show(stage.size)} for {epochs}, seed {task.cfg.seed}"
+                print(f"\n== {task.name}, {where}\n  {words}", flush=True)
                 outcome = self.train(task, is_last)
                 trial.save(task.folder, outcome, goes_on=not is_last)
                 numbers = f"log-loss {outcome.loss:.4f}, accuracy {outcome.accuracy:.4f}"
-                took = f"in {outcome.seconds:.0f} s"
+                took = f"in {outcome.seconds:.0f} s" + (outcome.note and f"; {outcome.note}")
                 print(f"measured   {outcome.diverged or numbers} {took}", flush=True)
                 with self.book.turn():
                     self.book.write(self.book.state())  # the time that it took

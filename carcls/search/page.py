@@ -6,14 +6,13 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from carcls import disk
 from carcls.data.labels import spreadsheet_safe
-from carcls.report import page
+from carcls.report import parts
 from carcls.search import pictures
 from carcls.search.book import BASE, show
 from carcls.search.findings import Findings
@@ -26,24 +25,15 @@ _SHOWN = {  # columns of the table of finalists, as people read them
     "apart_accuracy": "accuracy (apart)",
 }
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>carcls tune</title>
-<style>{{ style }}
-h1 { font-size: 2em; line-height: 1.2 }
+_PAGE = """{% extends "base" %}
+{% block title %}carcls tune{% endblock %}
+{% block style %}
 figure { overflow: auto; margin: 0.5em 0 }
-figcaption { position: sticky; left: 0 }
 .wide img { max-width: max(100%, 66em) }
-.differs { background: #fff0d0; font-weight: bold }
-.text td:last-child, .text th:last-child { text-align: left }
-.wide td { white-space: nowrap }
-.text td:last-child { white-space: normal; min-width: 26em }
+.differs { background: var(--loud); color: var(--loud-text); font-weight: bold }
 .settings :first-child { text-align: left }
-summary { cursor: pointer }
-</style>
-
+{% endblock %}
+{% block main %}
 <h1>{{ "Take the settings of candidate %d"|format(f.taken) if f.taken
        else "Keep the settings as they are" }}</h1>
 <p>{{ verdict }}.</p>
@@ -51,8 +41,9 @@ summary { cursor: pointer }
 {{ picture("verdict") }}
 
 <h2>The settings found</h2>
-<div class="wide settings"><table><tr><th>setting</th><th>as they are</th>
-<th>candidate {{ f.verdict.winner }}</th></tr>
+<div class="wide settings" tabindex="0" role="group" aria-label="Settings"><table><tr>
+<th scope="col">setting</th><th scope="col">as they are</th>
+<th scope="col">candidate {{ f.verdict.winner }}</th></tr>
 {% for name, value in f.points[f.verdict.winner].items() %}{% set was = f.points[0][name] %}
 <tr{% if value != was %} class="differs"{% endif %}><td>{{ name }}</td>
 <td>{{ was or "not set" }}</td><td>{{ value or "not set" }}</td></tr>
@@ -60,20 +51,20 @@ summary { cursor: pointer }
 <p>What differs is marked. {{ "" if f.taken else "These settings are not recommended." }}</p>
 <p>The last rung trained each of these anew, with {{ finalists.seeds.max() }} seed{{
 "" if finalists.seeds.max() == 1 else "s" }}; figures are means over the seeds. The photos that
-choose have chosen the winner, so their log-loss flatters it; those kept apart have not. Intervals
-are of the photos; how much a seed changes, the two seeds tell.</p>
-<div class="wide text">{{ html(finalists) }}</div>
+choose have chosen the winner, so their log-loss flatters it; those kept apart have not. How much a
+seed changes is told by all that ended two.</p>
+{{ table(finalists, "Candidates of the last rung", wrapped=True) }}
 {% endif %}
 
 <h2>How the search went</h2>
 <p>{{ time }} Candidates were proposed by {{ f.proposer }}; candidate 0 is the settings as they
 are.</p>
-<div class="wide">{{ html(rungs) }}</div>
+{{ table(rungs, "Rungs") }}
 <details><summary>All {{ trials|length }} trials, and why candidates stayed behind</summary>
-<div class="wide text">{{ html(trials) }}</div></details>
+{{ table(trials, "Trials", wrapped=True, digits=6) }}</details>
 
 <h2>The candidates</h2>
-<div class="wide">{{ picture("candidates") }}</div>
+{{ picture("candidates") }}
 
 <h2>Which setting mattered</h2>
 {{ picture("importance") }}
@@ -87,11 +78,11 @@ than about {{ few }} the order of the settings may be chance.</p>
 <h2>Did small sizes predict large ones?</h2>
 {% for sentence in agreements %}<p>{{ sentence }}</p>
 {% endfor %}
-<div class="wide">{{ picture("agreements") }}</div>
+{{ picture("agreements") }}
 
 <details><summary>All settings as they are</summary>
-<pre>{{ f.book.base.model_dump_json(indent=2) }}</pre></details>
-</html>
+<pre tabindex="0">{{ f.book.base.model_dump_json(indent=2) }}</pre></details>
+{% endblock %}
 """
 
 
@@ -111,16 +102,15 @@ def write(findings: Findings, out: Path) -> Path:
         "measured": len(findings.climbs[0].loss),
         "few": FEW,
     }
-    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
     with tempfile.TemporaryDirectory() as folder:
 
         def picture(name: str) -> Markup:
             path = Path(folder) / f"{name}.png"
             draw, caption = pictures.DRAWN[name]
             nothing = draw(findings, path)
-            return Markup("<p>{}</p>").format(nothing) if nothing else page.figure(path, caption)
+            return Markup("<p>{}</p>").format(nothing) if nothing else parts.figure(path, caption)
 
-        text = template.render(**content, picture=picture, html=_html, style=Markup(page.STYLE))
+        text = parts.render(_PAGE, **content, picture=picture)
     disk.write_atomic(out / "tune.html", text)
     return out / "tune.html"
 
@@ -189,9 +179,3 @@ def _time(f: Findings) -> str:
     own = 1 - f.training_seconds / max(f.seconds, 1e-9)
     share = f"{own:.1%} were the search's own" if own >= 0 else "processes shared the work"
     return f"The search took {f.seconds:,.0f} s, its trials {f.training_seconds:,.0f} s; {share}."
-
-
-def _html(table: pd.DataFrame) -> Markup:
-    with pd.option_context("display.max_colwidth", None):  # else reasons are cut off
-        shown = table.replace(np.inf, np.nan)
-        return Markup(shown.to_html(index=False, float_format="%.6g", na_rep="", border=0))

@@ -28,16 +28,15 @@ _AWAY = -0.13  # where a value is drawn that its axis cannot have
 
 def verdict(f: Findings, path: Path) -> str:
     """The winner less the base: the mean with its interval, and each seed."""
-    change = f.verdict.change
-    if change is None or not math.isfinite(change.error):
+    change, half = f.verdict.change, f.verdict.half
+    if not math.isfinite(change + half):
         return "There is no interval to draw."
     with drawing(path, 5.2, 1.9) as figure:
         axis = figure.subplots()
-        half = change.interval[1] - change.mean
         axis.axvline(0, color="black", lw=1)
-        axis.errorbar(change.mean, 1, xerr=half, fmt="D", color="tab:orange", capsize=5, lw=2)
-        axis.plot([seed.mean for seed in f.verdict.by_seed], [0] * len(f.verdict.by_seed), "ok")
-        far = 1.15 * max(abs(x) for x in (*change.interval, *(s.mean for s in f.verdict.by_seed)))
+        axis.errorbar(change, 1, xerr=half, fmt="D", color="tab:orange", capsize=5, lw=2)
+        axis.plot(f.verdict.by_seed, [0] * len(f.verdict.by_seed), "ok")
+        far = 1.15 * max(abs(change) + half, *map(abs, f.verdict.by_seed))
         axis.set_xlim(-far or -1, far or 1)
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.set_ylim(-0.6, 1.6)
@@ -205,9 +204,8 @@ DRAWN = {
     "verdict": (
         verdict,
         "Log-loss of the winner less that of the settings as they are, on photos kept apart from "
-        "the search: mean and 95 % interval, and each seed as a point. The winner is taken if its "
-        "mean is below zero by more than a standard error, about a quarter of the interval. Look "
-        "for an interval that lies left of zero as a whole: then it is surely better.",
+        "the search: mean and 95 % interval, by photos and by seeds, and each seed as a point. "
+        "Look for an interval that lies left of zero as a whole: then the winner is taken.",
     ),
     "candidates": (
         candidates,

@@ -6,6 +6,7 @@ import math
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from carcls import config, hosts
 from carcls.config import EQUAL_TERMS, MEMBER_SETTINGS, SESSION_SETTINGS, Config
@@ -15,6 +16,16 @@ from carcls.values import hide
 
 # A size is a rung's, a seed is a repetition's; a stage that stops early is not on equal terms.
 CHOOSABLE = (MEMBER_SETTINGS | EQUAL_TERMS | {"strength"}) - {"stages", "seed", "patience"}
+# Of each trial: photos as they are, and all of the epochs that are planned. What else a run does
+# has its own tables, or nothing to be measured on.
+TERMS: dict[str, Any] = {
+    "tta": "never",
+    "views": 1,
+    "pseudo": 0,
+    "refit_epochs": 0,
+    "patience": 0,
+    "folds": 1,
+}
 _RATES = ("lr", "weight_decay")  # whose ranges are even on a logarithmic scale
 # What a range of other settings would mean is not clear.
 _RANGES = {"dropout", "hidden", "depth_decay", "label_smoothing", "ema", "warmup", "batch", *_RATES}
@@ -141,19 +152,22 @@ def read(text: str, base: Config) -> Space:
     for word in text.split():
         name, equals, value = word.partition("=")
         if not equals:
-            raise ConfigError(f"space: {hide(word)!r} is not key=values, as in lr=5e-4:4e-3")
+            raise ConfigError(f"tune_space: {hide(word)!r} is not key=values, as in lr=5e-4:4e-3")
         if name not in CHOOSABLE:
             raise ConfigError(
-                f"space: {name} cannot be searched; expected some of {', '.join(sorted(CHOOSABLE))}"
+                f"tune_space: {name} cannot be searched; expected some of "
+                f"{', '.join(sorted(CHOOSABLE))}"
             )
         if name in space:
-            raise ConfigError(f"space: {name} is given twice; expected once")
+            raise ConfigError(f"tune_space: {name} is given twice; expected once")
         space[name] = _range(name, value) or _choices(name, value)
     if not space:
-        raise ConfigError("space: empty; expected at least one setting, as in lr=5e-4:4e-3")
+        raise ConfigError("tune_space: empty; expected at least one setting, as in lr=5e-4:4e-3")
     space = {name: _checked(name, part, base) for name, part in space.items()}
     if all(isinstance(part, Choices) and len(part.values) == 1 for part in space.values()):
-        raise ConfigError(f"space: {text}: nothing to choose; expected a range or several values")
+        raise ConfigError(
+            f"tune_space: {text}: nothing to choose; expected a range or several values"
+        )
     return space
 
 
@@ -163,9 +177,9 @@ def _checked(name: str, part: Range | Choices, base: Config) -> Range | Choices:
     try:
         found = tuple(written(settings(base, {name: value}), name) for value in values)
     except ConfigError as error:
-        raise ConfigError(f"space: {error}") from None
+        raise ConfigError(f"tune_space: {error}") from None
     if len(set(found)) < len(found):
-        raise ConfigError(f"space: {name}={','.join(values)}: one value comes twice")
+        raise ConfigError(f"tune_space: {name}={','.join(values)}: one value comes twice")
     return Choices(found) if isinstance(part, Choices) else part
 
 
@@ -177,13 +191,13 @@ def _range(name: str, value: str) -> Range | None:
         return None
     if name not in _RANGES:
         raise ConfigError(
-            f"space: {name}={value}: a range; expected a list of values, or a range of one of "
+            f"tune_space: {name}={value}: a range; expected a list of values, or a range of one of "
             f"{', '.join(sorted(_RANGES))}"
         )
     is_log = name in _RATES
     if not (math.isfinite(low) and low < high < math.inf) or (is_log and low <= 0):
         least = " and above 0" if is_log else ""
-        raise ConfigError(f"space: {name}={value}: expected LOW:HIGH, LOW below HIGH{least}")
+        raise ConfigError(f"tune_space: {name}={value}: expected LOW:HIGH, LOW below HIGH{least}")
     return Range(low, high, is_log, name in _WHOLE)
 
 

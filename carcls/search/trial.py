@@ -5,55 +5,37 @@ from __future__ import annotations
 import gc
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from carcls import disk, machine
+from carcls import disk, machine, metrics, record
 from carcls.config import Config
 from carcls.data.photos import Rows
 from carcls.errors import TrainingDiverged
 from carcls.nets import fast
-from carcls.search.plan import Size
 from carcls.session import Session
 from carcls.train import loop
 from carcls.train.job import Job
 from carcls.train.studio import BEST, LAST
-from carcls.values import Stage, Views
-from carcls.votes import cast, evidence
+from carcls.values import Views
+from carcls.votes import cast
 
 NOTE = "trial.json"
-# Photos as they are, all of the epochs that are planned: what else a run does has its own tables.
-TERMS: dict[str, Any] = {
-    "tta": "never",
-    "views": 1,
-    "pseudo": 0,
-    "refit_epochs": 0,
-    "patience": 0,
-    "folds": 1,
-}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A training: which settings, at which size, for how long, from which weights."""
+    """A training: its settings, what it leaves, and from which weights it goes on."""
 
-    number: int  # of the candidate
-    rung: int  # from 1
-    cfg: Config  # the candidate's
-    size: Size
-    epochs: int
-    seed: int
+    name: str  # for the log
+    cfg: Config  # of the training itself, on equal terms
     folder: Path  # what it leaves
-    start: Path | None = None  # the weights that the rung before has left
-
-    @property
-    def settings(self) -> Config:
-        """The settings of the training itself."""
-        stages = (Stage(height=self.size[0], width=self.size[1], epochs=self.epochs),)
-        return self.cfg.replace(**TERMS, stages=stages, seed=self.seed)
+    start: Path | None = None  # the weights that another one has left
+    number: int = 0  # of a search's candidate
+    rung: int = 1  # of the search
 
 
 @dataclass(frozen=True)
@@ -72,6 +54,9 @@ class Outcome:
     epoch_seconds: float = 0.0  # of an epoch, validation included
     rows: list[dict[str, Any]] = field(default_factory=list)  # of its history
     diverged: str = ""  # what ended it, if that did
+    note: str = ""  # in what it differs from what was asked
+    facts: record.Facts = field(default_factory=dict)  # what it was made from
+    machine: list[str] = field(default_factory=list)  # that trained it
 
     @property
     def loss(self) -> float:
@@ -83,15 +68,22 @@ class Outcome:
         return float(np.mean(self.right)) if self.right else float("nan")
 
 
-def read(folder: Path) -> Outcome | None:
-    """What the trial of that folder has measured; None if it has not ended, or is not as left."""
+def read(folder: Path, facts: record.Facts | None = None) -> Outcome | None:
+    """What the trial of that folder has measured; None if it has not ended, or is not as left.
+
+    facts: what it must have been made from, if that may have changed.
+    """
     try:
-        return Outcome(**disk.unsealed(disk.read_json(folder / NOTE)))
+        outcome = Outcome(**disk.unsealed(disk.read_json(folder / NOTE)))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        print(f"{folder / NOTE}: not as a search has left it ({error}); trained anew")
+        print(f"{folder / NOTE}: not as a trial has left it ({error}); trained anew")
         return None
+    changed = [] if facts is None else record.differences(outcome.facts, facts)
+    if changed:
+        print(f"{folder}: trained anew: {'; '.join(changed)}")
+    return None if changed else outcome
 
 
 def save(folder: Path, outcome: Outcome, goes_on: bool) -> None:
@@ -110,55 +102,60 @@ class Trainer:
     s: Session
     learn: Rows
     choose: Rows  # validated on after each epoch; they rank the candidates
-    apart: Rows  # looked at in the last rung alone
+    apart: Rows  # looked at in a search's last rung alone
 
-    def __call__(self, task: Task, is_last: bool) -> Outcome:
+    def measured(self, task: Task) -> Outcome | None:
+        """What the task's trial has measured, if it has ended and was made from the same facts."""
+        return read(task.folder, self._job(task).facts(self.s.table.frame, self.s.metric))
+
+    def __call__(self, task: Task, is_last: bool = False) -> Outcome:
         """Train, or go on from the last whole epoch of it, and measure. Raises Stopped."""
-        began = time.monotonic()
-        job = Job(
-            f"candidate {task.number}, rung {task.rung}",
-            task.folder,
-            task.settings,
-            self.learn,
-            self.choose,
-            task.start,
-        )
+        began, job, s = time.monotonic(), self._job(task), self.s
         disk.make_folder(task.folder)
         try:
-            return self._train(job, self.apart if is_last else None, began)
+            found = self._train(job, self.apart if is_last else None)
         except TrainingDiverged as error:
-            ended = str(error)
+            found = Outcome(diverged=str(error))
         except machine.memory_errors() as error:
-            if not machine.is_out_of_memory(error) or self.s.machine.processes > 1:
+            if not machine.is_out_of_memory(error) or s.machine.processes > 1:
                 raise
-            ended = "memory ran out"
-        print(f"diverged   {ended}")
-        return Outcome(seconds=time.monotonic() - began, diverged=ended)
+            found = Outcome(diverged="memory ran out")
+        if found.diverged:
+            print(f"diverged   {found.diverged}")
+        facts = job.facts(s.table.frame, s.metric) | s.spoiled(self.learn, self.choose)
+        now = [s.machine.backend, *s.machine.devices, s.machine.precision]
+        return replace(found, seconds=time.monotonic() - began, facts=facts, machine=now)
+
+    def _job(self, task: Task) -> Job:
+        return Job(task.name, task.folder, task.cfg, self.learn, self.choose, task.start)
 
     @fast.forgetting_traces()
-    def _train(self, job: Job, apart: Rows | None, began: float) -> Outcome:
+    def _train(self, job: Job, apart: Rows | None) -> Outcome:
         s = self.s
         trained = loop.read_back(s, job) or loop.train(s, job, float("inf"), None)
         assert trained is not None, "there is no deadline that it could miss"
-        net = trained.net or loop.load(s, job)
+        net = trained.net or loop.load(job.folder, job.cfg, len(s.table.classes), s.machine)
         cache, one = s.photos(trained.size, job.cfg.fit), Views(first=1, most=1)
         seen = [cast.cast_votes(net, cache, self.choose, one, job.cfg, s.machine)]
         if apart is not None:
             seen.append(cast.cast_votes(net, cache, apart, one, job.cfg, s.machine))
-        seconds = [row["seconds"] for row in trained.rows]
-        steady, history = seconds[1:] or seconds, trained.rows  # the first epoch decodes
+        history = trained.rows
+        # The first epoch of a stage decodes its photos.
+        steady = [row["seconds"] for row in history if row["epoch"] > 1] or [history[0]["seconds"]]
+        done = record.Steps(job.folder).done(loop.TRAINING)
+        smaller = done["about"]["smaller"] if done else 0
         del net, trained
         gc.collect()  # before the next network is made
-        losses = [evidence.losses(v.alone(), v.labels).round(6).tolist() for v in seen]
+        losses = [metrics.losses(v.alone(), v.labels).round(6).tolist() for v in seen]
         right = [(v.alone().argmax(1) == v.labels).tolist() for v in seen]
         return Outcome(
             losses[0],
             right[0],
             losses[1] if losses[1:] else [],
             right[1] if right[1:] else [],
-            seconds=time.monotonic() - began,
             epoch_seconds=sum(steady) / len(steady),
             rows=history,
+            note=f"memory ran out: batches of {smaller}, and lr in proportion" if smaller else "",
         )
 
 

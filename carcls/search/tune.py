@@ -107,7 +107,7 @@ def _facts(s: Session, trainer: trial.Trainer, searched: Space) -> record.Facts:
     kept_apart = record.rows(*job.photos(s.table.frame, trainer.apart))
     about = {name: str(part) for name, part in searched.items()}
     return {
-        **job.facts(s.table.frame),
+        **job.facts(s.table.frame, s.metric),
         "minutes": cfg.tune_minutes,
         "space": json.dumps(about),
         "the photos kept apart": kept_apart,
