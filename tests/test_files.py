@@ -141,12 +141,40 @@ def test_no_data(tmp_path, data, message):
         files.locate(Config(data=data))
 
 
-@pytest.mark.parametrize("lost", ["train.zip", "test.zip", "sample-submission.csv"])
+@pytest.mark.parametrize("lost", ["train.zip", "test.zip"])
 def test_what_is_missing_is_named_with_a_tree(tmp_path, lost):
     data = competition(tmp_path / "data")
     (data / lost).unlink()
     with pytest.raises(InputError, match=f"(?s)missing [^;]*{lost}.*There is:.*train.csv"):
         files.check(Config(data=str(data)))
+    for name in ("train.csv", "sample-submission.csv"):
+        (data / name).unlink()
+    with pytest.raises(
+        InputError, match=r"missing [^;]*\.zip.*; missing sample-sub\S* or train.csv"
+    ):
+        files.check(Config(data=str(data)))
+
+
+def test_without_a_sample_submission_photos_to_learn_from_and_to_predict_are_enough(
+    tmp_path, kaggle
+):
+    data = competition(tmp_path / "downloads" / "cars")
+    (data / "sample-submission.csv").unlink()
+    for top in (data, data.parent):
+        place = files.locate(Config(data=str(top)))
+        assert (place.root, place.sample_csv, place.notes) == (data, None, ())
+    (data / "my_submission.csv").write_text("Id,Category\n3.jpg,1\n")  # may be it
+    (note,) = files.locate(Config(data=str(data))).notes
+    assert "WARNING" in note and "my_submission.csv" in note
+    whole = competition(tmp_path / "downloads" / "whole")
+    assert files.check(Config(data=str(data.parent))) == whole  # one with a sample comes first
+    shutil.move(data, kaggle / "input" / "somebodys-photos")
+    with pytest.raises(InputError, match="is not there; attach it"):
+        files.check(Config())  # any data set may have photos of that name
+    shutil.move(kaggle / "input" / "somebodys-photos", kaggle / "input" / "deep" / SLUG)
+    assert files.check(Config()) == kaggle / "input" / "deep" / SLUG
+    competition(kaggle / "input" / "another")  # with a sample, but not the one that is named
+    assert files.check(Config()) == kaggle / "input" / "deep" / SLUG
 
 
 def test_a_run_folder_that_cannot_be_one(tmp_path):

@@ -19,6 +19,11 @@ def no_kaggle(tmp_path, monkeypatch):
     monkeypatch.setenv("CARCLS_KAGGLE_ROOT", str(tmp_path / "no-kaggle"))
 
 
+def of_ids(table):
+    """The table's notes but that 0 and 1 are taken for labels."""
+    return [note for note in table.notes if "labels are submitted" not in note]
+
+
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
@@ -182,7 +187,7 @@ SAMPLE, TRAIN = "sample-submission.csv", "train.csv"
         (SAMPLE, "Id,Category\n900.jpg,0\n900.jpg,0\n", "1 id .* once, such as '900.jpg'"),
         (SAMPLE, "Id,Category\n900.jpg,0\n,0\n", "row 3 has no id"),
         (SAMPLE, "Id,Category\n", "no rows below the header Id,Category"),
-        (SAMPLE, "Id\n900.jpg\n", "columns Id; expected two"),
+        (SAMPLE, "Id\n900.jpg\n", "column Id alone; expected an id and a label"),
         (SAMPLE, "Id,Category\nno,0\n", "1 of 1 ids match no file .*'no', and .* '900.jpg'"),
         (SAMPLE, "Id,Id\n900.jpg,0\n", "two columns are called Id"),
         (TRAIN, "", "train.csv: not a readable CSV file"),
@@ -190,7 +195,7 @@ SAMPLE, TRAIN = "sample-submission.csv", "train.csv"
         (TRAIN, "Id,Category\n1,2,3,4\n1,2\n1,2,3,4,5,6\n", "train.csv: not a readable CSV file"),
         (TRAIN, b"Id,Category\n\xff\xfe,0\n", "train.csv: not a readable CSV file"),
         (TRAIN, "Id,Category\n1.jpg,0,9\n2.jpg,1,9\n", r"CSV file \(rows have more fields"),
-        (TRAIN, "Id,Label\n100.jpg,0\n", "Id, Label; expected Id and Category, as in sample-sub"),
+        (TRAIN, "Id,x,y\n100.jpg,0,3\n", "columns x, y beside the ids, .* expected Category"),
         (TRAIN, "Id,Category\n100.jpg,0\n101.jpg,0\n", "every usable photo is of class 0"),
         (TRAIN, "Id,Category\n100.jpg,0\n200.jpg,1\n", "no class has two different photos"),
         (TRAIN, "Id,Category\n100.jpg,\n101.jpg,\n", "no train photo can be used; .* 2 no label"),
@@ -257,8 +262,9 @@ def test_a_column_of_ids_is_read_in_one_way_and_submitted_as_written(tmp_path, i
     assert table.sample_ids == [ident.format(n) for n in (900, 901)]
     numbers = [100, 101, 102, 103, 200, 201, 202, 203, 900, 901]
     assert [Path(path).name for path in table.frame["path"]] == [name.format(n) for n in numbers]
-    assert len(table.notes) == (2 if told else 0)  # train.csv and the sample
-    assert all(word in note for note in table.notes for word in told)
+    notes = of_ids(table)
+    assert len(notes) == (2 if told else 0)  # train.csv and the sample
+    assert all(word in note for note in notes for word in told)
 
 
 @pytest.mark.parametrize("few", [1, 4, 7])
@@ -269,7 +275,7 @@ def test_some_ids_may_have_a_front_that_others_have_not(tmp_path, few):
     case.csv("sample-submission.csv", [("imgs/900.jpg", 0), ("901.jpg", 0)])
     table = case.load()
     assert table.audit.empty and table.frame["readable"].all()
-    assert len(table.notes) == 2 and "WARNING" not in str(table.notes)
+    assert len(of_ids(table)) == 2 and "WARNING" not in str(table.notes)
 
 
 def test_an_id_in_a_folder_that_is_there_is_not_looked_for_elsewhere(tmp_path):
@@ -393,17 +399,19 @@ def test_folders_of_few_labels_only_part_the_photos(tmp_path):
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 AS_THEY_ARE = "absolute_ids backslash_ids dot_ids name_case nfd_names nfd_one same_names zeros_lost"
+PROBABILITIES = {
+    "binary_prob": ("positive", (1,)),
+    "one_hot": ("classes", (0, 1, 2)),
+    "prob_columns": ("classes", (0, 1, 2)),
+}
 REFUSED = {
-    "binary_prob": "label holds '0.5': probabilities",
-    "one_hot": "one column a class",
-    "prob_columns": "one column a class: probabilities",
     "sample_swapped": "Id looks like them",
     "lfs_train": r"found: (?s:.*)\n  24 unreadable: ",
 }
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside the repository")
-@pytest.mark.parametrize("name", [*AS_THEY_ARE.split(), *REFUSED])
+@pytest.mark.parametrize("name", [*AS_THEY_ARE.split(), *PROBABILITIES, *REFUSED])
 def test_shared_cases(tmp_path, name):
     cfg = Config(data=str(CASES / name), out=str(tmp_path))
     if name in REFUSED:
@@ -413,7 +421,8 @@ def test_shared_cases(tmp_path, name):
     table = photos.load(cfg, files.locate(cfg))
     assert table.audit.empty and table.frame["readable"].all()
     rows = (CASES / name / "sample-submission.csv").read_text().splitlines()[1:]
-    assert table.sample_ids == [row.rpartition(",")[0] for row in rows]
+    assert table.sample_ids == [row.partition(",")[0] for row in rows]
+    assert (table.asks.kind, table.asks.classes) == PROBABILITIES.get(name, ("labels", ()))
 
 
 # --- Class folders without train.csv --------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_nan_beside_numbers_is_a_gap_unless_the_sample_asks_for_it(tmp_path):
     assert labelled(tmp_path, ("0", "1", "nan"), ["0", "nan"]).load().classes == ["0", "1", "nan"]
 
 
-# --- Quantities, probabilities, columns -----------------------------------------------------------
+# --- Quantities, and what the sample's labels look like -------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,6 @@ def test_numbers_that_may_be_classes_are_taken_with_a_warning(tmp_path, labels, 
     assert all("WARNING" in text and "Category" in text and "quantity" in text for text in lines)
 
 
-@pytest.mark.parametrize("share", ["0.5", "0,5", ".5", "50%", "5e-1"])
-def test_probabilities_of_two_classes_are_refused(tmp_path, share):
-    with pytest.raises(InputError, match="sample-.*Category .*probabilities are asked for.* a, b"):
-        labelled(tmp_path, ("a", "b"), ["0", share]).load()
-
-
 @pytest.mark.parametrize(
     ("labels", "sample", "looks"),
     [
@@ -202,31 +196,6 @@ def test_a_label_of_the_sample_that_training_lacks_is_said(tmp_path):
     assert "1 of 2" in warning and "'c'" in warning
 
 
-HOT = [("100.jpg", 1, 0, 0), ("101.jpg", 0, 1, 0), ("200.jpg", 0, 0, 1)]
-
-
-@pytest.mark.parametrize(
-    ("train", "sample", "message"),
-    [
-        (HOT, ("Id,a,b,c", ".3,.3,.4"), "one column a class: probabilities"),
-        ([*HOT, ("201.jpg", 1, 1, 0)], ("Id,a,b,c", "0,0,0"), "several labels a photo"),
-        (HOT, ("Id,x,y", "12.5,-7"), "several numbers"),
-        (None, ("Id,0,1", ","), "one column a class: probabilities"),
-        (None, ("Id,Category,Usage", "0,Public"), "expected two, id and label$"),
-        (HOT, ("Id,Category", "0"), "train.csv: .*one column a class"),
-    ],
-)
-def test_columns_that_ask_for_something_else_are_refused_for_what_they_are(
-    tmp_path, train, sample, message
-):
-    case, (header, row) = Case(tmp_path), sample
-    if train:
-        case.csv("train.csv", train, "Id,a,b,c")
-    case.csv("sample-submission.csv", [(f"90{n}.jpg", row) for n in range(2)], header)
-    with pytest.raises(InputError, match=message):
-        case.load()
-
-
 def test_what_a_spreadsheet_would_calculate_is_text_for_people():
     texts = ["=1+1", "+a", "-b", "@c", "\t=d", "-1", "+2.5", "a=b", "", "'e"]
     frame = pd.DataFrame({"id": texts, "n": range(len(texts))})
@@ -237,6 +206,6 @@ def test_what_a_spreadsheet_would_calculate_is_text_for_people():
 
 def test_audit_csv_is_for_people_and_photos_csv_for_programs(tmp_path):
     case = Case(tmp_path, {"=1+1.jpg": (0, b"no photo"), "=2+2.jpg": (0, jpeg(1))})
-    session._write_tables(case.cfg, case.load(), tmp_path)
+    session.write_tables(case.cfg, case.load(), tmp_path)
     assert pd.read_csv(tmp_path / "audit.csv")["id"].tolist() == ["'=1+1.jpg"]
     assert "=2+2.jpg" in set(pd.read_csv(tmp_path / "photos.csv")["id"])

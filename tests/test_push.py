@@ -470,7 +470,8 @@ def finished(rows: int = 2, warnings: tuple = ()) -> dict[str, bytes]:
     table = b"Id,Category\n" + b"1.jpg,0\n" * rows
     made = {
         "made_by": "two networks",
-        "validation_accuracy": 0.9,
+        "metric": "accuracy",
+        "score": 0.9,
         "rows": rows,
         "warnings": warnings,
         "sha256": hashlib.sha256(table).hexdigest(),
@@ -523,7 +524,7 @@ def test_watch_prints_the_log_once_downloads_and_submits(server, capfd):
     assert not old.exists()
     (sent,) = server.sent("CreateSubmission")
     assert sent["competitionName"] == "sf-dl-car-classification"
-    assert sent["submissionDescription"] == "carcls: two networks, validation 0.9000"
+    assert sent["submissionDescription"] == "carcls: two networks, validation 0.9000 accuracy"
     assert server.sent("upload") == [finished()["submission.csv"]]
 
 
@@ -702,7 +703,8 @@ def test_a_submission_that_is_not_whole_is_not_sent(server, tmp_path):
     made = {
         "warnings": ["class 1 takes all: do not submit this"],
         "made_by": "x",
-        "validation_accuracy": 0.1,
+        "metric": "accuracy",
+        "score": 0.1,
     }
     with pytest.raises(InputError, match="not sent: class 1"):
         watch.submit(out, made, "cars")

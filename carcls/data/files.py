@@ -26,7 +26,7 @@ class Place:
 
     root: Path  # the competition's folder
     train_csv: Path | None  # None: one folder per class says the labels
-    sample_csv: Path
+    sample_csv: Path | None  # None: all test photos are predicted
     train_photos: Path
     test_photos: Path
     answers: Path | None  # the true test labels, which the drawn sample has
@@ -91,11 +91,13 @@ def _find(cfg: Config) -> Place:
     root = _root(cfg)
     train_csv, sample_csv = _file(root, TRAIN_NAMES), _file(root, SAMPLE_NAMES)
     trains, tests = _sources(root, TRAIN_FOLDERS), _sources(root, TEST_FOLDERS)
-    if sample_csv and trains and tests:
+    if trains and tests:
         answers = root / "answers" / "answers.csv"
         is_sample = (root / "sample.json").is_file() and answers.is_file()
         train, notes = layout.best(trains, train_csv, sample_csv)
         test, more = layout.best(tests, sample_csv, sample_csv)
+        if sample_csv is None:
+            more += _other_tables(root, train_csv)
         return Place(
             root,
             train_csv,
@@ -106,12 +108,22 @@ def _find(cfg: Config) -> Place:
             on_kaggle(),
             notes=(*notes, *more, *(() if train_csv else layout.unused(root))),
         )
-    lacks = [] if sample_csv else [SAMPLE_NAMES[0]]
-    lacks += [] if trains else ["train photos (train.zip, or a folder train with photos)"]
+    lacks = [] if trains else ["train photos (train.zip, or a folder train with photos)"]
     lacks += (
         [] if tests else ["test photos (test.zip, or a folder test_upload or test with photos)"]
     )
+    lacks += [] if sample_csv or train_csv else [f"{SAMPLE_NAMES[0]} or train.csv"]
     raise InputError(f"{root}: missing {'; missing '.join(lacks)}. There is:\n{tree(root)}")
+
+
+def _other_tables(root: Path, train_csv: Path | None) -> list[str]:
+    """A warning of CSV files that may be the sample submission under another name."""
+    others = [path.name for path in sorted(root.glob("*.csv")) if path != train_csv]
+    if not others:
+        return []
+    return [
+        f"WARNING: {root}: no {SAMPLE_NAMES[0]}; if one of {', '.join(others)} is it, rename it"
+    ]
 
 
 def _root(cfg: Config) -> Path:
@@ -131,9 +143,13 @@ def _root(cfg: Config) -> Path:
     else:
         raise InputError("data: empty, and this is not Kaggle; set data=FOLDER, the competition's")
     below = [folder for folder in usual if _tables(folder, SAMPLE_NAMES)][:1]
-    below = below or [folder for folder in folders_below(top) if _is_competition(folder)]
-    if not cfg.data:
-        below = [folder for folder in below if cfg.competition in folder.parts] or below
+    if not below:
+        whole = [folder for folder in folders_below(top) if _is_competition(folder)]
+        below = [f for f in whole if cfg.data or cfg.competition in f.parts]
+    if not below:  # on Kaggle, any data set may have photos and no sample submission
+        some = [f for f in folders_below(top) if cfg.data or cfg.competition in f.parts]
+        some = [folder for folder in some if _has_all_photos(folder)]
+        below = [folder for folder in usual if folder in some][:1] or some or whole
     if len(below) > 1:
         names = "".join(f"\n  {folder}" for folder in below)
         raise InputError(f"{top}: several competitions in it; set data to one of{names}")
@@ -153,6 +169,10 @@ def _is_competition(folder: Path) -> bool:
     if not _tables(folder, SAMPLE_NAMES):
         return False
     return bool(_tables(folder, TRAIN_NAMES) or _sources(folder, TRAIN_FOLDERS))
+
+
+def _has_all_photos(folder: Path) -> bool:
+    return bool(_sources(folder, TRAIN_FOLDERS) and _sources(folder, TEST_FOLDERS))
 
 
 def _key(name: str) -> str:

@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
 import pandas as pd
 
-from carcls.data import labels, tables
+from carcls.data import labels
+from carcls.data.asks import Sample
 from carcls.data.audit import Audit
 from carcls.data.files import Place
+from carcls.data.labelled import Labelled
 from carcls.data.labels import Label, LabelOf
 from carcls.data.names import Files
 from carcls.disk import is_junk, is_photo_name, may_be_photo, tree
 from carcls.errors import InputError
 
 
-@dataclass
-class Sample:
-    """The sample submission."""
-
-    ids: list[str]
-    asked: pd.Series  # the labels in it, by which little is meant
-    columns: tuple[str, str]  # the names of id and label
-
-
-def read_sample(place: Place) -> Sample:
-    """Raises InputError."""
-    frame = tables.read_csv(place.sample_csv)
-    labels.refuse_columns(frame, place)
-    first, second = map(str, frame.columns)
-    return Sample(frame.iloc[:, 0].tolist(), frame.iloc[:, 1], (first, second))
-
-
 def test_rows(place: Place, sample: Sample, notes: list[str]) -> pd.DataFrame:
     """Columns id and path ("" without a file), in the sample's order. Raises InputError."""
-    ids, csv, files = sample.ids, place.sample_csv, Files(place.test_photos, place)
+    if sample.csv is None:
+        return pd.DataFrame({"id": sample.ids, "path": sample.paths}, dtype=object)
+    ids, csv, files = sample.ids, sample.csv, Files(place.test_photos, place)
     for line, ident in enumerate(ids, 2):
         if not ident.strip():
             raise InputError(f"{csv}: row {line} has no id")
     found, how = files.match(ids, csv)
     twice = [ident for ident, n in Counter(ids).items() if n > 1]
-    why = _swapped(files, csv, sample.columns, sample.asked, found)
+    why = _swapped(files, csv, sample.columns, sample.values.iloc[:, 0], found)
     if twice:
         count = f"{len(twice):,} ids come" if twice[1:] else "1 id comes"
         raise InputError(f"{csv}: {count} more than once, such as {twice[0]!r}.{why}")
@@ -60,7 +46,7 @@ def test_rows(place: Place, sample: Sample, notes: list[str]) -> pd.DataFrame:
 def _swapped(
     files: Files,
     csv: Path,
-    columns: tuple[str, str],
+    columns: Sequence[str],
     texts: Iterable[str],
     found: dict[str, list[str]],
 ) -> str:
@@ -78,7 +64,7 @@ def _swapped(
 
 
 def train_rows(
-    place: Place, sample: Sample, audit: Audit, notes: list[str]
+    place: Place, sample: Sample, said: Labelled | None, audit: Audit, notes: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Photos with one label and one file: columns id, label (int or str), path.
 
@@ -86,17 +72,15 @@ def train_rows(
     that are dropped but have a file. Raises InputError.
     """
     files = Files(place.train_photos, place)
-    if place.train_csv is None:
+    if said is None:
         rows = _rows_of_folders(place, files, sample, audit, notes)
         return rows, pd.DataFrame(columns=["id", "path"])
-    csv = tables.read_csv(place.train_csv)
-    labels.refuse_one_hot(csv, sample.columns, place)
-    ids = csv[sample.columns[0]].str.strip().unique().tolist()
-    found, how = files.match(ids, place.train_csv)
-    why = _swapped(files, place.train_csv, sample.columns, csv[sample.columns[1]], found)
+    assert place.train_csv
+    found, how = files.match(said.ids.unique().tolist(), place.train_csv)
+    why = _swapped(files, place.train_csv, said.columns, said.texts, found)
     files.refuse_lost(place.train_csv, found, why)
     notes += how
-    frame = _labelled_rows(place, csv, sample, audit, notes)
+    frame = _labelled_rows(place.train_csv, said, sample, audit, notes)
     folder_of = labels.by_name(frame["label"].unique())
     frame["id"] = _tell_apart(frame, found, folder_of, notes)
     frame = _each_id_once(frame, audit)
@@ -146,16 +130,16 @@ def _rows_of_folders(
 
 
 def _labelled_rows(
-    place: Place, csv: pd.DataFrame, sample: Sample, audit: Audit, notes: list[str]
+    csv: Path, said: Labelled, sample: Sample, audit: Audit, notes: list[str]
 ) -> pd.DataFrame:
     """Columns id and label of the rows of train.csv that have a label."""
-    assert place.train_csv
-    ids, texts, asked = csv[sample.columns[0]].str.strip(), csv[sample.columns[1]], sample.asked
-    blank, words = labels.missing(texts, asked.unique(), place.train_csv)
-    for ident in ids[blank]:
-        audit.add("train", ident, "no label", "dropped", f"{texts.name} is empty")
-    quantities = labels.refuse_quantities(texts[~blank], place.train_csv)
-    values, alike = labels.values(texts[~blank].tolist(), asked.unique(), place.train_csv)
+    ids, texts, asked = said.ids, said.texts, sample.asked
+    blank, words = labels.missing(texts, asked.unique(), csv)
+    for row, ident in ids[blank].items():
+        finding, detail = said.broken.get(row, ("no label", f"{texts.name} is empty"))
+        audit.add("train", ident, finding, "dropped", detail)
+    quantities = labels.refuse_quantities(texts[~blank], csv)
+    values, alike = labels.values(texts[~blank].tolist(), asked.unique(), csv)
     notes += [*words, *quantities, *alike]
     frame = pd.DataFrame({"id": ids[~blank], "label": texts[~blank].map(values)}, dtype=object)
     return frame.reset_index(drop=True)

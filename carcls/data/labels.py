@@ -1,4 +1,4 @@
-"""What labels mean: which texts are one class, which are no labels, what a sample asks for."""
+"""What labels mean: which texts are one class, which are no labels, which look like others."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from carcls.data import tables
-from carcls.data.files import Place
 from carcls.data.tables import clean
 from carcls.errors import InputError
 
 Label = int | str
 LabelOf = Callable[[str], Label | None]  # the label that a folder is called after, or None
 _INTEGER = re.compile(r"(0|-?[1-9]\d*)(\.0+)?")  # 3.0 too, as pandas writes it beside a gap
-_NO_VALUES = {"nan", "na", "n/a", "none", "null", "<na>", "nat"}
+NO_VALUES = {"nan", "na", "n/a", "none", "null", "<na>", "nat"}
 # Cyrillic letters that look like them
 _LATIN = str.maketrans("авекмнорстухАВЕКМНОРСТУХ", "abekmhopctyxABEKMHOPCTYX")
 _ENCODINGS = ("utf-8", "cp1252", "latin-1", "cp1251", "cp866", "koi8-r")
@@ -34,7 +32,7 @@ def _blurred(text: str) -> str:
 
     Marks count but on Latin letters, as in й or バ, and so does what parts two digits.
     """
-    if (number := _number(text)) is not None:
+    if (number := as_number(text)) is not None:
         return str(number)
     text = normalize("NFKD", text).casefold().translate(_LATIN)
     text = re.sub(r"(?<=[a-z])[\u0300-\u036f]+", "", text)
@@ -42,7 +40,8 @@ def _blurred(text: str) -> str:
     return re.sub(r"(?<=[^\W\d]) (?=\w)|(?<=\w) (?=[^\W\d])", "", text)
 
 
-def _number(text: str) -> float | None:
+def as_number(text: str) -> float | None:
+    """0.5, 0,5, 5e-1 or 50% as a number; None for other texts."""
     found = re.fullmatch(r"([+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?)(%?)", text)
     return float(found[1].replace(",", ".")) / (100 if found[2] else 1) if found else None
 
@@ -112,8 +111,10 @@ def by_name(labels: Iterable[Label]) -> LabelOf:
 
     @cache
     def find(folder: str) -> Label | None:
+        if (name := clean(folder)) in exact:
+            return exact[name]
         similar = near.get(_blurred(folder), [])
-        return exact.get(clean(folder), similar[0] if len(similar) == 1 else None)
+        return similar[0] if len(similar) == 1 else None
 
     return find
 
@@ -125,9 +126,9 @@ def missing(labels: pd.Series, asked: Iterable[str], csv: Path) -> tuple[pd.Seri
     pandas writes a gap, unless the sample asks for it.
     """
     texts = {text: clean(text) for text in set(labels)}
-    words = {text for text in texts if texts[text].lower() in _NO_VALUES}
+    words = {text for text in texts if texts[text].lower() in NO_VALUES}
     others = [text for text in texts if texts[text] and text not in words]
-    numbers = bool(others) and all(_number(texts[text]) is not None for text in others)
+    numbers = bool(others) and all(as_number(texts[text]) is not None for text in others)
     wanted = {clean(text) for text in asked}  # one alone may stand for a blank
     gaps = {
         text
@@ -146,7 +147,7 @@ def missing(labels: pd.Series, asked: Iterable[str], csv: Path) -> tuple[pd.Seri
 
 def refuse_quantities(labels: pd.Series, csv: Path) -> list[str]:
     """Raise InputError where labels are numbers to regress; a warning where they may be."""
-    read = {text: _number(clean(text)) for text in labels.unique()}
+    read = {text: as_number(clean(text)) for text in labels.unique()}
     numbers = labels.map(read).dropna()
     if not len(numbers) or len(numbers) < 0.9 * len(labels):  # a stray word changes nothing
         return []
@@ -177,73 +178,23 @@ def _measured(photos: pd.Series) -> bool:
     return many > _MANY and bool(photos.median() < 5)  # classes have several photos each
 
 
-# --- What the sample asks for ---------------------------------------------------------------------
-
-
-def refuse_columns(sample: pd.DataFrame, place: Place) -> None:
-    """Raise InputError unless the sample has two columns, id and label."""
-    names = list(map(str, sample.columns))
-    if len(names) == 2:
-        return
-    train = tables.read_csv(place.train_csv) if place.train_csv else pd.DataFrame()
-    known = set(train.map(clean).to_numpy().ravel())
-    what, rest = "", sample.iloc[:, 1:]
-    if len(names) > 2 and _several_ones(train, names[1:]):
-        what = "one column a class, and photos with several: several labels a photo"
-    elif _shares(rest) or (len(names) > 2 and {clean(name) for name in names[1:]} <= known):
-        what = "one column a class: probabilities are asked for"
-    elif _shares(rest, float("inf")):
-        what = "several numbers a photo are asked for"
-    what = f" ({what}, which carcls does not give)" if what else ""
-    raise InputError(
-        f"{place.sample_csv}: columns {', '.join(names)}; expected two, id and label{what}"
-    )
-
-
-def refuse_one_hot(train: pd.DataFrame, columns: tuple[str, str], place: Place) -> None:
-    """Raise InputError if train.csv lacks these columns."""
-    if set(columns) <= set(train.columns):
-        return
-    hot = _shares(train.drop(columns=columns[0], errors="ignore"))
-    what = " (one column a class; expected one column, the label)" if hot else ""
-    raise InputError(
-        f"{place.train_csv}: columns {', '.join(map(str, train.columns))}; expected {columns[0]} "
-        f"and {columns[1]}, as in {place.sample_csv.name}{what}"
-    )
-
-
-def _shares(frame: pd.DataFrame, most: float = 1) -> bool:
-    """Whether these are several columns of numbers, of size ``most`` at most."""
-    numbers = [_number(text.strip()) for text in set(frame.to_numpy().ravel()) if text.strip()]
-    each = (number is not None and (0 <= number <= most or most > 1) for number in numbers)
-    return frame.shape[1] > 1 and bool(numbers) and all(each)
-
-
-def _several_ones(train: pd.DataFrame, names: list[str]) -> bool:
-    if not set(names) <= set(train.columns) or not _shares(train[names]):
-        return False
-    return bool((train[names].map(lambda text: _number(text) or 0).sum(axis=1) > 1).any())
+# --- The sample's labels --------------------------------------------------------------------------
 
 
 def check_sample(asked: pd.Series, labels: set[Label], csv: Path) -> list[str]:
-    """A warning if the sample's labels are no classes. InputError if they are probabilities."""
+    """A warning if the sample's labels are no classes, with what they look like."""
     known = {clean(str(label)) for label in labels}
     texts = {clean(text) for text in asked} - {""}
-    texts = {text for text in texts if text in known or text.lower() not in _NO_VALUES}
+    texts = {text for text in texts if text in known or text.lower() not in NO_VALUES}
     if all(isinstance(label, int) for label in labels):
         texts = {t.partition(".")[0] if _INTEGER.fullmatch(t) else t for t in texts}
     other = sorted(texts - known)
     if not other:
         return []
-    numbers = [number for number in map(_number, other) if number is not None]
+    numbers = [number for number in map(as_number, other) if number is not None]
     shares = len(numbers) == len(other) and all(0 <= number <= 1 for number in numbers)
     shares = shares and any(number % 1 for number in numbers)
     what = f"column {asked.name} holds {other[0]!r}"
-    if shares and len(labels) == 2:
-        raise InputError(
-            f"{csv}: {what}: probabilities are asked for, which carcls does not give; expected one "
-            f"of the classes {', '.join(sorted(known))}"
-        )
     near = {_blurred(name) for name in known}
     if all(_blurred(text) in near for text in other):
         same = "the same numbers" if len(numbers) == len(other) else "classes"
@@ -280,6 +231,6 @@ def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
 
     def quoted(value: Any) -> Any:
         risky = isinstance(value, str) and value[:1] in tuple("=+-@\t\r＝＋－＠")
-        return f"'{value}" if risky and value and _number(value) is None else value
+        return f"'{value}" if risky and value and as_number(value) is None else value
 
     return frame.map(quoted)

@@ -20,7 +20,7 @@ _SPLIT = re.compile(
 )
 
 
-def best(sources: list[Path], csv: Path | None, sample: Path) -> tuple[Path, list[str]]:
+def best(sources: list[Path], csv: Path | None, sample: Path | None) -> tuple[Path, list[str]]:
     """Of folders and zip files, the first with most of the photos of a CSV file, and why."""
     if len(sources) == 1:
         return sources[0], []
@@ -53,11 +53,12 @@ def _names(source: Path, known: partial[set[str]]) -> list[str]:
     return [name for at, name in files if (source / at / name).lstat().st_size]
 
 
-def _ids(csv: Path | None, sample: Path) -> set[str]:
+def _ids(csv: Path | None, sample: Path | None) -> set[str]:
     """What a CSV file says of the names of its photos, in the column of the sample's ids."""
     if csv is None:
         return set()
-    frame, column = read_csv(csv), read_csv(sample).columns[0]
+    frame = read_csv(csv)
+    column = read_csv(sample).columns[0] if sample else ""
     return _stems(frame[column if column in frame else frame.columns[0]])
 
 
@@ -94,7 +95,7 @@ def _entries(folder: Path) -> list[Path]:
     return [e for e in entries if (has_photos(e) if e.is_dir() else may_be_photo(e.name))]
 
 
-def class_level(folder: Path, sample: Path) -> tuple[int, list[str]]:
+def class_level(folder: Path, sample: Path | None) -> tuple[int, list[str]]:
     """How many folders are above those of the classes, and lines for the log.
 
     As many as are above those that the sample's labels name; if they name none, one if the classes
@@ -106,7 +107,7 @@ def class_level(folder: Path, sample: Path) -> tuple[int, list[str]]:
     level = 0
     if len({_split(top) for top in tops} - {""}) > 1 and deep and all(map(_split, deep)):
         level = 1  # a class may be called train
-    asked = _alike(read_csv(sample).iloc[:, -1]) - {""}
+    asked = _asked(sample) if sample else set()
     named = [k for k, some in enumerate(names) if asked and asked <= _alike(some)]
     level = named[0] if named else level
     inside = [parts for parts in photos if parts[level + 1 :]]
@@ -124,6 +125,12 @@ def class_level(folder: Path, sample: Path) -> tuple[int, list[str]]:
             f"({_few(names[1])}) are not told apart"
         )
     return level, notes
+
+
+def _asked(sample: Path) -> set[str]:
+    """The classes that a sample submission names: its labels, or its columns."""
+    frame = read_csv(sample)
+    return _alike(frame.iloc[:, -1] if frame.shape[1] == 2 else frame.columns[1:]) - {""}
 
 
 def _few(names: list[str]) -> str:

@@ -77,7 +77,7 @@ def _name(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _common(texts: Iterable[str]) -> str:
+def common_start(texts: Iterable[str]) -> str:
     """What all begin with."""
     ordered = sorted(texts)
     pairs = zip(ordered[0], ordered[-1], strict=False) if ordered else ()
@@ -123,13 +123,13 @@ class _Index:
 
     def front(self, keys: dict[str, str], names: list[str]) -> _Front:
         """The beginning by which most are found, if any is; names: of files that none means."""
-        fronts, mine = [_SAME], _common(keys.values())
+        fronts, mine = [_SAME], common_start(keys.values())
         for end, sign in enumerate(mine, 1):
             if sign == "/" or (not sign.isdigit() and len(keys) > 1):
                 fronts.append(_Front(cut=mine[:end]))
         if len({_name(key) for key in keys.values()}) == len(keys):
             fronts.append(_Front(name_alone=True))
-        fronts.append(_Front(add=_common(map(_name, names)).rstrip("0123456789")))
+        fronts.append(_Front(add=common_start(map(_name, names)).rstrip("0123456789")))
         some = dict(list(keys.items())[:500])
         counts = [len(self.search(some, front)) for front in fronts]
         return fronts[counts.index(max(counts))] if 2 * max(counts) > len(some) else _SAME

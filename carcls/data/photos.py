@@ -7,13 +7,14 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from carcls.config import Config
-from carcls.data import attached, audit, boxes, ids, labels
+from carcls.data import asks, attached, audit, boxes, ids, labelled
+from carcls.data.asks import Asks
 from carcls.data.audit import Audit, Facts
 from carcls.data.files import Place
 from carcls.disk import tree
@@ -65,13 +66,14 @@ class Table:
     classes: (
         list[int] | list[str]
     )  # index of a class → label as the sample writes it, else train.csv
-    id_column: str
+    id_column: str  # of train.csv, as is the next, where there is one
     label_column: str
     sample_ids: list[str]  # as written in the sample submission
     audit: pd.DataFrame  # AUDIT_COLUMNS, all str
     # _LOOKED of all that have a file, dropped ones too: 0 high and wide if the CSV dropped them.
     looked: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=list(_LOOKED)))
     notes: list[str] = field(default_factory=list)  # for the log
+    asks: Asks = field(default=Asks("labels", ("id", "label")))  # of the submission
 
     def rows(self, *folds: int) -> Rows:
         """The photos of these folds (TRAIN, VALIDATION, TEST), in the order of the frame."""
@@ -80,14 +82,11 @@ class Table:
 
 
 def load(cfg: Config, place: Place) -> Table:
-    """Read the CSV files, look at every photo, split. Raises InputError."""
+    """Read the CSV files, look at every photo, split. Raises InputError and ConfigError."""
     findings, box_files = Audit(), [boxes.read(path) for path in attached.box_files(cfg)]
     notes = list(place.notes)
-    sample = ids.read_sample(place)
-    test = ids.test_rows(place, sample, notes)
-    train, aside = ids.train_rows(place, sample, findings, notes)
-    notes += labels.check_sample(sample.asked, set(train["label"]), place.sample_csv)
-
+    said = _read_tables(cfg, place, findings, notes)
+    train, test, aside = said.train, said.test, said.aside
     paths = [path for path in [*train["path"], *test["path"]] if path]
     for path in paths:
         # Python's stand-ins for bytes that are no text, which photos.csv could not hold
@@ -100,12 +99,11 @@ def load(cfg: Config, place: Place) -> Table:
     aside = aside.assign(height=0, width=0, readable=True, source="train")
     looked = pd.concat([train, aside, test], ignore_index=True)[list(_LOOKED)]
 
-    named = set(train["label"])
     train = _drop(train, audit.add_findings(findings, "train", train, facts))
     audit.add_findings(findings, "test", test, facts)
     train = _drop(train, audit.add_duplicates(findings, train, test))
     classes = sorted(set(train["label"]))
-    for label in sorted(named - set(classes)):
+    for label in sorted(set(said.named) - set(classes)):
         detail = f"class {label}: none of its photos can be used"
         findings.add("train", "", "class without photos", "left out", detail)
     _refuse_too_little(place, train, test, findings)
@@ -124,7 +122,38 @@ def load(cfg: Config, place: Place) -> Table:
     if box_files:
         frame, of_boxes = boxes.cut(frame, box_files)
         notes += of_boxes
-    return Table(frame, classes, *sample.columns, sample.ids, findings.frame(), looked, notes)
+    wanted, of_test = said.asks.of(said.named, classes), test["id"].tolist()
+    return Table(frame, classes, *said.columns, of_test, findings.frame(), looked, notes, wanted)
+
+
+class _Said(NamedTuple):
+    """What the CSV files and the folders say, before a photo is looked at."""
+
+    train: pd.DataFrame  # id, label (int or str), path
+    test: pd.DataFrame  # id, path
+    aside: pd.DataFrame  # id and path of train photos that are dropped but have a file
+    named: list[Any]  # the labels, sorted
+    columns: tuple[str, str]  # names of the id's and the label's
+    asks: Asks  # by the index in named
+
+
+def _read_tables(cfg: Config, place: Place, findings: Audit, notes: list[str]) -> _Said:
+    """Raises InputError, and ConfigError where what is asked for and a setting do not agree."""
+    given = asks.read_sample(place)
+    rows = labelled.read(place, given, notes)
+    columns = ("id", "label")
+    if rows:
+        columns = rows.columns
+    elif given:
+        columns = (given.columns[0], given.columns[1] if len(given.columns) == 2 else "label")
+    known = rows.ids.tolist() if rows else []
+    sample = given or asks.of_photos(place, known, columns, findings, notes)
+    test = ids.test_rows(place, sample, notes)
+    train, aside = ids.train_rows(place, sample, rows, findings, notes)
+    named = sorted(set(train["label"]))
+    wanted, of_columns = asks.decide(cfg, sample, named)
+    notes += of_columns
+    return _Said(train, test, aside, named, columns, wanted)
 
 
 def _with_facts(frame: pd.DataFrame, facts: dict[str, Facts]) -> pd.DataFrame:
@@ -247,8 +276,8 @@ def summary(table: Table, folds: int = 1) -> list[str]:
     found = table.audit[["source", "finding", "action"]].value_counts()
     lines = [
         f"photos: {split}, {test:,} to predict",
-        f"{len(classes)} classes ({table.label_column}: photos): {_first(classes, 20)}",
-        f"sizes: {_first(common, 3)}",
+        f"{len(classes)} classes ({table.label_column}: photos): {first(classes, 20)}",
+        f"sizes: {first(common, 3)}",
         *(f"audit: {n:,} {source} {what} → {done}" for (source, what, done), n in found.items()),
         *([] if len(found) else ["audit: nothing found"]),
         *sorted(table.notes, key=lambda note: note.startswith("WARNING")),
@@ -257,7 +286,7 @@ def summary(table: Table, folds: int = 1) -> list[str]:
     gone = table.audit.loc[table.audit["finding"] == "class without photos", "detail"].tolist()
     if gone:
         count = f"{len(gone):,} {'classes' if gone[1:] else 'class'}"
-        lines.append(f"WARNING: {count} without a usable photo, never predicted: {_first(gone, 5)}")
+        lines.append(f"WARNING: {count} without a usable photo, never predicted: {first(gone, 5)}")
     frame = table.frame[~table.frame["readable"]]
     for why, rows in (
         ("have no file", frame[frame["path"] == ""]),
@@ -267,7 +296,7 @@ def summary(table: Table, folds: int = 1) -> list[str]:
             count = f"{len(rows):,} test photos {why}, their rows are guesses"
             if len(rows) == 1:
                 count = f"1 test photo {why.replace('have', 'has')}, its row is a guess"
-            lines.append(f"WARNING: {count}: {_first(rows['id'].tolist(), 5)}")
+            lines.append(f"WARNING: {count}: {first(rows['id'].tolist(), 5)}")
     return lines
 
 
@@ -280,9 +309,9 @@ def _many_dropped(found: pd.DataFrame, kept: int) -> list[str]:
     why, n = Counter(rows["finding"]).most_common(1)[0]
     ids = rows.loc[rows["finding"] == why, "id"].tolist()
     count = f"{len(rows):,} of {kept + len(rows):,} labelled photos"
-    return [f"WARNING: {count} dropped, {n:,} of them for: {why} ({_first(ids, 3)})"]
+    return [f"WARNING: {count} dropped, {n:,} of them for: {why} ({first(ids, 3)})"]
 
 
-def _first(names: list[str], count: int) -> str:
+def first(names: list[str], count: int) -> str:
     more = f" … {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

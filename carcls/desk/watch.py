@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from carcls import disk, record
+from carcls import disk, metrics, record
 from carcls.desk import kaggle, metadata, push
 from carcls.desk.push import OUTPUT
 from carcls.errors import ConfigError, InputError
@@ -208,7 +208,7 @@ def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
         raise InputError(
             f"{out}: no submission.csv with submission.json. There is:\n{disk.tree(out)}"
         )
-    made = _json(about, "rows", "made_by", "validation_accuracy", "sha256", "warnings")
+    made = _json(about, "rows", "made_by", "metric", "score", "sha256", "warnings")
     found = hashlib.sha256(table.read_bytes()).hexdigest()
     if found != made["sha256"]:
         raise InputError(
@@ -221,20 +221,27 @@ def summary(out: Path) -> tuple[list[str], dict[str, Any]]:
             result, "validation_accuracy", "validation_interval_95", "validation_photos"
         )
         low, high = numbers["validation_interval_95"]
+        metric = numbers.get("metric", "accuracy")  # earlier runs had no other
+        value = numbers.get("validation_score", numbers["validation_accuracy"])
         lines.insert(
             0,
-            f"validation {numbers['validation_accuracy']:.4f} accuracy, "
+            f"validation {metrics.shown(metric, value)}, "
             f"95 % interval {low:.4f}–{high:.4f}, {numbers['validation_photos']} photos",
         )
     else:
         lines.insert(
             0,
-            f"validation {made['validation_accuracy']:.4f} accuracy of an early submission: "
+            f"validation {made['score']:.4f} {_shown(made)} of an early submission: "
             "the run has no result",
         )
     report = out / "report.html"
     lines.append(f"report     {report if report.is_file() else 'none'}")
     return [*lines, *(f"warning    {warning}" for warning in made["warnings"])], made
+
+
+def _shown(made: dict[str, Any]) -> str:
+    """The metric of a submission, as people call it."""
+    return str(metrics.SHOWN.get(made["metric"], made["metric"]))
 
 
 def _json(path: Path, *names: str) -> dict[str, Any]:
@@ -264,7 +271,7 @@ def submit(out: Path, made: dict[str, Any], competition: str) -> str:
     against = [warning for warning in made["warnings"] if "do not submit" in warning]
     if against:
         raise InputError(f"{out / 'submission.csv'}: not sent: {against[0]}")
-    message = f"carcls: {made['made_by']}, validation {made['validation_accuracy']:.4f}"
+    message = f"carcls: {made['made_by']}, validation {made['score']:.4f} {_shown(made)}"
     reply = kaggle.call(
         "competitions",
         "submit",

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carcls import disk
-from carcls.data import photos, tables
+from carcls import disk, metrics
+from carcls.data import labels, photos, tables
 from carcls.errors import InputError
+from carcls.metrics import SHOWN, Metric, merit
 from carcls.votes.evidence import ONE_CLASS
 
 # So seldom would chance give one class so many: of two classes as frequent, ten photos of ten.
 _RARE = 0.001
+LEAST = 1e-6  # a submitted probability; log-loss punishes 0 and 1 without end
+_SUMS = 1e-3  # how far from 1 the probabilities of a photo may add up, as float16 rounds them
 ABOUT_A_RUN = ("result.json", "report.html")  # beside a submission, and moved away with it
 
 
@@ -28,8 +31,8 @@ class Submission:
     What another run, or a person, left there is kept as submission.earlier1.csv and so on.
     """
 
-    def __init__(self, path: Path, table: photos.Table, run: str):
-        self.path, self.table = path, table
+    def __init__(self, path: Path, table: photos.Table, run: str, metric: Metric = "accuracy"):
+        self.path, self.table, self.metric = path, table, metric
         self.run = run  # the same in all sessions of a run
         self.made_by = ""  # what made the submission that is at the path now
         self.warnings: list[str] = []  # of that one
@@ -41,63 +44,72 @@ class Submission:
         ids: list[str],
         probs: np.ndarray,
         made_by: str,
-        accuracy: float,
+        score: float,
         step: int = 0,
         early: bool = False,
     ) -> None:
         """Write these predictions unless an earlier session of this run left better-founded ones.
 
-        probs (photos, classes); accuracy: on validation; step: how far the run has come. What a
-        later step made stays. early: training goes on, so what is more accurate stays too, and a
-        failure is only a warning. Raises InputError if predictions are missing.
+        probs (photos, classes); score: the metric on validation; step: how far the run has come.
+        What a later step made stays. early: training goes on, so what has a better score stays too,
+        and a failure is only a warning. Raises InputError if predictions are missing.
         """
         left = read_facts(self.path)
         if left and left["run"] != self.run:
             left = None
         if left and not self._of_this_session:
-            before = left["validation_accuracy"]
-            if left["step"] > step or (early and before > accuracy):
+            before = left["score"]
+            better = merit(self.metric, before) > merit(self.metric, score)
+            if left["step"] > step or (early and better):
                 self.made_by, self.warnings = left["made_by"], left["warnings"]
-                kept = f"still {self.made_by}; validation {before:.4f}"
-                print(f"submission {self.path.name}: {kept}, not {accuracy:.4f} by {made_by}")
+                kept = f"still {self.made_by}; validation {before:.4f} {SHOWN[self.metric]}"
+                print(f"submission {self.path.name}: {kept}, not {score:.4f} by {made_by}")
                 return
         try:
-            labels = self._labels(ids, probs)
+            probs = self._in_order(ids, probs)
             if self.path.exists() and not left:
                 self._keep_earlier()
-            self._write(labels, {"made_by": made_by, "validation_accuracy": accuracy, "step": step})
+            about = {"made_by": made_by, "metric": self.metric, "score": score, "step": step}
+            self._write(probs, about)
         except (InputError, OSError) as error:
             if not early:
                 raise
             print(f"warning: no submission yet from {made_by}: {error}")
         else:
-            print(f"submission {self.path.name}: {made_by}; validation {accuracy:.4f}")
+            shown = f"validation {score:.4f} {SHOWN[self.metric]}"
+            print(f"submission {self.path.name}: {made_by}; {shown}")
 
-    def _labels(self, ids: list[str], probs: np.ndarray) -> list[int | str]:
-        """The most probable class for each row of the sample. Raises InputError."""
+    def _in_order(self, ids: list[str], probs: np.ndarray) -> np.ndarray:
+        """The rows (rows of the sample, classes), in its order. Raises InputError."""
         assert probs.shape == (len(ids), len(self.table.classes)), probs.shape
-        sample, predicted = self.table.sample_ids, dict(zip(ids, probs.argmax(1), strict=True))
-        missing = [i for i in sample if i not in predicted]
+        sample, rows = self.table.sample_ids, {ident: row for row, ident in enumerate(ids)}
+        missing = [i for i in sample if i not in rows]
         bad = np.flatnonzero(~np.isfinite(probs).all(1))
+        sums = probs.sum(1)
         wrong = ""
         if len(bad):
             wrong = f"{len(bad)} photos have no finite prediction, {ids[bad[0]]} first"
-        elif missing or not len(predicted) == len(ids) == len(sample):
+        elif missing or not len(rows) == len(ids) == len(sample):
             wrong = (
-                f"{len(ids)} predictions of {len(predicted)} ids, {len(sample)} rows in the sample "
+                f"{len(ids)} predictions of {len(rows)} ids, {len(sample)} rows in the sample "
                 f"submission, {len(missing)} of them without prediction ({', '.join(missing[:3])})"
+            )
+        elif (probs < 0).any() or (abs(sums - 1) > _SUMS).any():
+            wrong = (
+                f"what is predicted are no probabilities: they add up to {sums.min():.4f} to "
+                f"{sums.max():.4f} a photo, the least is {probs.min():.4g}"
             )
         if wrong:
             raise InputError(f"{self.path.name}: {wrong}; nothing written")
-        return [self.table.classes[predicted[i]] for i in sample]
+        return probs[[rows[i] for i in sample]]
 
-    def _write(self, labels: list[int | str], facts: dict[str, Any]) -> None:
+    def _write(self, probs: np.ndarray, facts: dict[str, Any]) -> None:
         """The file and submission.json beside it."""
-        columns = {self.table.id_column: self.table.sample_ids, self.table.label_column: labels}
-        content = pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
+        frame = _frame(self.table, probs)
+        content = frame.to_csv(index=False, lineterminator="\n", float_format="%.6g").encode()
         facts |= {
-            "rows": len(labels),
-            "warnings": [*self.more_warnings(), *warnings(self.table, labels)],
+            "rows": len(frame),
+            "warnings": [*self.more_warnings(), *warnings(self.table, probs.argmax(1))],
             "run": self.run,
             "sha256": hashlib.sha256(content).hexdigest(),
             "before": _digest(self.path) if self.path.is_file() else "",
@@ -146,7 +158,7 @@ def read_facts(path: Path) -> dict[str, Any] | None:
     try:
         facts = disk.unsealed(disk.read_json(path.with_suffix(".json")))
         known = _digest(path) in (facts["sha256"], facts["before"])
-        complete = {"run", "step", "made_by", "validation_accuracy", "warnings"} <= set(facts)
+        complete = {"run", "step", "made_by", "metric", "score", "warnings"} <= set(facts)
         return facts if known and complete else None
     except (OSError, ValueError, KeyError):
         return None
@@ -161,20 +173,48 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def warnings(table: photos.Table, labels: list[int | str]) -> list[str]:
-    """What looks wrong with predictions: a class that takes nearly all, classes never predicted."""
-    counts = pd.Series(labels).value_counts()
+def _frame(table: photos.Table, probs: np.ndarray) -> pd.DataFrame:
+    """What the sample asks for, of these rows in its order; probs (rows of it, classes)."""
+    asks = table.asks
+    if asks.kind == "labels":
+        held: Any = pd.Series([table.classes[k] for k in probs.argmax(1)])
+    elif asks.kind == "positive":
+        held = pd.Series(probs[:, asks.classes[0]].astype(float).clip(LEAST, 1 - LEAST))
+    else:
+        columns = np.asarray(asks.classes)
+        shares = np.where(columns < 0, 0, probs[:, columns].astype(float))
+        # What a class without a column has is shared by the others.
+        shares /= np.maximum(shares.sum(1, keepdims=True), LEAST**2)
+        shares = shares.clip(LEAST, 1 - LEAST)
+        held = pd.DataFrame(shares / shares.sum(1, keepdims=True))
+        assert np.allclose(held.sum(axis=1), 1, rtol=0, atol=1e-9)
+    frame = pd.concat([pd.Series(table.sample_ids, dtype=object), held], axis=1)
+    assert frame.shape == (len(probs), len(asks.columns)), frame.shape
+    return frame.set_axis(list(asks.columns), axis=1)
+
+
+def warnings(table: photos.Table, predicted: np.ndarray) -> list[str]:
+    """What looks wrong with predictions: a class that takes nearly all, classes never predicted.
+
+    predicted: (photos,) int, the most probable class of each.
+    """
+    counts = np.bincount(predicted, minlength=len(table.classes))
     train = table.rows(photos.TRAIN).labels
-    top, share = counts.index[0], counts.iloc[0] / len(labels)
-    share_of_train = float((train == table.classes.index(top)).mean())
+    top = int(counts.argmax())
+    share, share_of_train = counts[top] / len(predicted), float((train == top).mean())
     found = []
-    if share > ONE_CLASS > share_of_train and _chance(share, share_of_train, len(labels)) < _RARE:
+    if (
+        share > ONE_CLASS > share_of_train
+        and _chance(share, share_of_train, len(predicted)) < _RARE
+    ):
         found.append(
-            f"class {top} takes {share:.0%} of the submission but {share_of_train:.0%} of the "
-            "training photos: the network has not learned; do not submit this"
+            f"class {table.classes[top]} takes {share:.0%} of the submission but "
+            f"{share_of_train:.0%} of the training photos: the network has not learned; do not "
+            "submit this"
         )
-    never = [str(name) for name in table.classes if name not in counts.index]
-    if never and len(labels) >= 20 * len(table.classes):
+    never = [str(name) for name, n in zip(table.classes, counts, strict=True) if not n]
+    # A rare class may get its due of probability without ever being the most probable.
+    if never and not table.asks.probabilities and len(predicted) >= 20 * len(table.classes):
         found.append(f"never predicted: class {', '.join(never)}")
     return found
 
@@ -185,15 +225,15 @@ def _chance(share: float, expected: float, n: int) -> float:
     return math.exp(-n * (share * math.log(share / expected) + rest)) if expected else 0.0
 
 
-def most_frequent(table: photos.Table) -> tuple[np.ndarray, float]:
+def most_frequent(table: photos.Table, metric: Metric = "accuracy") -> tuple[np.ndarray, float]:
     """For want of a network: the shares of the classes in training, for every test photo.
 
-    (test photos, classes), and the accuracy on validation of the most frequent class.
+    (test photos, classes), and the metric of the same on validation.
     """
-    train = table.rows(photos.TRAIN).labels
+    train, val = table.rows(photos.TRAIN).labels, table.rows(photos.VALIDATION).labels
     shares = np.bincount(train, minlength=len(table.classes)) / len(train)
-    probs = np.tile(shares, (len(table.rows(photos.TEST)), 1))
-    return probs, float((table.rows(photos.VALIDATION).labels == shares.argmax()).mean())
+    score = metrics.value(metric, np.tile(shares, (len(val), 1)), val)
+    return np.tile(shares, (len(table.rows(photos.TEST)), 1)), score
 
 
 def read_answers(path: Path, ids: list[str]) -> pd.Series:
@@ -207,8 +247,27 @@ def read_answers(path: Path, ids: list[str]) -> pd.Series:
     return table.set_index(table.columns[0]).iloc[:, 0].reindex(ids)
 
 
-def accuracy(path: Path, answers: Path) -> float:
-    """The share of the answers that a submission has right. Raises InputError if ids differ."""
-    submitted = tables.read_csv(path).set_axis(["id", "label"], axis=1)
-    true = read_answers(answers, submitted["id"].tolist())
-    return float((submitted["label"].to_numpy() == true.to_numpy()).mean())
+def true_score(
+    path: Path, answers: Path, table: photos.Table, metric: Metric
+) -> tuple[Metric, float]:
+    """The metric of a submission by the answers; of labels accuracy, where it needs probabilities.
+
+    Raises InputError if ids differ or an answer is no class.
+    """
+    submitted, asks = tables.read_csv(path), table.asks
+    true = read_answers(answers, submitted.iloc[:, 0].tolist())
+    if asks.kind == "labels":
+        numbers, names = pd.factorize(pd.concat([submitted.iloc[:, 1], true]))
+        probs, codes = np.eye(len(names))[numbers[: len(true)]], numbers[len(true) :]
+        metric = "accuracy" if metric in ("log_loss", "auc") else metric
+        return metric, metrics.value(metric, probs, codes)
+    values, find = submitted.iloc[:, 1:].to_numpy(float), labels.by_name(table.classes)
+    unknown = sorted({text for text in true if find(text) is None})
+    if unknown:
+        raise InputError(f"{answers}: {unknown[0]!r} is no class of this run")
+    probs, columns = np.zeros((len(values), len(table.classes))), np.array(asks.classes)
+    probs[:, columns[columns >= 0]] = values[:, columns >= 0]
+    if asks.kind == "positive":
+        probs[:, 1 - columns[0]] = 1 - values[:, 0]
+    number = {label: k for k, label in enumerate(table.classes)}
+    return metric, metrics.value(metric, probs, true.map(find).map(number).to_numpy(np.int64))
