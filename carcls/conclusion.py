@@ -9,15 +9,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from carcls import disk, record
+import numpy as np
+
+from carcls import disk, metrics, record
 from carcls.data.photos import TRAIN, VALIDATION
 from carcls.errors import InputError
 from carcls.jobs import Phase
 from carcls.member import Member
+from carcls.metrics import SHOWN
 from carcls.network import groups
 from carcls.report import page, submission
 from carcls.session import Session
-from carcls.votes import decide, evidence
+from carcls.votes import calibrate, decide, evidence
 from carcls.votes.decide import Decision
 from carcls.votes.votes import describe_saving
 
@@ -28,7 +31,7 @@ VERSIONS = ("keras", "keras-cv", "albumentations", "numpy", "pandas")
 
 def decide_on(s: Session, members: Sequence[Member]) -> Decision:
     """What validation photos say of these members; identical files are judged together."""
-    return decide.decide(s.cfg, members, groups(s.table.frame, members[0].val.ids))
+    return decide.decide(s.cfg, members, groups(s.table.frame, members[0].val.ids), s.metric)
 
 
 def say_decision(s: Session, members: Sequence[Member], decision: Decision) -> None:
@@ -41,7 +44,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Offer the submission, write result.json and the report; returns the result."""
     made_by, step = _rests_on(members, decision, phases)
-    s.submission.offer(decision.ids, decision.test_probs, made_by, decision.accuracy, step)
+    s.submission.offer(decision.ids, decision.test_probs, made_by, decision.score, step)
     result = _summary(s, members, decision) | {"made_by": s.submission.made_by}
     result["warnings"] = s.submission.warnings
     result |= {name: phase.about for name, phase in phases.items()}
@@ -52,26 +55,25 @@ def conclude(
 
 def most_frequent(s: Session) -> None:
     """A valid submission before anything is trained: the most frequent class for every photo."""
-    probs, accuracy = submission.most_frequent(s.table)
+    probs, score = submission.most_frequent(s.table, s.metric)
     ids = s.table.sample_ids
-    s.submission.offer(ids, probs, MOST_FREQUENT, accuracy, early=True)
+    s.submission.offer(ids, probs, MOST_FREQUENT, score, early=True)
 
 
 def offer_early(s: Session, decision: Decision) -> None:
     """Offer what the members so far decide, while others are still to come."""
-    test, accuracy = decision.test_probs, decision.accuracy
-    s.submission.offer(decision.ids, test, decision.made_by, accuracy, early=True)
+    test, score = decision.test_probs, decision.score
+    s.submission.offer(decision.ids, test, decision.made_by, score, early=True)
 
 
 def without_training(s: Session) -> Path:
     """What a run leaves that had no time to train anything."""
-    accuracy = submission.most_frequent(s.table)[1]
-    result = _measured(s, accuracy, len(s.table.rows(VALIDATION)))
+    result = _measured(s, *_guessed(s))
     _write(s, result | {"made_by": s.submission.made_by, "warnings": s.submission.warnings})
     s.events.send("end", **result)
     s.say(
         "result",
-        f"validation {accuracy:.4f} accuracy of {s.submission.made_by}",
+        f"validation {_score(result)} of {s.submission.made_by}",
         f"skipped    training and the report: {s.clock.limit} is too little",
     )
     if s.submission.made_by == MOST_FREQUENT:  # and not by an earlier session of this run
@@ -83,19 +85,22 @@ def tell(s: Session, result: dict[str, Any]) -> None:
     """The last lines of the log, with what looks wrong."""
     low, high = result["validation_interval_95"]
     lines = [
-        f"validation {result['validation_accuracy']:.4f} accuracy, 95 % interval "
-        f"{low:.4f}–{high:.4f}, {result['validation_photos']} photos not trained on; they chose "
-        "the best epoch",
+        f"validation {_score(result)}, 95 % interval {low:.4f}–{high:.4f}, "
+        f"{result['validation_photos']} photos not trained on; they chose the best epoch",
         f"made by    {result['made_by']}",
         f"time       {result['training_seconds']:.0f} s of training, {result['seconds']} s in this "
         "session",
     ]
+    if result["metric"] != "accuracy":
+        lines.insert(1, f"           {result['validation_accuracy']:.4f} accuracy")
     if any(result["refit"].get("kept", [])):
-        lines.insert(2, "refit      came after that: no labelled photo is left to measure it on")
-    if "true_accuracy" in result:
-        true = result["true_accuracy"]
-        lines.append(f"true       {true:.4f} accuracy of submission.csv on the drawn test photos")
-    lines += [f"pictures   {path}" for path in result.pop("pictures")]
+        lines.insert(-1, "refit      came after that: no labelled photo is left to measure it on")
+    for metric, shown in SHOWN.items():
+        if (true := result.get(f"true_{metric}")) is not None:
+            told = f"{true:.4f} {shown} of submission.csv on the drawn test photos"
+            lines.append(f"true       {told}")
+    if written := result.pop("pictures"):
+        lines.append(f"report     {written[-1]}, with {len(written) - 1} pictures")
     s.events.send("end", **result)
     rows = len(s.table.sample_ids)
     s.say("result", *lines, f"submission {s.submission.path}, {rows} rows")
@@ -123,7 +128,13 @@ def _summary(s: Session, members: Sequence[Member], decision: Decision) -> dict[
     """The numbers of a run and what is needed to make them again."""
     choice = decision.choice
     folds = (TRAIN, VALIDATION) if s.cfg.folds > 1 else (TRAIN,)
-    return _measured(s, decision.accuracy, len(decision.val_probs)) | {
+    calibration = decision.calibration
+    return _measured(s, decision.val_probs, decision.known.truth) | {
+        "temperature": decision.temperature,
+        "calibration_error": {
+            "before": calibrate.error(calibration.before),
+            "after": calibrate.error(calibration.after),
+        },
         "members": decision.alone.to_dict("records"),
         "gates": [{"open": gate.open, "reason": gate.reason} for gate in decision.gates],
         "adaptive": [describe_saving(m.val, s.cfg.views) for m in members]
@@ -138,11 +149,25 @@ def _summary(s: Session, members: Sequence[Member], decision: Decision) -> dict[
     }
 
 
-def _measured(s: Session, accuracy: float, count: int) -> dict[str, Any]:
+def _score(result: dict[str, Any]) -> str:
+    return metrics.shown(result["metric"], result["validation_score"])
+
+
+def _guessed(s: Session) -> tuple[np.ndarray, np.ndarray]:
+    """Validation photos by the most frequent class: probabilities and true classes."""
+    probs, labels = submission.most_frequent(s.table)[0], s.table.rows(VALIDATION).labels
+    return np.tile(probs[:1], (len(labels), 1)), labels
+
+
+def _measured(s: Session, probs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """probs (photos, classes) of the validation photos."""
     return {
-        "validation_accuracy": accuracy,
-        "validation_interval_95": list(evidence.wilson(round(accuracy * count), count)),
-        "validation_photos": count,
+        "metric": s.metric,
+        "validation_score": metrics.value(s.metric, probs, labels),
+        "validation_interval_95": list(evidence.interval(s.metric, probs, labels)),
+        "validation_accuracy": metrics.accuracy(probs, labels),
+        "validation_log_loss": metrics.log_loss(probs, labels),
+        "validation_photos": len(labels),
         "settings": s.cfg.model_dump(mode="json"),
         "source": record.source_hash(),
         "seconds": round(time.monotonic() - s.clock.start),
@@ -152,7 +177,9 @@ def _measured(s: Session, accuracy: float, count: int) -> dict[str, Any]:
 def _write(s: Session, result: dict[str, Any]) -> None:
     if s.place.answers:
         try:
-            result["true_accuracy"] = submission.accuracy(s.submission.path, s.place.answers)
+            path, answers = s.submission.path, s.place.answers
+            metric, true = submission.true_score(path, answers, s.table, s.metric)
+            result[f"true_{metric}"] = true
         except InputError as error:  # it was changed since the run began
-            print(f"warning: {error}; the true accuracy stays unknown")
+            print(f"warning: {error}; the true score stays unknown")
     disk.write_atomic(s.place.out / "result.json", json.dumps(result, indent=2) + "\n")

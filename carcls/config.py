@@ -45,6 +45,20 @@ class Config(Frozen):
     out: str = _session("", "run folder; empty: /kaggle/working on Kaggle, else ./out")
     competition: str = _session("sf-dl-car-classification", "slug of the Kaggle competition")
 
+    # What is predicted
+    metric: Literal["auto", "accuracy", "log_loss", "f1_macro", "balanced_accuracy", "auc"] = (
+        _training(
+            "auto",
+            "that the competition scores by: it chooses epochs, views and blends; auto: accuracy "
+            "for labels, log_loss for probabilities",
+        )
+    )
+    positive: str = _data(
+        "",
+        "of two classes, the one whose probability is submitted; empty: 1, true, yes, or the one "
+        "that the column is named after",
+    )
+
     # Photos
     val_fraction: float = _data(0.15, "share of train photos kept for validation", gt=0, lt=0.9)
     fit: Literal["pad", "crop"] = _member(
@@ -123,6 +137,9 @@ class Config(Frozen):
         "every class equally often in an epoch of the same length: photos of rare classes more "
         "than once, augmented anew, of frequent ones not all",
     )  # 5 points worse in accuracy (MEASUREMENTS: oversampling)
+    class_weights: Literal["none", "balanced"] = _member(
+        "none", "of the loss; balanced: a photo of a rare class weighs more, each class the same"
+    )
     patience: int = _member(
         0, "epochs without a better validation loss before a stage stops; 0: off", ge=0
     )

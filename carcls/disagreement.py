@@ -27,6 +27,11 @@ def of_network(cfg: Any) -> str:
             f"views {cfg.views} with augment {cfg.augment}: the views are drawn from light, which "
             "training has with augment light or medium only; set one of them, or views=1"
         )
+    if cfg.oversample and cfg.class_weights != "none":
+        return (
+            f"oversample=true with class_weights={cfg.class_weights}: both make rare classes count "
+            "more, and together too much; set one of them"
+        )
     if 0 < cfg.bn_photos < 32:
         return f"bn_photos {cfg.bn_photos}: too few for statistics; at least 32, or 0"
     return ""

@@ -61,7 +61,7 @@ def pseudo_labels(s: Session, members: Sequence[Member], decision: Decision) -> 
     if not s.cfg.pseudo:
         return phase
     s.say("pseudo-labels")
-    chosen = pseudo.choose(members, decision.gates, s.table, s.cfg.views)
+    chosen = pseudo.choose(members, decision.gates, s.table, s.cfg.views, s.metric)
     print(chosen.line, *(f"warning: {text}" for text in chosen.warnings), sep="\n")
     rows = pseudo.table(chosen, members, s.table.classes)
     disk.write_atomic(s.place.out / "pseudo.csv", spreadsheet_safe(rows).to_csv(index=False))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from carcls import disk
+from carcls.metrics import Metric
 from carcls.train.job import Job
 from carcls.votes import votes
 from carcls.votes.votes import Votes
@@ -65,11 +66,11 @@ class Member:
         networks = [*self.earlier, *self.networks, *([self.refit] if self.refit else [])]
         return sum(net.seconds for net in networks)
 
-    def save(self) -> None:
-        """Say in member.json which of the networks in its folder count."""
+    def save(self, metric: Metric) -> None:
+        """Say in member.json which of the networks in its folder count, and what decides."""
         inside = [net.job.folder.relative_to(self.folder).as_posix() for net in self.networks]
         note = {"name": self.name, "networks": inside, "refit": self.refit is not None}
-        disk.write_json(self.folder / NOTE, note)
+        disk.write_json(self.folder / NOTE, {**note, "metric": metric})
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,5 @@ class SavedMember:
     folder: Path
     val: Votes
     test: list[Votes]
+    metric: Metric  # that decided in the run
+    folders: list[Path]  # of the networks that vote on test photos

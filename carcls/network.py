@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import disk, machine, record, stops
+from carcls import disk, machine, metrics, record, stops
 from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.photos import TEST, VALIDATION, Rows
@@ -50,7 +50,7 @@ def make_all(s: Session, jobs: Sequence[Job], announces: bool) -> Member | None:
         if network is None:
             break
         member = Member(name, folder, [*(member.networks if member else []), network])
-        member.save()
+        member.save(s.metric)
         if announces and number + 1 < len(jobs):
             _offer(s, member, f"{number + 1} of {len(jobs)} folds")
     return member
@@ -93,7 +93,7 @@ def remake(s: Session, members: list[Member], phase: Phase) -> list[Member]:
         kept.append(replaced is not member)
         reasons.append(reason)
         after.append(replaced)
-        replaced.save()
+        replaced.save(s.metric)
     phase.about |= {"kept": kept, "reasons": reasons} if phase.is_on else {}
     return after or members
 
@@ -111,15 +111,15 @@ def _try_to_go_on(s: Session, member: Member, job: Job | None) -> tuple[Member, 
     asked = s.cfg.asked_views
     before = member.val.as_asked(asked)
     if network.check_votes is None:  # it has learned the validation photos
-        gate = decide.gate(s.cfg.tta, before)
-        accuracy = evidence.accuracy(before.used(gate), before.labels)
+        gate = decide.gate(s.cfg.tta, before, s.metric)
+        accuracy = metrics.accuracy(before.used(gate), before.labels)
         was, now = member.test[0].used(gate), network.test_votes.used(gate)
         why = evidence.moved_too_far(accuracy, len(before.ids), was, now)
         changed = int((was.argmax(1) != now.argmax(1)).sum())
         if why:
             return member, f"stays: {why}"
         return replace(member, refit=network), f"replaced: {changed:,} test photos change class"
-    change = network.check_votes.as_asked(asked).change_from(before)
+    change = network.check_votes.as_asked(asked).change_from(before, s.metric)
     if not change.helps:
         return member, f"stays: {change}"
     earlier = (*member.earlier, *member.networks)
@@ -130,7 +130,7 @@ def _try_to_go_on(s: Session, member: Member, job: Job | None) -> tuple[Member, 
 
 
 def _announcer(s: Session, job: Job) -> Announce:
-    def announce(net: keras.Model, size: tuple[int, int], what: str, accuracy: float) -> None:
+    def announce(net: keras.Model, size: tuple[int, int], what: str, score: float) -> None:
         """Offer what a network in training predicts by one view."""
         rows, one = s.table.rows(TEST), Views(first=1, most=1)
         try:
@@ -139,7 +139,7 @@ def _announcer(s: Session, job: Job) -> Announce:
             print(f"warning: no submission yet: {error}")
             return
         what = f"{job.name.partition(',')[0]}: {what}, one view"
-        s.submission.offer(test.ids, test.alone(), what, accuracy, early=True)
+        s.submission.offer(test.ids, test.alone(), what, score, early=True)
 
     return announce
 
@@ -147,11 +147,11 @@ def _announcer(s: Session, job: Job) -> Announce:
 def _offer(s: Session, member: Member, what: str) -> None:
     """Offer what the networks of a member predict so far."""
     val = member.val.as_asked(s.cfg.asked_views)
-    gate = decide.gate(s.cfg.tta, val)
+    gate = decide.gate(s.cfg.tta, val, s.metric)
     probs = np.mean([test.used(gate) for test in member.test], 0)
-    accuracy = evidence.accuracy(val.used(gate), val.labels)
+    score = metrics.value(s.metric, val.used(gate), val.labels)
     name = f"member {member.name.partition(' ')[0]}: {what}"
-    s.submission.offer(member.test[0].ids, probs, name, accuracy, early=True)
+    s.submission.offer(member.test[0].ids, probs, name, score, early=True)
 
 
 # --- Voting ---------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _vote(s: Session, job: Job, trained: Trained, deadline: float) -> tuple[Vote
         if about and about["views"] != str(views or asked):
             # They were cut short for want of time; where there is time now, they are cast anew.
             if not views and s.machine.agree(deadline - time.monotonic()) > 0:
-                net = net or loop.load(s, job)
+                net = net or loop.load(job.folder, job.cfg, len(s.table.classes), s.machine)
                 views = _affordable(s, job, trained.size, net, deadline)
             if views and views.most > Views.model_validate(about["views"]).most:
                 about = None
@@ -179,7 +179,7 @@ def _vote(s: Session, job: Job, trained: Trained, deadline: float) -> tuple[Vote
             views = Views.model_validate(about["views"])
             found[which] = replace(read, combine=job.cfg.tta_combine)
             continue
-        net = net or loop.load(s, job)
+        net = net or loop.load(job.folder, job.cfg, len(s.table.classes), s.machine)
         views = views or _affordable(s, job, trained.size, net, deadline)
         # Validation photos get every view that a test photo may get: tables and gate need them.
         cast_views = Views(first=views.most, most=views.most) if which == "validation" else views
@@ -277,6 +277,7 @@ def _load_member(folder: Path, name: str, combine: Any) -> SavedMember:
     try:
         note = disk.unsealed(disk.read_json(folder / NOTE))
         inside, is_refitted = list(map(str, note["networks"])), bool(note["refit"])
+        metric = str(note.get("metric", "accuracy"))  # it always was
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: not what a member of a run leaves ({error})") from None
 
@@ -284,8 +285,9 @@ def _load_member(folder: Path, name: str, combine: Any) -> SavedMember:
         return replace(votes.load(folder / sub / f"votes_{which}.npz"), combine=combine)
 
     val = votes.join([load(sub, "validation") for sub in inside])
-    test = [load(sub, "test") for sub in (["refit"] if is_refitted else inside)]
-    return SavedMember(name, folder, val, test)
+    predict = ["refit"] if is_refitted else inside
+    test = [load(sub, "test") for sub in predict]
+    return SavedMember(name, folder, val, test, metric, [folder / sub for sub in predict])
 
 
 def groups(frame: pd.DataFrame, ids: list[str]) -> np.ndarray:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from carcls import disk, errors, hosts, machine, record, stops
 from carcls.config import SESSION_SETTINGS, Config
@@ -24,6 +24,7 @@ from carcls.data.photos import TRAIN, VALIDATION, Rows, Table
 from carcls.disagreement import BLENDS
 from carcls.errors import ConfigError, InputError
 from carcls.machine import Machine
+from carcls.metrics import Metric
 from carcls.nets import registry, schedule, weights
 from carcls.report import submission
 from carcls.report.submission import Submission
@@ -46,6 +47,7 @@ class Session:
     clock: Clock
     events: Events
     submission: Submission
+    metric: Metric = "accuracy"  # what decides
     caches: dict[Any, PhotoCache] = field(default_factory=dict)
     replaced: dict[int, InputError] = field(default_factory=dict)  # of the caches that are gone
 
@@ -144,8 +146,9 @@ def start(cfg: Config) -> Iterator[Session]:
         _take_over(cfg, place)
         table = photos.load(cfg, place)
         place = replace(place, answers=_answers(place, table))
+        decides = metric_of(cfg, table)
         _check_counts(cfg, table)
-        _write_tables(cfg, table, place.out)
+        write_tables(cfg, table, place.out)
         chosen = machine.setup(cfg)
         from carcls.train import monitor  # imports keras, whose backend is chosen only now
 
@@ -154,13 +157,30 @@ def start(cfg: Config) -> Iterator[Session]:
         limit = clock.start(cfg, place.on_kaggle, chosen.kind, began)
         posts_to = cfg.monitor_url if not chosen.process else ""
         events = monitor.open_events(place.out / "progress.jsonl", posts_to)
-        offered = Submission(place.out / "submission.csv", table, identity(cfg, table))
-        s = Session(cfg, place, table, chosen, limit, events, offered)
+        offered = Submission(place.out / "submission.csv", table, identity(cfg, table), decides)
+        s = Session(cfg, place, table, chosen, limit, events, offered, decides)
         offered.more_warnings = s.warnings
         with _told(events), _explained(s):
             settings, source = cfg.model_dump(mode="json"), record.source_hash()
             events.send("start", settings=settings, machine=chosen.reasons, source=source)
             yield s
+
+
+def metric_of(cfg: Config, table: Table) -> Metric:
+    """What decides: as set, else accuracy for labels and log-loss for probabilities.
+
+    Raises ConfigError where it is not defined.
+    """
+    if cfg.metric == "auc":
+        checked = np.unique(table.rows(VALIDATION).labels)
+        if len(table.classes) != 2 or len(checked) < 2:
+            raise ConfigError(
+                f"metric=auc: {len(table.classes)} classes, {len(checked)} of them among the "
+                "validation photos; expected two"
+            )
+    if cfg.metric != "auto":
+        return cfg.metric
+    return "log_loss" if table.asks.probabilities else "accuracy"
 
 
 def identity(cfg: Config, table: Table) -> str:
@@ -174,6 +194,7 @@ def identity(cfg: Config, table: Table) -> str:
     columns = (table.frame[name] for name in ("id", "label", "fold", "digest"))
     cut = boxes.of(table.frame).T if cfg.boxes else ()
     text = settings + record.rows(table.sample_ids, *columns, *cut) + record.source_hash()
+    text += json.dumps(asdict(table.asks))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -192,7 +213,7 @@ def _answers(place: Place, table: Table) -> Path | None:
         if place.answers:
             submission.read_answers(place.answers, table.sample_ids)
     except InputError as error:
-        print(f"warning: {error}; the true accuracy stays unknown")
+        print(f"warning: {error}; the true score stays unknown")
         return None
     return place.answers
 
@@ -207,11 +228,12 @@ def _check_counts(cfg: Config, table: Table) -> None:
         )
 
 
-def _write_tables(cfg: Config, table: Table, out: Path) -> None:
-    """audit.csv and photos.csv."""
+def write_tables(cfg: Config, table: Table, out: Path) -> None:
+    """audit.csv, photos.csv, and classes.json: the class of each output of the networks."""
     frame = photos.with_folds(table, cfg.folds, cfg.seed) if cfg.folds > 1 else table.frame
     for name, content in (("audit", spreadsheet_safe(table.audit)), ("photos", frame)):
         disk.write_atomic(out / f"{name}.csv", content.to_csv(index=False))
+    disk.write_json(out / "classes.json", {"classes": table.classes})
 
 
 @contextmanager
@@ -220,22 +242,12 @@ def locked(folder: Path) -> Iterator[None]:
     if hosts.process_of()[0]:
         yield
         return
-    lock = os.open(folder, os.O_RDONLY)  # the folder's own: nothing is left in it
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with disk.locked(folder) as is_ours:
+        if not is_ours:
             raise InputError(
                 f"out={folder}: another run is at work in it; wait for it, or choose another folder"
-            ) from None
-        except OSError as error:  # some network file systems know no locks
-            why = f"cannot be locked ({error.strerror})"
-            print(f"warning: {folder} {why}; two runs in it would spoil each other")
+            )
         yield
-    finally:
-        with suppress(OSError):  # a forked process may have the folder open too
-            fcntl.flock(lock, fcntl.LOCK_UN)
-        os.close(lock)
 
 
 @contextmanager

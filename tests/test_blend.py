@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from carcls.errors import ConfigError
+from carcls.metrics import NAMES, accuracy, log_loss, value
 from carcls.votes import blend
-from carcls.votes.evidence import accuracy, log_loss
+from carcls.votes.blend import Known
 
 
 def fit_weights(probs, truth):
-    return blend.fit("weights", probs, truth, 0).weights
+    return blend.fit("weights", probs, Known(truth)).weights
 
 
 def members(strengths, photos=400, classes=4, seed=0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,8 +38,9 @@ def says(right, truth, sure=0.97) -> np.ndarray:
     return np.where(np.eye(2, dtype=bool)[np.where(right, truth, 1 - truth)], sure, 1 - sure)
 
 
-def choose(probs, truth, groups=None, seed=0, names="abc") -> blend.Choice:
-    return blend.choose("auto", probs, truth, list(names)[: len(probs)], groups, seed)
+def choose(probs, truth, groups=None, seed=0, names="abc", metric="accuracy") -> blend.Choice:
+    known = Known(truth, groups, seed, metric)
+    return blend.choose("auto", probs, list(names)[: len(probs)], known)
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_the_order_of_members_does_not_matter():  # S67
     probs, truth = members([1, 2, 2.5, 0.5])
     order = [2, 0, 3, 1]
     for kind in ("best", "average", "weights", "logistic"):
-        there, here = (blend.fit(kind, p, truth, 0).apply(p) for p in (probs[order], probs))
+        there, here = (blend.fit(kind, p, Known(truth)).apply(p) for p in (probs[order], probs))
         np.testing.assert_allclose(there, here, atol=1e-3, err_msg=kind)
 
 
@@ -137,10 +139,31 @@ def test_best_is_by_accuracy_and_among_equals_by_log_loss():
     probs = np.array([says(wrong >= n, truth, sure) for n, sure in members])
     losses = [log_loss(p, truth) for p in probs]
     assert min(losses) == losses[2] < losses[1]
-    assert blend.fit("best", probs, truth, 0).weights.tolist() == [0, 0, 1, 0]
+    assert blend.fit("best", probs, Known(truth)).weights.tolist() == [0, 0, 1, 0]
     # Now the worst log-loss of all, and 1 has a worse one than 0 and 3
     probs[2] = says(wrong >= 2, truth, 0.9999)
-    assert blend.fit("best", probs, truth, 0).weights.tolist() == [0, 1, 0, 0]
+    assert blend.fit("best", probs, Known(truth)).weights.tolist() == [0, 1, 0, 0]
+
+
+def test_best_is_by_the_metric_that_decides():
+    truth = np.repeat([0, 1], [4, 16])
+    often, rare = (says(right, truth, 0.9) for right in (truth == 1, np.arange(20) % 3 > 0))
+    probs = np.array([often, rare])
+    assert accuracy(often, truth) > accuracy(rare, truth)
+    best = {m: blend.fit("best", probs, Known(truth, metric=m)).weights[0] for m in NAMES}
+    assert best["accuracy"] == 1 and best["balanced_accuracy"] == 0
+    assert np.isnan(Known(np.zeros(20, int), metric="auc").score(often))
+    assert blend.fit("best", probs, Known(np.zeros(20, int), metric="auc")).weights.sum() == 1
+
+
+def test_a_choice_reports_the_metric_that_decided(few_fits):
+    probs, truth = members([2.5, 2.2, 0], photos=120)
+    for metric in ("f1_macro", "log_loss"):
+        choice = choose(probs, truth, metric=metric)
+        assert choice.score == value(metric, choice.val_probs, truth)
+        best = choice.table.set_index("kind").loc["best"]
+        judged = blend.crossvalidate("best", probs, Known(truth, metric=metric))
+        assert best[metric] == value(metric, judged, truth)
 
 
 @pytest.mark.parametrize("kind", ["logistic", "forest"])
@@ -149,13 +172,13 @@ def test_stacking_learns_and_a_class_that_validation_lacks_stays_nothing(kind, f
     # All members call class 0 by the name of class 1 and so on: a mean cannot know.
     turned = np.roll(probs, 1, axis=2)
     known = truth != 1
-    made = blend.fit(kind, turned[:, known], truth[known], 0)
+    made = blend.fit(kind, turned[:, known], Known(truth[known]))
     found = made.apply(turned)
     assert found.shape == (300, 4)
     assert (found[:, 1] == 0).all()
     np.testing.assert_allclose(found.sum(1), 1)
     assert accuracy(found[known], truth[known]) > 0.9
-    assert accuracy(blend.fit("average", turned, truth, 0).apply(turned), truth) < 0.1
+    assert accuracy(blend.fit("average", turned, Known(truth)).apply(turned), truth) < 0.1
 
 
 PROBS, TRUTH = noise(photos=20)
@@ -214,7 +237,7 @@ def blind_folds(monkeypatch):
 @pytest.mark.parametrize("kind", blend.KINDS)
 def test_a_prediction_does_not_depend_on_the_labels_of_its_fold(kind, few_fits, blind_folds):
     truth, probs, fold, changed = one_fold_mislabelled()
-    before, after = (blend.crossvalidate(kind, probs, t, None, 3) for t in (truth, changed))
+    before, after = (blend.crossvalidate(kind, probs, Known(t, None, 3)) for t in (truth, changed))
     assert np.array_equal(before[fold], after[fold])
     if kind != "average":
         assert not np.array_equal(before, after)  # they do matter to the others
@@ -228,7 +251,7 @@ def test_neither_does_the_nested_one_with_its_choice(few_fits, blind_folds):
     # So a choice that sees the fold's labels would show.
     assert before.blend.kind != after.blend.kind
     assert not np.array_equal(before.val_probs, after.val_probs)
-    assert before.accuracy == accuracy(before.val_probs, truth)
+    assert before.score == accuracy(before.val_probs, truth)
 
 
 def one_fold_mislabelled():
@@ -250,7 +273,7 @@ def one_fold_mislabelled():
 def test_a_class_with_one_photo_of_a_dozen(kind, few_fits):
     """The fold with that photo leaves one class to fit on."""
     probs, _ = noise(photos=12)
-    found = blend.crossvalidate(kind, probs, np.eye(12, dtype=int)[4], None, 0)
+    found = blend.crossvalidate(kind, probs, Known(np.eye(12, dtype=int)[4]))
     assert np.isfinite(found).all()
 
 
@@ -260,20 +283,20 @@ def test_a_class_with_one_photo_of_a_dozen(kind, few_fits):
 def test_stacking_scored_on_its_own_photos_looks_good_on_noise_but_not_out_of_fold(few_fits):  # S69
     probs, truth = noise()
     chance = pytest.approx(0.25, abs=0.07)  # three standard deviations of 400 guesses
-    assert accuracy(blend.fit("forest", probs, truth, 0).apply(probs), truth) > 0.5
+    assert accuracy(blend.fit("forest", probs, Known(truth)).apply(probs), truth) > 0.5
     for kind in blend.KINDS:
-        assert accuracy(blend.crossvalidate(kind, probs, truth, None, 0), truth) == chance, kind
-    assert choose(probs, truth).accuracy == chance
+        assert accuracy(blend.crossvalidate(kind, probs, Known(truth)), truth) == chance, kind
+    assert choose(probs, truth).score == chance
 
 
 def test_duplicates_leak_unless_they_are_a_group(few_fits):
     probs, truth = noise(photos=80)
     probs, truth, groups = probs.repeat(4, 1), truth.repeat(4), np.arange(80).repeat(4)
     chance = pytest.approx(0.25, abs=0.15)  # three standard deviations of 80 guesses
-    assert accuracy(blend.crossvalidate("forest", probs, truth, None, 0), truth) > 0.8
-    assert accuracy(blend.crossvalidate("forest", probs, truth, groups, 0), truth) == chance
+    assert accuracy(blend.crossvalidate("forest", probs, Known(truth)), truth) > 0.8
+    assert accuracy(blend.crossvalidate("forest", probs, Known(truth, groups, 0)), truth) == chance
     choice = choose(probs, truth, groups)
-    assert choice.accuracy == chance
+    assert choice.score == chance
     assert "forest" not in choice.picked  # as it would be if the inner folds split groups
     assert choice.table.set_index("kind").loc["forest", "accuracy"] == chance
 
@@ -301,7 +324,7 @@ def predicted(**rights) -> dict[str, np.ndarray]:
     ],
 )
 def test_a_more_complicated_kind_needs_evidence(rights, expected):
-    assert blend._pick(predicted(**rights), np.zeros(10, int)) == expected
+    assert blend._pick(predicted(**rights), Known(np.zeros(10, int))) == expected
 
 
 def test_what_choose_reports(few_fits):
@@ -309,12 +332,12 @@ def test_what_choose_reports(few_fits):
     choice = choose(probs, truth)
     # The truth about calibrated independent members is linear in their logs.
     assert choice.blend.kind == "logistic"
-    expected = blend.fit("logistic", probs, truth, 0).apply(probs)
+    expected = blend.fit("logistic", probs, Known(truth)).apply(probs)
     assert np.array_equal(choice.blend.apply(probs), expected)
     table = choice.table.set_index("kind")
     assert tuple(table.index) == blend.KINDS
     for kind, row in table.iterrows():
-        out = blend.crossvalidate(kind, probs, truth, None, 0, blend.OUTER)
+        out = blend.crossvalidate(kind, probs, Known(truth), blend.OUTER)
         assert (row["accuracy"], row["log_loss"]) == (accuracy(out, truth), log_loss(out, truth))
         gained = row["accuracy"] - table.loc["best", "accuracy"]
         assert row["corrected"] - row["spoiled"] == pytest.approx(400 * gained)
@@ -331,7 +354,7 @@ def test_choose_keeps_the_one_member_that_nothing_improves(few_fits):
     probs = np.array([says(np.arange(100) >= wrong, truth) for wrong in (20, 5)])
     choice = choose(probs, truth, names=["poor", "good"])
     assert choice.blend.weights.tolist() == [0, 1]
-    assert (choice.picked, choice.accuracy) == (["best"] * 5, 0.95)
+    assert (choice.picked, choice.score) == (["best"] * 5, 0.95)
     assert choice.reason.startswith("good alone")
 
 
@@ -339,7 +362,7 @@ def test_one_member_is_itself_however_few_photos_there_are():
     choice = choose(PROBS[:1, :5], TRUTH[:5])
     assert (choice.blend.kind, choice.picked) == ("best", [])
     np.testing.assert_allclose(choice.val_probs, PROBS[0, :5])
-    assert choice.accuracy == accuracy(PROBS[0, :5], TRUTH[:5])
+    assert choice.score == accuracy(PROBS[0, :5], TRUTH[:5])
     assert choice.table["kind"].tolist() == ["best"]
 
 
@@ -350,7 +373,9 @@ def test_each_member_alone():  # S68
     truth = np.zeros(10, int)
     # 3 photos right by both, 5 and 2 by one alone
     rights = np.array([np.arange(10) < 8, np.arange(10) >= 5])
-    table = blend.members_table(["a", "b"], np.array([says(r, truth) for r in rights]), truth)
+    table = blend.members_table(
+        ["a", "b"], np.array([says(r, truth) for r in rights]), Known(truth)
+    )
     columns = ["name", "accuracy", "low", "high", "log_loss", "errors", "alone_right"]
     assert list(table.columns) == columns
     found = table[["name", "accuracy", "errors", "alone_right"]].to_numpy().tolist()

@@ -10,7 +10,9 @@ import pytest
 
 from carcls.config import Config
 from carcls.machine import Machine
+from carcls.metrics import NAMES, value
 from carcls.nets import hub, model, registry, schedule
+from carcls.votes import cast
 
 CFG = Config(weights="none", backbone="tiny", schedule="constant", warmup=0, lr=0.01, batch=4)
 CPU = Machine("tensorflow", ("cpu",))
@@ -129,6 +131,29 @@ def test_the_loss_spreads_a_share_of_the_label_over_all_classes(tiny):
     log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     expected = -((0.7 * labels + 0.1) * log_probs).sum(1).mean()
     assert net.evaluate(images, labels, verbose=0)[0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", NAMES)
+def test_validation_is_measured_by_the_metric_that_decides(tiny, metric):
+    """Batch by batch, what fills the last one not counted; the loss is of smoothed labels."""
+    classes = 2 if metric == "auc" else 3
+    cfg = CFG.replace(label_smoothing=0.3)
+    net, _ = model.build(cfg, CPU, classes, STEPS)
+    model.compile_model(cfg, net, CPU, metric)
+    images, _ = data(11)
+    labels = np.array([0, 0, 1, 0, 1, 0, 0, 0, 1, 1, 1])
+    images += 60.0 * labels[:, None, None, None]
+    weights = np.r_[np.full(9, 12 / 9), 0, 0].astype("float32")
+    found = net.evaluate(
+        images, np.eye(classes, dtype="float32")[labels], batch_size=4, sample_weight=weights,
+        verbose=0, return_dict=True,
+    )  # fmt: skip
+    probs = cast.softmax(np.array(net(images[:9])))
+    for name in {"accuracy", metric}:
+        assert found[name] == pytest.approx(value(name, probs, labels[:9]), abs=2e-3), name
+    assert set(found) == {"loss", "accuracy", metric}
+    if metric == "log_loss":
+        assert found["loss"] != pytest.approx(found["log_loss"], abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import cv2
 import pytest
 from cases import Case, good
 
-from carcls import hosts, machine, network, record, session, stops
+from carcls import disk, hosts, machine, network, record, session, stops
 from carcls.data import cache
+from carcls.data.asks import Asks
 from carcls.data.photos import TEST, TRAIN, VALIDATION
 from carcls.errors import ConfigError, InputError, Stopped
 from carcls.nets import schedule
@@ -58,9 +59,12 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(monkeypatch, tmp_
     def fails(file, operation):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(session.fcntl, "flock", fails)
+    monkeypatch.setattr(disk.fcntl, "flock", fails)
+    monkeypatch.setattr(disk, "_without_locks", set())
     with session.locked(tmp_path):
         assert "cannot be locked" in capsys.readouterr().out
+    with disk.locked(tmp_path, disk.IN_TURN) as is_ours:  # said once
+        assert (is_ours, capsys.readouterr().out) == (True, "")
 
 
 def test_a_session_without_its_accelerator_does_not_begin(case, monkeypatch):
@@ -190,6 +194,20 @@ def test_members_are_not_compared_on_a_few_photos(case):
         pass
 
 
+def test_the_metric_is_the_one_set_or_that_of_what_is_submitted(case):
+    table = case.load()
+    assert session.metric_of(case.cfg, table) == "accuracy"
+    assert session.metric_of(case.cfg.replace(metric="f1_macro"), table) == "f1_macro"
+    by_auc = case.cfg.replace(metric="auc")
+    assert session.metric_of(by_auc, table) == "auc"
+    for other in (
+        replace(table, classes=[*table.classes, 2]),
+        replace(table, frame=table.frame.assign(label=0)),
+    ):
+        with pytest.raises(ConfigError, match="metric=auc: .* expected two"):
+            session.metric_of(by_auc, other)
+
+
 # --- Which run it belongs to ----------------------------------------------------------------------
 
 
@@ -206,7 +224,8 @@ def test_a_run_is_the_same_in_all_its_sessions_and_another_with_other_photos(
     labels = replace(table, frame=table.frame.assign(label=1 - table.frame["label"]))
     bytes_ = replace(table, frame=table.frame.assign(digest="0"))
     fewer = replace(table, sample_ids=table.sample_ids[:1])
-    others = [session.identity(cfg, other) for other in (more, labels, bytes_, fewer)]
+    columns = replace(table, asks=Asks("labels", ("Id", "Kind")))
+    others = [session.identity(cfg, other) for other in (more, labels, bytes_, fewer, columns)]
     others += [session.identity(cfg.replace(**{name: 2}), table) for name in ("seed", "views")]
     anew = cfg.replace(resume=False)
     others += [session.identity(each, table) for each in (anew, anew.replace(budget_minutes=9))]

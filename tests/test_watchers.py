@@ -15,6 +15,7 @@ import pytest
 from carcls import stops
 from carcls.config import Config
 from carcls.errors import Stopped, TrainingDiverged
+from carcls.metrics import SHOWN
 from carcls.nets.model import numbers, restore
 from carcls.train import clock, watchers
 from carcls.train.clock import Leg
@@ -168,7 +169,7 @@ def test_the_best_state_by_accuracy_then_loss_and_the_last_one(tmp_path):
     net, kept = model(), checkpoint(tmp_path, before=10)
     logs = [(0.5, 1.0), (0.7, 2.0), (0.7, 1.5), (0.7, 1.5), (math.nan, 0.1), (0.6, 0.1)]
     play(net, kept, logs=logs)
-    assert kept.kept() == {"best_accuracy": 0.7, "best_loss": 1.5, "best_epoch": 3}
+    assert kept.kept() == {"best": (0.7, -1.5), "best_epoch": 3}
     assert {path.name for path in kept.states.folder.glob("*.npz")} == {"13.npz", "16.npz"}
     assert kept.states.load({})["epoch"] == kept.note["epoch"] == 6
     for which, value in (("last", 5), ("best", 2)):
@@ -177,7 +178,37 @@ def test_the_best_state_by_accuracy_then_loss_and_the_last_one(tmp_path):
     again = checkpoint(tmp_path, before=16)  # a session that goes on
     again.restore(kept.kept())
     play(net, again, logs=[(0.65, 0.1)])
-    assert again.best_accuracy == 0.7
+    assert again.best == (0.7, -1.5)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("f1_macro", (0.4, 0.6, 0.5), 2),
+        ("log_loss", (0.4, 0.6, 0.5), 1),
+        ("auc", (0.5, 0.5, 0.5), 3),
+    ],
+)
+def test_another_metric_chooses_the_epoch_and_has_a_column(
+    metric, values, best, tmp_path, events, history, capsys
+):
+    """It does because the network is compiled with it."""
+    kept = checkpoint(tmp_path)
+    progress = watchers.Progress(CFG, leg(0), rate, 8, events, history)
+    for callback in (kept, progress):
+        callback.set_model(model())
+    for epoch, value in enumerate(values):
+        logs = {"val_accuracy": 1 - value, "val_loss": 3.0 - epoch, f"val_{metric}": value}
+        for callback in (kept, progress):
+            callback.on_epoch_begin(epoch)
+            callback.on_epoch_end(epoch, logs)
+    assert kept.best_epoch == best
+    assert [row[f"val_{metric}"] for row in history.rows] == list(values)
+    assert watchers.score(max(history.rows, key=watchers.rank)) == values[best - 1]
+    starred = [n + 1 for n, row in enumerate(history.rows) if row["best"]]
+    assert starred[-1] == best
+    assert f"{SHOWN[metric]} {values[0]:.4f}*" in capsys.readouterr().out
+    assert list(history.rows[0]).count(f"val_{metric}") == 1
 
 
 def test_an_epoch_without_a_number_counts_until_there_is_a_better_one(tmp_path):

@@ -11,7 +11,8 @@ import numpy as np
 
 from carcls.config import Config
 from carcls.machine import HEAD, Machine
-from carcls.nets import fast, registry, schedule, weights
+from carcls.metrics import Metric
+from carcls.nets import fast, measures, registry, schedule, weights
 
 Moments = tuple[np.ndarray, np.ndarray, int]  # mean (C,), variance (C,), number of photos
 
@@ -206,8 +207,10 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak}
 
 
-def compile_model(cfg: Config, model: keras.Model, machine: Machine) -> Rate | None:
-    """Loss on logits with label smoothing, accuracy, and the optimiser with all its variables.
+def compile_model(
+    cfg: Config, model: keras.Model, machine: Machine, metric: Metric = "accuracy"
+) -> Rate | None:
+    """Loss on logits with label smoothing, metrics, and the optimiser with all its variables.
 
     Returns the Rate; None with plateau: ReduceLROnPlateau sets the rate, which Keras refuses where
     there is a schedule.
@@ -219,8 +222,8 @@ def compile_model(cfg: Config, model: keras.Model, machine: Machine) -> Rate | N
     loss = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=cfg.label_smoothing
     )
-    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-    model.compile(optimizer, loss, weighted_metrics=[accuracy], jit_compile=machine.xla)
+    found = measures.of(metric, model.output_shape[-1])
+    model.compile(optimizer, loss, weighted_metrics=found, jit_compile=machine.xla)
     model.optimizer.build(model.trainable_variables)
     return rate
 

@@ -13,6 +13,7 @@ from carcls.config import FILE_SETTINGS, POLICIES, TRAINING_SETTINGS, Config
 from carcls.data import boxes
 from carcls.data.photos import Rows
 from carcls.disk import user_path
+from carcls.metrics import Metric
 from carcls.nets import weights
 from carcls.record import Facts
 
@@ -29,8 +30,11 @@ class Job:
     start: Path | None = None  # weights to go on from; None: what cfg.weights says
     share: float = 1.0  # of the time that is left when it begins
 
-    def facts(self, frame: pd.DataFrame) -> Facts:
-        """What the network will be made from: settings, photos, first weights and the code."""
+    def facts(self, frame: pd.DataFrame, metric: Metric = "accuracy") -> Facts:
+        """What the network will be made from: settings, photos, first weights and the code.
+
+        metric: that chooses the epoch, whatever the setting leaves open.
+        """
         settings = self.cfg.model_dump(mode="json", include=set(TRAINING_SETTINGS - FILE_SETTINGS))
         start = self.start or weights.find_weights(self.cfg.backbone, self.cfg)
         policy = self.cfg.augment
@@ -38,6 +42,7 @@ class Job:
             policy = f"policy {record.digest_of(user_path(policy))[:16]}"
         return {
             **settings,
+            "metric": metric,
             "augment": policy,
             "the photos": record.rows(
                 *self.photos(frame, self.learn), *self.photos(frame, self.check)

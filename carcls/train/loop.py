@@ -10,10 +10,13 @@ import gc
 import io
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import keras
 
 from carcls import disk, machine, record
+from carcls.config import Config
+from carcls.machine import Machine
 from carcls.nets import model
 from carcls.train.job import Job
 from carcls.train.state import History, States
@@ -28,7 +31,7 @@ def read_back(s: Studio, job: Job) -> Trained | None:
     """What an earlier session has trained from the same facts; None if nothing can be used."""
     if not job.cfg.resume:
         return None
-    about = record.Steps(job.folder).about(TRAINING, job.facts(s.table.frame))
+    about = record.Steps(job.folder).about(TRAINING, job.facts(s.table.frame, s.metric))
     if about is None:
         return None
     if not (job.folder / LAST).is_file():
@@ -45,11 +48,10 @@ def read_back(s: Studio, job: Job) -> Trained | None:
     return Trained(tuple(about["size"]), about["seconds"], about["rows"])
 
 
-def load(s: Studio, job: Job) -> keras.Model:
-    """The network of a finished training with its best weights."""
-    cfg, classes = job.cfg.replace(weights="none"), len(s.table.classes)
-    net, _ = in_scope(s.machine, partial(model.build, cfg, s.machine, classes, 1))
-    net.load_weights(job.folder / BEST)
+def load(folder: Path, cfg: Config, classes: int, rt: Machine) -> keras.Model:
+    """The network of a finished training with its best weights, from the training's folder."""
+    net, _ = in_scope(rt, partial(model.build, cfg.replace(weights="none"), rt, classes, 1))
+    net.load_weights(folder / BEST)
     return net
 
 
@@ -66,7 +68,7 @@ def train(s: Studio, job: Job, deadline: float, announce: Announce | None) -> Tr
     learning rate per photo. Raises TrainingDiverged when the loss is no number.
     """
     cfg, states = job.cfg, States(job.folder / "state")
-    facts = job.facts(s.table.frame)
+    facts = job.facts(s.table.frame, s.metric)
     note = states.load(facts) if cfg.resume else None
     asked = s.machine.batch_size(cfg.batch)
     batch = note["next_batch"] if note else asked

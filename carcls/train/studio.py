@@ -11,12 +11,13 @@ import keras
 from carcls.data.cache import PhotoCache
 from carcls.data.photos import Rows, Table
 from carcls.machine import Machine
+from carcls.metrics import Metric
 from carcls.record import Facts
 from carcls.train.monitor import Events
 
 BEST, LAST, HISTORY = "best.weights.h5", "last.weights.h5", "history.csv"
 
-# What a network is good for so far: network, size, what it is, its validation accuracy.
+# What a network is good for so far: network, size, what it is, the metric of validation photos.
 Announce = Callable[[keras.Model, tuple[int, int], str, float], None]
 
 
@@ -25,6 +26,7 @@ class Studio(Protocol):
 
     machine: Machine
     table: Table
+    metric: Metric  # that chooses the best epoch
     events: Events
 
     def photos(self, size: tuple[int, int], fit: str) -> PhotoCache: ...

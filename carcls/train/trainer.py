@@ -17,6 +17,7 @@ from carcls.data.photos import TEST, Rows
 from carcls.nets import model, schedule
 from carcls.record import Facts
 from carcls.train import clock, watchers
+from carcls.train.balance import weighted
 from carcls.train.clock import Leg, Ramp
 from carcls.train.job import Job
 from carcls.train.rebase import rebase
@@ -119,8 +120,8 @@ class Trainer:
             self.net.optimizer.learning_rate = self._rate_now() * self.asked / note["batch"]
         self.was_announced = note["was_announced"]
         if self.announce and not self.was_announced:  # a kill came before there was a submission
-            accuracy = self.history.rows[-1]["val_accuracy"]
-            self._announce(number, f"epoch {epoch} of stage {number + 1}", accuracy)
+            score = watchers.score(self.history.rows[-1])
+            self._announce(number, f"epoch {epoch} of stage {number + 1}", score)
             self.states.amend(was_announced=True)
 
     def _open(self, number: int) -> None:
@@ -137,8 +138,8 @@ class Trainer:
         is_lowered = self.cfg.schedule == "plateau" and self.compiled >= 0
         lowered_rate = self._rate_now() if is_lowered else 0.0
         model.open_layers(self.cfg, self.net, number)
-        compile_ = partial(model.compile_model, self.cfg, self.net, self.s.machine)
-        self.rate = in_scope(self.s.machine, compile_)
+        to_compile = self.cfg, self.net, self.s.machine, self.s.metric
+        self.rate = in_scope(self.s.machine, partial(model.compile_model, *to_compile))
         if is_lowered:
             self.net.optimizer.learning_rate = lowered_rate
         self.compiled = number
@@ -167,8 +168,9 @@ class Trainer:
         if note:
             self.restore("best")
         if self.announce and has_time and not is_last:
-            of_stage = [r["val_accuracy"] for r in self.history.rows if r["stage"] == number + 1]
-            self._announce(number, f"best epoch of stage {number + 1}", max(of_stage))
+            rows = (row for row in self.history.rows if row["stage"] == number + 1)
+            best = watchers.score(max(rows, key=watchers.rank))
+            self._announce(number, f"best epoch of stage {number + 1}", best)
         return has_time
 
     def _fit(self, leg: Leg, note: dict[str, Any] | None) -> dict[str, Any]:
@@ -216,7 +218,8 @@ class Trainer:
         numbers = range(leg.first, leg.first + leg.epochs)
         cache = self.s.photos(self.cfg.stages[leg.stage].size, self.cfg.fit)
         how = Epochs(leg.stage, numbers, strength, leg.steps)
-        return make_batches(cache, self.job.learn, self.classes, how, self.cfg, self.s.machine)
+        made = make_batches(cache, self.job.learn, self.classes, how, self.cfg, self.s.machine)
+        return weighted(made, self.job, self.classes)
 
     def looks(self, number: int, rows: Rows, view: int = 0) -> Batches:
         """To predict these photos once, in that view."""
@@ -333,15 +336,15 @@ class Trainer:
 
     def _announce_first(self, epoch: int, logs: dict[str, Any]) -> None:
         if epoch == 0:
-            self._announce(0, "first epoch", float(logs["val_accuracy"]))
+            self._announce(0, "first epoch", watchers.score(logs))
             self.states.amend(was_announced=True)
 
-    def _announce(self, number: int, what: str, accuracy: float) -> None:
+    def _announce(self, number: int, what: str, score: float) -> None:
         """Hand over the network as validation has measured it."""
         began = monotonic()
         assert self.announce is not None
         is_best = what.startswith("best")  # its averaged weights are settled
         with self.averaged.swapped() if self.averaged and not is_best else nullcontext():
-            self.announce(self.net, self.cfg.stages[number].size, what, accuracy)
+            self.announce(self.net, self.cfg.stages[number].size, what, score)
         self.was_announced = True
         self.paused += monotonic() - began

@@ -17,8 +17,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from carcls import metrics
 from carcls.config import Config
 from carcls.errors import TrainingDiverged
+from carcls.metrics import Metric
 from carcls.nets.model import numbers, state
 from carcls.train import clock
 from carcls.train.clock import Leg
@@ -31,13 +33,21 @@ Rate = Callable[[int], float]  # step of a leg, from 0 → learning rate
 UNSTEADY = 3
 
 
+def deciding(logs: dict[str, Any]) -> Metric:
+    """What decides: the metric that the network was compiled with beside accuracy, if any."""
+    others = (name for name in metrics.NAMES if name != "accuracy" and f"val_{name}" in logs)
+    return next(others, "accuracy")
+
+
+def score(logs: dict[str, Any]) -> float:
+    """What decides, of the validation photos; logs: of an epoch, or a row of the history."""
+    return _of(logs, f"val_{deciding(logs)}")
+
+
 def rank(logs: dict[str, Any]) -> tuple[float, float]:
-    """Sorts epochs: higher validation accuracy first, then lower validation loss, NaN last."""
-    accuracy, loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
-    return (
-        -math.inf if math.isnan(accuracy) else accuracy,
-        -math.inf if math.isnan(loss) else -loss,
-    )
+    """Sorts epochs: the better metric first, then the lower validation loss, NaN last."""
+    loss = metrics.merit("log_loss", _of(logs, "val_loss"))
+    return metrics.merit(deciding(logs), score(logs)), loss
 
 
 def _of(logs: dict[str, Any] | None, key: str) -> float:
@@ -121,6 +131,7 @@ class Progress(Resumable, StepTimes):
     def _row(self, epoch: int, logs: dict[str, Any], best: bool) -> dict[str, Any]:
         seconds = time.monotonic() - self.begin
         last_step = (epoch - self.leg.first + 1) * self.leg.steps - 1
+        shown = ["loss", "accuracy", "val_loss", "val_accuracy", f"val_{deciding(logs)}"]
         return {
             "stage": self.leg.stage + 1,
             "height": self.shape.height,
@@ -128,7 +139,7 @@ class Progress(Resumable, StepTimes):
             "epoch": epoch + 1,
             "photos": self.leg.steps * self.batch,
             "lr": self.rate(last_step),
-            **{key: _of(logs, key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            **{key: _of(logs, key) for key in shown},
             "best": best,
             "images_per_s": round(self.batch / max(self.step, 1e-9), 1),
             "seconds": round(seconds, 2),
@@ -138,11 +149,13 @@ class Progress(Resumable, StepTimes):
     def _print(self, row: dict[str, Any]) -> None:
         total = self.leg.total
         star = "*" if row["best"] else " "
-        validation = f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}{star}  "
+        metric = deciding(row)
+        other = f"  val {metrics.SHOWN[metric]} {score(row):.4f}" if metric != "accuracy" else ""
+        validation = f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}"
         print(
             f"{self._head}  epoch {row['epoch']:>{len(str(total))}}/{total}  lr {row['lr']:.2e}  "
             f"loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
-            f"{'' if math.isnan(row['val_accuracy']) else validation}"
+            f"{'' if math.isnan(row['val_accuracy']) else f'{validation}{other}{star}  '}"
             f"{row['images_per_s']:.0f} images/s  {clock.show(row['left_s'])} left",
             flush=True,
         )
@@ -224,13 +237,13 @@ class AveragedWeights(keras.callbacks.Callback):
 
 
 class Checkpoint(Resumable, keras.callbacks.Callback):
-    """Keeps the state of every epoch, and of a stage's best one: by accuracy, then by loss.
+    """Keeps the state of every epoch, and of a stage's best one: by the metric, then by loss.
 
     Without validation the last epoch is the best. Comes last among the callbacks: ``describe``
     says what else is part of the state, these callbacks' fields among it.
     """
 
-    fields = ("best_accuracy", "best_loss", "best_epoch")
+    fields = ("best", "best_epoch")
 
     def __init__(
         self, states: States, describe: Callable[[int], dict[str, Any]], before: int
@@ -238,7 +251,7 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
         """describe: epochs of the stage that are done → note; before: epochs before the stage."""
         super().__init__()
         self.states, self.describe, self.before = states, describe, before
-        self.best_accuracy = self.best_loss = math.nan
+        self.best: Sequence[float] = (-math.inf, -math.inf)  # its rank
         self.best_epoch = 0  # of the stage, from 1; 0: none yet
         self.note: dict[str, Any] = {}  # the last one
         self.seconds = 0.0  # of all of them
@@ -246,11 +259,10 @@ class Checkpoint(Resumable, keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         began = time.monotonic()
         logs = logs or {}
-        so_far = rank({"val_accuracy": self.best_accuracy, "val_loss": self.best_loss})
-        is_best = not self.best_epoch or rank(logs) > so_far or "val_accuracy" not in logs
+        is_better = rank(logs) > tuple(self.best) or "val_accuracy" not in logs
+        is_best = is_better or not self.best_epoch
         if is_best:
-            self.best_accuracy, self.best_loss = _of(logs, "val_accuracy"), _of(logs, "val_loss")
-            self.best_epoch = epoch + 1
+            self.best, self.best_epoch = rank(logs), epoch + 1
         self.note = self.describe(epoch + 1)
         self.states.save(self.before + epoch + 1, self.note, state(self.model), is_best)
         self.seconds += time.monotonic() - began

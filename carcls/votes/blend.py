@@ -7,15 +7,17 @@ photo. The photos are validation photos that no member was trained on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from carcls import metrics
 from carcls.disagreement import BLENDS
 from carcls.errors import ConfigError
-from carcls.votes.evidence import TINY, accuracy, compare, log_loss, measure
+from carcls.metrics import SHOWN, TINY, Metric, log_loss
+from carcls.votes.evidence import compare, measure
 from carcls.votes.votes import ROW_SUM
 
 KINDS = BLENDS[1:]  # from simple to complicated; a new one also wants a branch in ``fit``
@@ -26,6 +28,24 @@ LEAST = 10  # photos; with fewer, folds of two or three photos choose by luck
 OUTER, INNER = (5, 40), (2, 10)
 ENOUGH = 1200  # photos from which a kind is chosen within an outer fold, and a tree is grown
 LARGE = 2000  # unknowns of a logistic regression: above it, no matrix of their squares
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the validation photos, and how predictions of them are judged."""
+
+    truth: np.ndarray
+    groups: np.ndarray | None = None  # (photos,) int: those of a group, as copies, stay in one fold
+    seed: int = 0  # of folds and forests
+    metric: Metric = "accuracy"
+
+    def some(self, photos: np.ndarray) -> Known:
+        """Of these photos alone."""
+        groups = None if self.groups is None else self.groups[photos]
+        return replace(self, truth=self.truth[photos], groups=groups)
+
+    def score(self, probs: np.ndarray) -> float:
+        return metrics.value(self.metric, probs, self.truth)
 
 
 @dataclass(frozen=True)
@@ -58,28 +78,20 @@ class Choice:
     """A blend and what validation photos say of it."""
 
     blend: Blend  # fitted on all validation photos
-    table: pd.DataFrame  # a row a kind: kind, accuracy, log_loss, corrected, spoiled, weights
+    table: pd.DataFrame  # a row a kind: kind, metrics, corrected, spoiled, weights
     val_probs: np.ndarray  # (photos, classes) float64; neither fit nor choice saw their photo
-    accuracy: float  # of val_probs: the one to report, as the best row of the table is flattered
+    score: float  # the metric of val_probs: the one to report, as the table's best is flattered
     picked: list[str]  # kind chosen in each outer fold; empty where none was chosen
     reason: str
 
 
-def choose(
-    kind: str,
-    probs: np.ndarray,
-    truth: np.ndarray,
-    names: list[str],
-    groups: np.ndarray | None,
-    seed: int,
-) -> Choice:
+def choose(kind: str, probs: np.ndarray, names: list[str], known: Known) -> Choice:
     """The blend as set, judged out of fold where it is fitted; with auto the best founded kind.
 
     kind: as the setting blend=; of one member there is nothing to blend. names: of the members.
-    groups (photos,) int: photos of a group, such as copies of a file, stay in one fold. Raises
-    ConfigError where there are too few photos, or weights are not as expected.
+    Raises ConfigError where there are too few photos, or weights are not as expected.
     """
-    probs = _checked(probs)
+    probs, truth = _checked(probs), known.truth
     fitted = len(names) > 1 and kind in BLENDS
     if fitted and len(truth) < LEAST:
         raise ConfigError(
@@ -87,74 +99,79 @@ def choose(
             "val_fraction"
         )
     if fitted and kind == "auto":
-        return _choose_kind(probs, truth, names, groups, seed)
+        return _choose_kind(probs, names, known)
     reason = f"blend={kind}, as set"
     if len(names) == 1:
         blend, reason = Blend("best", np.ones(1)), "one member"
     elif fitted:
-        blend = fit(kind, probs, truth, seed)
+        blend = fit(kind, probs, known)
     else:
         blend = Blend("manual", parse_weights(kind, len(names)))
-    judged = crossvalidate(kind, probs, truth, groups, seed) if fitted else blend.apply(probs)
-    table = _table({blend.kind: judged}, {blend.kind: blend}, truth)
-    return Choice(blend, table, judged, accuracy(judged, truth), [], reason)
+    judged = crossvalidate(kind, probs, known) if fitted else blend.apply(probs)
+    table = _table({blend.kind: judged}, {blend.kind: blend}, known)
+    return Choice(blend, table, judged, known.score(judged), [], reason)
 
 
-def _choose_kind(
-    probs: np.ndarray, truth: np.ndarray, names: list[str], groups: np.ndarray | None, seed: int
-) -> Choice:
+def _choose_kind(probs: np.ndarray, names: list[str], known: Known) -> Choice:
     """The simplest kind that nothing more complicated beats on photos that it was not fitted on.
 
     Nested cross-validation (Varma and Simon 2006): for each outer fold the kind is chosen anew on
-    the other photos, so that the choice does not flatter the accuracy.
+    the other photos, so that the choice does not flatter the score.
     """
-    predicted = {k: crossvalidate(k, probs, truth, groups, seed, OUTER) for k in KINDS}
+    predicted = {k: crossvalidate(k, probs, known, OUTER) for k in KINDS}
     nested, picked = np.full(probs.shape[1:], np.nan), []
-    for rest, fold in split(truth, groups, seed, OUTER[0]):
-        some = np.sort(np.random.default_rng(seed).permutation(rest)[:ENOUGH])
-        inner = probs[:, some], truth[some], None if groups is None else groups[some]
-        tried = {k: crossvalidate(k, *inner, seed, INNER) for k in KINDS}
-        picked.append(_pick(tried, truth[some]))
+    for rest, fold in split(known.truth, known.groups, known.seed, OUTER[0]):
+        some = np.sort(np.random.default_rng(known.seed).permutation(rest)[:ENOUGH])
+        inner = known.some(some)
+        tried = {k: crossvalidate(k, probs[:, some], inner, INNER) for k in KINDS}
+        picked.append(_pick(tried, inner))
         nested[fold] = predicted[picked[-1]][fold]  # it was fitted on rest alone
-    kind = _pick(predicted, truth)
-    blends = {k: fit(k, probs, truth, seed) for k in {*KINDS[:3], kind}}
+    kind = _pick(predicted, known)
+    blends = {k: fit(k, probs, known) for k in {*KINDS[:3], kind}}
     best = names[int(np.argmax(np.asarray(blends["best"].weights)))]
-    reason = f"{best} alone: no blend both lowers the log-loss and corrects more than it spoils"
+    reason = f"{best} alone: no blend both lowers the log-loss and betters {SHOWN[known.metric]}"
+    if known.metric == "log_loss":
+        reason = f"{best} alone: no blend lowers the log-loss by more than its standard error"
     if kind != "best":
-        change = compare(predicted["best"], predicted[kind], truth)
+        change = compare(predicted["best"], predicted[kind], known.truth, known.metric)
         reason = f"{kind} against the best member ({best}): {change}"
-    table = _table(predicted, blends, truth)
-    return Choice(blends[kind], table, nested, accuracy(nested, truth), picked, reason)
+    table = _table(predicted, blends, known)
+    return Choice(blends[kind], table, nested, known.score(nested), picked, reason)
 
 
-def _pick(predicted: dict[str, np.ndarray], truth: np.ndarray) -> str:
+def _pick(predicted: dict[str, np.ndarray], known: Known) -> str:
     """The kind to take, of out-of-fold predictions (photos, classes) of each of KINDS."""
     best, *others = KINDS
     for kind in others:
-        if compare(predicted[best], predicted[kind], truth).surely_helps:
+        if compare(predicted[best], predicted[kind], known.truth, known.metric).surely_helps:
             best = kind
     return best
 
 
 def _table(
-    predicted: dict[str, np.ndarray], blends: dict[str, Blend], truth: np.ndarray
+    predicted: dict[str, np.ndarray], blends: dict[str, Blend], known: Known
 ) -> pd.DataFrame:
     """A row a kind; corrected and spoiled against the best member, where that is judged too."""
     rows = []
     for kind, probs in predicted.items():
-        row = {"kind": kind, "accuracy": accuracy(probs, truth), "log_loss": log_loss(probs, truth)}
+        row: dict[str, Any] = {"kind": kind}
+        for name in dict.fromkeys(["accuracy", "log_loss", known.metric]):
+            row[name] = metrics.value(name, probs, known.truth)
         if "best" in predicted:
-            change = compare(predicted["best"], probs, truth)
+            change = compare(predicted["best"], probs, known.truth)
             row |= {"corrected": change.corrected, "spoiled": change.spoiled}
         weights = blends[kind].weights_text() if kind in blends else ""
         rows.append(row | {"weights": weights})
     return pd.DataFrame(rows)
 
 
-def members_table(names: list[str], probs: np.ndarray, truth: np.ndarray) -> pd.DataFrame:
+def members_table(names: list[str], probs: np.ndarray, known: Known) -> pd.DataFrame:
     """Each member alone; alone_right counts the photos that only this member has right."""
-    right = probs.argmax(2) == truth  # (members, photos)
-    rows = [{"name": name, **measure(p, truth)} for name, p in zip(names, probs, strict=True)]
+    right = probs.argmax(2) == known.truth  # (members, photos)
+    rows = [
+        {"name": name, **measure(p, known.truth, known.metric)}
+        for name, p in zip(names, probs, strict=True)
+    ]
     alone = (right & (right.sum(0) == 1)).sum(1)
     return pd.DataFrame(rows).assign(errors=(~right).sum(1), alone_right=alone)
 
@@ -177,38 +194,35 @@ def parse_weights(text: str, members: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def fit(kind: str, probs: np.ndarray, truth: np.ndarray, seed: int, trees: int = OUTER[1]) -> Blend:
-    """A blend of one of KINDS, fitted on these photos; seed and trees are the forest's.
+def fit(kind: str, probs: np.ndarray, known: Known, trees: int = OUTER[1]) -> Blend:
+    """A blend of one of KINDS, fitted on these photos; trees: of the forest.
 
-    best: the member of the highest accuracy, the lower log-loss among equals. average: equal
+    best: the member of the best metric, the lower log-loss among equals. average: equal
     weights. weights: those of the lowest log-loss of the weighted mean. logistic, forest: stacking
     (Wolpert 1992) on the log-probabilities of all members.
     """
-    members = len(probs)
+    members, truth = len(probs), known.truth
     if kind == "best":
-        order = [(-accuracy(member, truth), log_loss(member, truth)) for member in probs]
+        merits = [metrics.merit(known.metric, known.score(member)) for member in probs]
+        order = [(-m, log_loss(p, truth)) for m, p in zip(merits, probs, strict=True)]
         return Blend(kind, np.eye(members)[order.index(min(order))])
     if kind == "average":
         return Blend(kind, np.full(members, 1 / members))
     if kind == "weights":
         return Blend(kind, _fit_weights(probs, truth))
     features = _features(probs)
-    classifier = _classifier(kind, features.shape[1], truth, seed, trees)
+    classifier = _classifier(kind, features.shape[1], truth, known.seed, trees)
     return Blend(kind, stack=classifier.fit(features, truth))
 
 
 def crossvalidate(
-    kind: str,
-    probs: np.ndarray,
-    truth: np.ndarray,
-    groups: np.ndarray | None,
-    seed: int,
-    effort: tuple[int, int] = OUTER,
+    kind: str, probs: np.ndarray, known: Known, effort: tuple[int, int] = OUTER
 ) -> np.ndarray:
     """(photos, classes) float64: each photo predicted by a blend fitted without its fold."""
     out, (folds, trees) = np.empty(probs.shape[1:]), effort
-    for rest, fold in split(truth, groups, seed, folds):
-        out[fold] = fit(kind, probs[:, rest], truth[rest], seed, trees).apply(probs[:, fold])
+    for rest, fold in split(known.truth, known.groups, known.seed, folds):
+        blend = fit(kind, probs[:, rest], known.some(rest), trees)
+        out[fold] = blend.apply(probs[:, fold])
     return out
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from carcls.data import photos
 from carcls.data.photos import Rows
+from carcls.metrics import Metric
 from carcls.values import Views
 from carcls.votes.decide import Voter, gate
 from carcls.votes.evidence import wilson
@@ -43,7 +44,11 @@ class Chosen:
 
 
 def choose(
-    members: Sequence[Voter], gates: Sequence[Gate], table: photos.Table, views: Views
+    members: Sequence[Voter],
+    gates: Sequence[Gate],
+    table: photos.Table,
+    views: Views,
+    metric: Metric = "accuracy",
 ) -> Chosen:
     """Test photos for which, in every member, at least AGREEMENT of the views say the same class.
 
@@ -80,7 +85,7 @@ def choose(
             f"{too_few:,} test photos agree but have fewer than {LEAST_VIEWS} views, so they are "
             f"left out; let the first round of views have {LEAST_VIEWS}"
         )
-    refused = _refuse_members(gates, val, test)
+    refused = _refuse_members(gates, val, test, metric)
     refused = refused or _refuse_labels(labels, usable.sum(), len(table.classes), right, n_val)
     if refused:
         line, passing, labels = f"refused: {refused}; {line}", passing[:0], labels[:0]
@@ -102,11 +107,13 @@ def _agreement(members: Sequence[Votes]) -> tuple[np.ndarray, np.ndarray, np.nda
     return labels, np.all(agree, axis=0), np.all(enough, axis=0)
 
 
-def _refuse_members(gates: Sequence[Gate], val: Sequence[Votes], test: Sequence[Votes]) -> str:
+def _refuse_members(
+    gates: Sequence[Gate], val: Sequence[Votes], test: Sequence[Votes], metric: Metric
+) -> str:
     """Why the views of a member say too little to label by them; "" if they do not."""
     for number, own in enumerate(gates):
         # tta=always opens a gate for predicting, not for labelling.
-        if not (own.open and gate("auto", val[number]).open):
+        if not (own.open and gate("auto", val[number], metric).open):
             return (
                 f"the gate of test-time augmentation is closed for member {number + 1} of "
                 f"{len(gates)}, so the agreement of its views says nothing"

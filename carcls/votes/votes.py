@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carcls import disk
+from carcls import disk, metrics
 from carcls.disk import NO_ZIP
 from carcls.errors import InputError
+from carcls.metrics import TINY, Metric
 from carcls.values import Views
-from carcls.votes.evidence import TINY, Change, compare, measure
+from carcls.votes.evidence import Change, compare, measure
 
 COMBINE = ("mean", "geometric", "vote")
 ROW_SUM = 1e-2  # rows of half precision miss a sum of 1 by less; logits do not pass
@@ -101,10 +102,10 @@ class Votes:
         """(photos,) float64: share of a photo's views that say what all of them say together."""
         return (self.tops() == self.together().argmax(1)).sum(0) / self.n_views
 
-    def change_from(self, before: Votes) -> Change:
+    def change_from(self, before: Votes, metric: Metric = "accuracy") -> Change:
         """What becomes of the photos, all their views together, when these votes replace others."""
         assert self.ids == before.ids, "votes of other photos"
-        return compare(before.together(), self.together(), self.labels)
+        return compare(before.together(), self.together(), self.labels, metric)
 
 
 def load(path: Path) -> Votes:
@@ -227,8 +228,8 @@ def doublings(first: int, most: int) -> list[int]:
 # --- Tables, of validation votes that have all views ----------------------------------------------
 
 
-def tta_table(votes: Votes) -> pd.DataFrame:
-    """Accuracy of the photo alone, of each view alone, and of the first 1, 2, 4, … views together.
+def tta_table(votes: Votes, metric: Metric = "accuracy") -> pd.DataFrame:
+    """Measures of the photo alone, of each view alone, and of the first 1, 2, 4, … views together.
 
     corrected and spoiled count photos against the photo alone; p is McNemar's exact test.
     """
@@ -237,7 +238,7 @@ def tta_table(votes: Votes) -> pd.DataFrame:
     def row(what: str, n: int, probs: np.ndarray) -> dict[str, Any]:
         change = compare(plain, probs, votes.labels)
         paired = {"corrected": change.corrected, "spoiled": change.spoiled, "p": change.p}
-        return {"what": what, "views": n, **measure(probs, votes.labels), **paired}
+        return {"what": what, "views": n, **measure(probs, votes.labels, metric), **paired}
 
     rows = [row("no TTA", 1, plain)]
     if views > 1:
@@ -250,17 +251,19 @@ def tta_table(votes: Votes) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def curve(votes: Votes) -> pd.DataFrame:
-    """Accuracy, its 95 % interval and log-loss against the number of views, one row a number."""
+def curve(votes: Votes, metric: Metric = "accuracy") -> pd.DataFrame:
+    """What ``measure`` gives against the number of views, one row a number."""
     every = prefixes(votes.probs, votes.combine, range(1, len(votes.probs) + 1))
-    return pd.DataFrame([{"views": n, **measure(probs, votes.labels)} for n, probs in every])
+    return pd.DataFrame(
+        [{"views": n, **measure(probs, votes.labels, metric)} for n, probs in every]
+    )
 
 
 FIRSTS, CAPS = (2, 4, 8), (8, 16, 32, 64)  # the rules that ``trade_off`` compares
 
 
-def trade_off(votes: Votes) -> pd.DataFrame:
-    """Passes a photo, accuracy and log-loss of fixed rules and of adaptive ones up to a cap.
+def trade_off(votes: Votes, metric: Metric = "accuracy") -> pd.DataFrame:
+    """Passes a photo and metrics of fixed rules and of adaptive ones up to a cap.
 
     share of the passes of the fixed rule with that cap; differ: photos predicted otherwise by it.
     """
@@ -273,9 +276,10 @@ def trade_off(votes: Votes) -> pd.DataFrame:
             passes = float(asked.n_views.mean())
             rules.append((f"from {first} up to {cap}", asked.together(), passes))
         for rule, probs, passes in rules:
-            row = {"rule": rule, "cap": cap, "passes": passes, "share": passes / cap}
-            measured = measure(probs, votes.labels)
-            row |= {name: measured[name] for name in ("accuracy", "log_loss")}
+            row: dict[str, Any] = {"rule": rule, "cap": cap}
+            row |= {"passes": passes, "share": passes / cap}
+            for name in dict.fromkeys(["accuracy", "log_loss", metric]):
+                row[name] = metrics.value(name, probs, votes.labels)
             rows.append(row | {"differ": int((probs.argmax(1) != fixed.argmax(1)).sum())})
     return pd.DataFrame(rows)
 
