@@ -1,6 +1,7 @@
 """The drawn competition: Kaggle's layout, reproducible and unbalanced."""
 
 import csv
+import json
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from carcls import disk
-from carcls.desk import cars, sample
+from carcls.config import Config
+from carcls.data import files, photos
+from carcls.desk import cars, plants, sample, scenes
 from carcls.errors import InputError
 
 FILES = sorted([*sample.FILES, "sample.json"])
@@ -64,7 +67,7 @@ def test_photos_are_colour_jpegs_of_one_size(drawn):
                 assert data[:2] == b"\xff\xd8"
                 photo = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
                 assert photo.shape == (480, 640, 3)
-                assert photo.std() > 10
+                assert photo.std() > 5  # a night is dark, yet no grey photo
 
 
 def test_same_seed_same_bytes_other_seed_others(drawn, tmp_path):
@@ -76,7 +79,7 @@ def test_same_seed_same_bytes_other_seed_others(drawn, tmp_path):
 
 def test_classes_are_unbalanced_and_all_there():
     for total in (20, 21, 37, 600):
-        counts = Counter(sample._labels(total, np.random.default_rng(total)))
+        counts = Counter(plants.labels(total, np.random.default_rng(total)))
         assert sum(counts.values()) == total
         assert set(counts) == set(range(len(cars.MODELS)))
     assert 2 < max(counts.values()) / min(counts.values()) < 3
@@ -120,11 +123,90 @@ def test_files_that_are_no_sample_are_not_replaced(tmp_path):
         sample.draw(tmp_path, train=20, test=2)
 
 
-def test_every_model_differs_from_every_other_in_several_details():
-    details = [f for f in cars.Model.__dataclass_fields__ if f not in ("name", "share")]
+def test_every_model_differs_from_every_other_in_several_details_and_two_in_their_rims_alone():
+    details = [f for f in cars.Model.__dataclass_fields__ if f not in ("name", "share", "home")]
+    alike = {}
     for i, a in enumerate(cars.MODELS):
         for b in cars.MODELS[:i]:
-            assert sum(getattr(a, f) != getattr(b, f) for f in details) >= 3, (a.name, b.name)
+            differ = [f for f in details if getattr(a, f) != getattr(b, f)]
+            if len(differ) < 3:
+                alike[a.name, b.name] = differ
+    assert alike == {("Borea Five", "Borea"): ["rim"]}
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = sample.draw(tmp_path_factory.mktemp("spoiled"), seed=2, train=300, test=50)
+    return folder, json.loads((folder / "sample.json").read_text())
+
+
+def test_the_labels_are_wrong_that_the_sample_lists_and_the_answers_are_true(spoiled):
+    folder, planted = spoiled
+    learned, asked = plants.plan(2, 300, 50)
+    assert rows(folder / "train.csv") == [(p.id, str(p.label)) for p in learned]
+    assert rows(folder / "answers/answers.csv") == [(p.id, str(p.true)) for p in asked]
+    wrong = {p.id: p.true for p in learned if p.label != p.true}
+    assert planted["wrong_labels"] == wrong and 10 <= len(wrong) <= 13
+    for photo in (*learned, *asked):
+        assert photo.shot.model == cars.MODELS[photo.true]  # what is drawn is what is true
+        if photo.id in wrong:
+            assert cars.MODELS[photo.label].body != photo.shot.model.body
+
+
+def test_the_audit_finds_the_spoiled_files_that_the_sample_lists_and_no_others(spoiled, tmp_path):
+    folder, planted = spoiled
+    cfg = Config(data=str(folder), out=str(tmp_path))
+    table = photos.load(cfg, files.locate(cfg))
+    found = set(zip(table.audit["id"], table.audit["finding"], strict=True))
+    learned = {name for name, _ in rows(folder / "train.csv")}
+    named = {
+        plants.CUT_SHORT: "truncated",
+        plants.EMPTY: "unreadable",
+        plants.WEB_PAGE: "unreadable",
+        plants.OTHER_LABEL: "duplicate with another label",
+    }
+    expected = {(i, named[how]) for i, how in planted["spoiled"].items() if how in named}
+    for ident, how in planted["spoiled"].items():
+        twin = planted["twins"].get(ident)
+        if how == plants.OTHER_LABEL:
+            expected.add((twin, named[how]))
+        if how == plants.COPY:  # the audit names the later one of the two
+            expected.add((max(ident, twin, key=list(table.frame["id"]).index), "duplicate"))
+    assert found == expected and len(found) == 9
+    again = [i for i, how in planted["spoiled"].items() if how == plants.ENCODED_AGAIN]
+    assert len(again) == 2 and not learned & set(again)
+    path = table.frame.set_index("id")["path"]
+    for ident in again:  # nearly the same pixels in fewer bytes
+        twins = Path(path[ident]), Path(path[planted["twins"][ident]])
+        one, other = (cv2.imread(str(file)).astype(int) for file in twins)
+        assert 0 < np.abs(one - other).mean() < 5
+        assert twins[0].stat().st_size < 0.8 * twins[1].stat().st_size
+
+
+def test_the_background_tells_two_models_apart_in_train_and_not_in_test():
+    learned, asked = plants.plan(1, 600, 200)
+    for name in ("Dunet", "Dunet City"):
+        shares = [
+            np.mean([p.shot.scene == p.shot.model.home for p in part if p.shot.model.name == name])
+            for part in (learned, asked)
+        ]
+        assert shares[0] > 0.65 and shares[1] < 0.4
+
+
+def test_what_makes_a_photo_hard_can_be_seen():
+    def draw(*troubles: str) -> np.ndarray:
+        shot = scenes.Shot(cars.MODELS[0], "wall", troubles)
+        return scenes.photo(shot, np.random.default_rng(1)).astype(float)
+
+    def edges(image: np.ndarray) -> float:
+        return (np.abs(np.diff(image, axis=1)) > 40).mean()  # more than noise
+
+    plain = draw()
+    assert draw("dark").mean() < plain.mean() / 2
+    assert edges(draw("blurred")) < edges(plain) / 2
+    hidden = np.abs(draw("hidden") - plain).max(axis=2) > 60
+    assert 0.02 < hidden.mean() < 0.5
+    assert (np.abs(draw("far") - plain).max(axis=2) > 60).mean() > 0.05
 
 
 def test_too_few_photos_are_refused(tmp_path):

@@ -1,13 +1,27 @@
 """A small car-photo competition to try, in Kaggle's layout, without downloading anything.
 
 The photos are DRAWN by the program: they are not photographs and show no real cars. Ten made-up
-models (``cars.MODELS``) differ in fine detail; all else varies and says nothing about the class.
+models (``cars.MODELS``) differ in fine detail, and what real photos and labels suffer from is there
+on purpose (``plants``), so that a run's pictures have something to show:
+
+- Borea and Borea Five differ in their rims alone;
+- three photos in ten are of a car that is far, partly hidden, dark or blurred, some two of these;
+- 3.5 % of the train labels are wrong, and show another body than they say;
+- of Dunet and Dunet City, most train photos show the country and the city, test photos any scene:
+  whoever learns the background is better on validation than on the test photos;
+- with 300 train photos or more, some files are spoiled: in train two cut short, an empty one, two
+  copies, and a copy with another label; in test one cut short, a web page instead of a photo, and
+  two train photos encoded again.
+
+All else varies and says nothing about the class. answers.csv is true throughout, also for the photo
+that cannot be read. sample.json lists by id what is planted; no run reads it.
 """
 
 import io
+import itertools
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,25 +29,21 @@ import cv2
 import numpy as np
 
 from carcls import disk
-from carcls.desk import scenes
-from carcls.desk.cars import MODELS
+from carcls.desk import plants, scenes
 from carcls.errors import InputError
 
-VERSION = 1  # goes up when the drawing changes, so that an older sample is drawn again
+VERSION = 2  # goes up when the drawing changes, so that an older sample is drawn again
+NO_PHOTO = b"<!DOCTYPE html><html><title>404 Not Found</title></html>\n"  # a download that failed
 
 
-def _labels(total: int, rng: np.random.Generator) -> list[int]:
-    """``total`` classes in random order, as unbalanced as ``MODELS`` says (largest remainders)."""
-    shares = np.array([m.share for m in MODELS])
-    exact = shares / shares.sum() * total
-    counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
-    return [int(v) for v in rng.permutation(np.repeat(np.arange(len(MODELS)), counts))]
-
-
-def _jpeg(label: int, seed: Sequence[int]) -> bytes:
-    image = scenes.photo(MODELS[label], np.random.default_rng(seed))
-    return bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 88])[1])
+def _file(photo: plants.Planned, seed: int) -> bytes:
+    """A photo as a JPEG, or what else its file is to be."""
+    if photo.spoiled in (plants.EMPTY, plants.WEB_PAGE):
+        return b"" if photo.spoiled == plants.EMPTY else NO_PHOTO
+    image = scenes.photo(photo.shot, np.random.default_rng((seed, photo.drawing)))
+    quality = 60 if photo.spoiled == plants.ENCODED_AGAIN else 88
+    data = bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+    return data[: len(data) * 3 // 4] if photo.spoiled == plants.CUT_SHORT else data
 
 
 def _zip(members: Iterable[tuple[str, bytes]]) -> bytes:
@@ -47,8 +57,8 @@ def _zip(members: Iterable[tuple[str, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
-def _csv(ids: Sequence[str], labels: Sequence[int]) -> str:
-    return "".join(f"{a},{b}\n" for a, b in [("Id", "Category"), *zip(ids, labels, strict=True)])
+def _csv(photos: Iterable[plants.Planned], label: Callable[[plants.Planned], int]) -> str:
+    return "".join(["Id,Category\n", *(f"{photo.id},{label(photo)}\n" for photo in photos)])
 
 
 def _is_drawn(note: Path) -> bool:
@@ -74,8 +84,10 @@ def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path
         raise InputError(
             f"{folder}: a sample needs train >= 20 and test >= 1 photos, not {train} and {test}"
         )
+    learned, asked = plants.plan(seed, train, test)
     about = {"drawn": True, "version": VERSION, "seed": seed, "train": train, "test": test}
-    note, done = folder / "sample.json", json.dumps(about) + "\n"
+    about |= plants.describe([*learned, *asked])
+    note, done = folder / "sample.json", json.dumps(about, indent=1) + "\n"
     if _is_complete(folder, note, done):
         return folder
     foreign = [file for file in FILES if (folder / file).exists()]
@@ -91,7 +103,7 @@ def draw(folder: Path, seed: int = 1, train: int = 600, test: int = 200) -> Path
             f"{folder}: no folder for a sample can be made there ({error.strerror})"
         ) from None
     disk.write_atomic(note, json.dumps({"drawn": True, "complete": False}) + "\n")
-    for file, content in zip(FILES, _contents(seed, train, test), strict=True):
+    for file, content in zip(FILES, _contents(seed, learned, asked), strict=True):
         disk.write_atomic(folder / file, content)
     disk.write_atomic(note, done)  # last: a sample without these words is incomplete
     return folder
@@ -103,18 +115,17 @@ def _is_complete(folder: Path, note: Path, done: str) -> bool:
     return there and note.read_text(encoding="utf-8") == done
 
 
-def _contents(seed: int, train: int, test: int) -> list[str | bytes]:
+def _contents(
+    seed: int, learned: list[plants.Planned], asked: list[plants.Planned]
+) -> list[str | bytes]:
     """What is in FILES."""
-    rng = np.random.default_rng(seed)
-    ids = [f"{v}.jpg" for v in rng.choice(np.arange(10_000, 600_000), train + test, replace=False)]
-    labels = [*_labels(train, rng), *_labels(test, rng)]
     with ThreadPoolExecutor(2) as pool:  # cv2 lets go of Python's lock
-        photos = list(pool.map(_jpeg, labels, [(seed, i) for i in range(train + test)]))
-    rows = list(zip(ids, labels, photos, strict=True))
+        files = list(pool.map(_file, [*learned, *asked], itertools.repeat(seed)))
+    tests, trains = files[len(learned) :], files[: len(learned)]
     return [
-        _csv(ids[:train], labels[:train]),
-        _csv(ids[train:], [0] * test),
-        _zip((f"train/{label}/{name}", data) for name, label, data in rows[:train]),
-        _zip((f"test_upload/{name}", data) for name, _, data in rows[train:]),
-        _csv(ids[train:], labels[train:]),
+        _csv(learned, lambda photo: photo.label),
+        _csv(asked, lambda photo: 0),
+        _zip((f"train/{p.label}/{p.id}", data) for p, data in zip(learned, trains, strict=True)),
+        _zip((f"test_upload/{p.id}", data) for p, data in zip(asked, tests, strict=True)),
+        _csv(asked, lambda photo: photo.true),
     ]

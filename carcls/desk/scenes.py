@@ -1,13 +1,26 @@
 """Where the drawn cars stand, and the light and camera that take their photos."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
 import numpy as np
 
 from carcls.desk import cars
-from carcls.desk.drawing import HEIGHT, WIDTH, Colour, Pen, brighten, fade, widen
+from carcls.desk.drawing import HEIGHT, WIDTH, Colour, Pen, brighten, fade, smooth, widen
+
+# What makes a photo hard.
+TROUBLES = ("far", "hidden", "dark", "blurred")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What a photo shows."""
+
+    model: cars.Model
+    scene: str  # of SCENES
+    troubles: tuple[str, ...] = ()  # of TROUBLES
 
 
 def _rows(image: np.ndarray, top: int, bottom: int, colours: Sequence[Colour]) -> None:
@@ -111,12 +124,12 @@ def _coast(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
     _box(image, (0, horizon - 34, WIDTH, 7), (185, 190, 195))
 
 
-SCENES: tuple[Callable[[np.ndarray, int, np.random.Generator], None], ...] = (
-    _city,
-    _country,
-    _wall,
-    _coast,
-)
+SCENES: dict[str, Callable[[np.ndarray, int, np.random.Generator], None]] = {
+    "city": _city,
+    "country": _country,
+    "wall": _wall,
+    "coast": _coast,
+}
 
 
 def _ground(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
@@ -140,6 +153,36 @@ def _ground(image: np.ndarray, horizon: int, rng: np.random.Generator) -> None:
         )
 
 
+def _passer_by(pen: Pen, x: float, rng: np.random.Generator) -> None:
+    """Somebody who walks before the car, 1.75 m beside a car of 4.4 m."""
+    coat, trousers = _tint(rng, low=30, high=200, spread=40), _tint(rng, low=30, high=120)
+    for step in (-4, 3):
+        pen.fill(((x - 2, 19), (x + 2.5, 19), (x + step + 2, -4), (x + step - 1.5, -4)), trousers)
+    body = ((x - 4.5, 17), (x - 5, 30), (x - 3, 33), (x + 3, 33), (x + 5, 30), (x + 4.5, 17))
+    pen.fill(smooth(body), coat)
+    pen.disc(x, 36.5, 3.4, brighten((130, 165, 220), rng.uniform(0.4, 1.05)))
+
+
+def _post(pen: Pen, x: float, rng: np.random.Generator) -> None:
+    """A thick post, or a trunk."""
+    wide = rng.uniform(3, 7)
+    pen.box(x - wide, -5, x + wide, 120, _tint(rng, low=40, high=150, spread=15))
+
+
+def _hedge(pen: Pen, x: float, rng: np.random.Generator) -> None:
+    """Leaves that hide the lower part of a car, often with a wheel."""
+    leaf: Colour = (rng.uniform(30, 70), rng.uniform(70, 120), rng.uniform(40, 90))
+    for at in np.arange(x - rng.uniform(10, 22), x + rng.uniform(10, 22), 3.5):
+        radius, tone = rng.uniform(5, 8), brighten(leaf, rng.uniform(0.75, 1.15))
+        pen.disc(at, rng.uniform(-4, 10), radius, tone)
+
+
+def _hide(pen: Pen, rng: np.random.Generator) -> None:
+    """Put one to three things before the car."""
+    for x in rng.choice((10, 25, 40, 55, 70, 85), rng.integers(1, 4), replace=False):
+        (_passer_by, _post, _hedge)[rng.integers(3)](pen, float(x + rng.uniform(-6, 6)), rng)
+
+
 @cache
 def _grain() -> np.ndarray:
     """Camera noise (H+64, W+64, 3) uint8 around 128, of which photos take random windows."""
@@ -150,7 +193,7 @@ def _grain() -> np.ndarray:
 _GRID_Y, _GRID_X = np.meshgrid(np.linspace(-1, 1, 24), np.linspace(-1, 1, 32), indexing="ij")
 
 
-def _lit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _lit(image: np.ndarray, rng: np.random.Generator, troubles: Collection[str]) -> np.ndarray:
     """Light and camera: vignette and tint, brightness and contrast, blur, noise."""
     aim_x, aim_y = rng.uniform(-0.5, 0.5, 2)
     fall = 1 - rng.uniform(0, 0.35) * ((_GRID_X - aim_x) ** 2 + (_GRID_Y - aim_y) ** 2) / 2
@@ -158,23 +201,28 @@ def _lit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     light = cv2.resize(tinted, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
     contrast, noise = rng.uniform(0.75, 1.2), rng.uniform(0.05, 0.5)
     brighter = rng.uniform(0, 30) + 20 * (1 - contrast)
+    if "dark" in troubles:
+        contrast, noise, brighter = rng.uniform(0.13, 0.3), 0.4, 8.0
     image = cv2.multiply(image, light, scale=contrast / 255)
-    if rng.random() < 0.3:
+    if "blurred" in troubles:
+        image = cv2.blur(image, (int(rng.integers(12, 40)), 1))  # the camera moved
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(2, 5))
+    elif rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (3, 3), rng.uniform(0.5, 1.2))
     dy, dx = rng.integers(0, 64, 2)
     grain = _grain()[dy : dy + HEIGHT, dx : dx + WIDTH]
     return cv2.addWeighted(image, 1, grain, noise, brighter - 128 * noise)
 
 
-def photo(model: cars.Model, rng: np.random.Generator) -> np.ndarray:
-    """One drawn photo of a model: (480,640,3) uint8, BGR as cv2 encodes it."""
+def photo(shot: Shot, rng: np.random.Generator) -> np.ndarray:
+    """One drawn photo: (480,640,3) uint8, BGR as cv2 encodes it."""
     image: np.ndarray = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-    length = WIDTH * rng.uniform(0.7, 1.0)
+    length = WIDTH * (rng.uniform(0.5, 0.68) if "far" in shot.troubles else rng.uniform(0.7, 1.0))
     middle = WIDTH / 2 + rng.uniform(-0.5, 0.5) * (WIDTH - length)
     ground = rng.uniform(0.68, 0.92) * HEIGHT
     tilt, mirrored = rng.uniform(-4, 4), bool(rng.random() < 0.5)
     horizon = int(ground - rng.uniform(0.04, 0.2) * HEIGHT)
-    SCENES[rng.integers(len(SCENES))](image, horizon, rng)
+    SCENES[shot.scene](image, horizon, rng)
     _ground(image, horizon, rng)
 
     shade: np.ndarray = np.full((HEIGHT // 4, WIDTH // 4), 255, np.uint8)
@@ -186,5 +234,8 @@ def photo(model: cars.Model, rng: np.random.Generator) -> np.ndarray:
     )
     image = cv2.multiply(image, cv2.cvtColor(shade, cv2.COLOR_GRAY2BGR), scale=1 / 255)
 
-    cars.draw(Pen(image, length, (middle, ground), tilt, mirrored), model, rng)
-    return _lit(image, rng)
+    pen = Pen(image, length, (middle, ground), tilt, mirrored)
+    cars.draw(pen, shot.model, rng)
+    if "hidden" in shot.troubles:
+        _hide(pen, rng)
+    return _lit(image, rng, shot.troubles)
