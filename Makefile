@@ -1,6 +1,7 @@
 # make run [DATA=folder] [OUT=folder] [SET="key=value key=value"]
 #                 train, predict, write submission.csv; without DATA on a drawn sample
 # make preview    the picture of augmented photos alone (DATA, OUT, SET as above)
+# make screenshot README's picture of a report: of the sample, or of the run in OUT; wants Chromium
 # make test       the tests (ARGS="…" for pytest)
 # make check      format, lint, types, kernel.py and README's table fresh; changes nothing
 # make format     format and mend what can be mended
@@ -27,10 +28,21 @@ QUOTED = $(if $(strip $(foreach mark,' " \ $$,$(findstring $(mark),$(SET)))),$(S
 HUB := keras-hub==0.26.0
 WHERE = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
-.PHONY: run preview tune test check format kernel readme bench push watch dataset clean
+.PHONY: run preview screenshot tune test check format kernel readme bench push watch dataset clean
 
 run preview: .venv/ready
 	@$(CARCLS) $@ $(WHERE) $(QUOTED)
+
+# The first screen of report.html, with colours of a palette: below 200 kB.
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+PICTURE := carcls/desk/pictures/report.png
+screenshot: run
+	@$(if $(CHROMIUM),,$(error screenshot: no Chromium found; install it, or name it with CHROMIUM=))
+	@"$(CHROMIUM)" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,900 \
+	  --screenshot=$(PICTURE) "file://$(abspath $(or $(OUT),out))/report.html" 2>/dev/null
+	@.venv/bin/python -c 'import sys; from PIL import Image; p = sys.argv[1]; \
+	  Image.open(p).convert("RGB").quantize(128).save(p, optimize=True)' $(PICTURE)
+	@ls -l $(PICTURE)
 
 tune: .venv/ready
 	@$(CARCLS) tune $(WHERE) $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SPACE),--space "$(SPACE)") $(QUOTED)

@@ -25,10 +25,13 @@ CAPTIONS = {
     "confusion.png": "Validation photos by true class (rows) and predicted class (columns); the "
     "darker a cell, the larger its share of the true class. Photos off the diagonal are errors. "
     "Red: the two classes that are most often taken for each other.",
+    "calibration.png": "Validation photos in groups of as many each by how sure their prediction "
+    "is: how sure on average, and which share is right, with its 95 % interval. Below the "
+    "diagonal the network is surer than it is right.",
 }
 
 Classes = Sequence[int | str]  # class index → label as in train.csv
-GREEN, RED, GREY = "tab:green", "tab:red", "0.7"
+GREEN, RED, GREY, BLUE = "tab:green", "tab:red", "0.7", "tab:blue"
 
 
 LEGEND = "Legend"  # where a PNG file has what its numbers stand for
@@ -67,6 +70,30 @@ def curves(history: pd.DataFrame, path: Path, title: str = "") -> Path:
             axis.set_xlim(0.5, len(history) + 0.5)
             for first in new_size:
                 axis.axvline(first - 0.5, color="0.8", zorder=0)
+    return path
+
+
+def calibration(before: pd.DataFrame, after: pd.DataFrame, path: Path) -> Path:
+    """How sure predictions are against how often they are right: two ``calibrate.reliability``.
+
+    after: with the temperature; the same table as before where there is none.
+    """
+    with drawing(path, 5.6, 5.2) as figure:
+        axis = figure.subplots()
+        axis.plot([0, 1], [0, 1], "--", color=GREY, zorder=0)
+        pairs = [("as they are", before, BLUE), ("with the temperature", after, GREEN)]
+        for label, table, colour in pairs[:1] if after is before else pairs:
+            shown, error = table["accuracy"], (table["confidence"] - table["accuracy"]).abs()
+            off = f"{label}, {np.average(error, weights=table['photos']):.3f} off on average"
+            bars = np.maximum(0, [shown - table["low"], table["high"] - shown])  # but for rounding
+            look: Any = {"fmt": "o-", "ms": 4, "lw": 1.2, "elinewidth": 0.8, "color": colour}
+            axis.errorbar(table["confidence"], shown, yerr=bars, label=off, **look)
+        least = min(before["confidence"].min(), after["confidence"].min())
+        axis.set_xlim(max(0.0, least - 0.05), 1.01)
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("mean probability of the predicted class")
+        axis.set_ylabel("share that is right")
+        axis.legend()
     return path
 
 
@@ -111,8 +138,6 @@ def _outline_most_confused(axis: Any, counts: np.ndarray, names: list[str]) -> s
     """Draw red squares around the cells of the pair that is confused most; returns a title."""
     both = np.triu(counts + counts.T, 1)
     i, j = divmod(int(both.argmax()), len(counts))
-    if not both[i, j]:
-        return "no photo is predicted wrongly"
     half = max(0.5, len(counts) / 80)  # small cells: easier to find
     look: Any = {"fill": False, "ec": RED, "lw": 2, "zorder": 3, "clip_on": False}
     for row, column in ((i, j), (j, i)):

@@ -1,4 +1,8 @@
-"""Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels."""
+"""Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+
+Of all but the first there may be nothing to see: then no file is left, and what is said instead is
+returned; "" of a sheet that was drawn.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from carcls import disk
 from carcls.config import Config
 from carcls.data import augment, boxes, photos, pixels
 from carcls.errors import InputError
@@ -77,7 +82,7 @@ def augmentation(cfg: Config, table: photos.Table, path: Path) -> Path:
     return path
 
 
-def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
+def audit(table: photos.Table, path: Path, most: int = 48) -> str:
     """Photos with all that the audit found about them: dropped ones first, some of each kind."""
     findings = zip(table.audit["finding"], table.audit["action"], strict=True)
     found = table.audit.assign(
@@ -97,13 +102,13 @@ def audit(table: photos.Table, path: Path, most: int = 48) -> Path:
     ids = _ids(found)
     titles = [[name, *lines] for name, lines in zip(ids.shown, found["lines"], strict=True)]
     borders = [RED if dropped else GREY for dropped in found["dropped"]]
-    nothing = "the audit found nothing"
+    nothing = "The audit found nothing."
     if len(table.audit):
-        nothing = "what the audit found is about no photo that has a file"
+        nothing = "What the audit found is about no photo that has a file."
     return sheet(found, titles, path, nothing, borders, ids)
 
 
-def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
+def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> str:
     """Photos with the box that they are cut to: the smallest shares, then others at random."""
     sides, area = boxes.of(frame), np.maximum(1, frame["height"] * frame["width"])
     frame = frame.assign(share=(sides[:, 2:] - sides[:, :2]).prod(axis=1) / area)
@@ -114,7 +119,7 @@ def boxed(frame: pd.DataFrame, path: Path, count: int = 48) -> Path:
     ids = _ids(frame)
     shares = [f"{share:.0%} of the photo" for share in frame["share"]]
     titles = list(zip(ids.shown, shares, strict=True))
-    return sheet(frame, titles, path, "no photo has a box smaller than itself", shown=ids)
+    return sheet(frame, titles, path, "No photo has a box smaller than itself.", shown=ids)
 
 
 def _ids(frame: pd.DataFrame) -> Names:
@@ -124,7 +129,7 @@ def _ids(frame: pd.DataFrame) -> Names:
 # --- After it -------------------------------------------------------------------------------------
 
 
-def disputed(frame: pd.DataFrame, votes: Votes, classes: Classes, path: Path) -> Path:
+def disputed(frame: pd.DataFrame, votes: Votes, classes: Classes, path: Path) -> str:
     """The 24 photos whose views disagree most, with how many views say what; frame: of votes."""
     predicted, counts = votes.together().argmax(1), votes.first_places()
     agreement = votes.agreement()
@@ -137,7 +142,7 @@ def disputed(frame: pd.DataFrame, votes: Votes, classes: Classes, path: Path) ->
             [*wrap(tally(counts[i], shown.shown), gap="  "), f"true {shown.shown[truth]}"]
         )
         borders.append(GREEN if truth == predicted[i] else RED)
-    nothing = "on no photo do the views disagree"
+    nothing = "On no photo do the views disagree."
     return sheet(frame.iloc[chosen], titles, path, nothing, borders, shown)
 
 
@@ -151,7 +156,7 @@ def tally(counts: np.ndarray, shown: Sequence[object], most: int = 3) -> list[st
 
 def errors(
     frame: pd.DataFrame, truth: np.ndarray, probs: np.ndarray, classes: Classes, path: Path
-) -> Path:
+) -> str:
     """The 24 wrong predictions that are most confident; frame: of truth and probs."""
     predicted, sure = probs.argmax(1), probs.max(1)
     wrong = np.flatnonzero(predicted != truth)
@@ -161,10 +166,10 @@ def errors(
         wrap([shown.shown[truth[i]], f"→ {shown.shown[predicted[i]]}", f"({sure[i]:.2f})"])
         for i in wrong
     ]
-    return sheet(frame.iloc[wrong], titles, path, "no photo is predicted wrongly", shown=shown)
+    return sheet(frame.iloc[wrong], titles, path, "No photo is predicted wrongly.", shown=shown)
 
 
-def suspicious(frame: pd.DataFrame, labels: pd.DataFrame, classes: Classes, path: Path) -> Path:
+def suspicious(frame: pd.DataFrame, labels: pd.DataFrame, classes: Classes, path: Path) -> str:
     """The first 24 photos of ``pseudo.suspicious``, whose rows are positions in the frame."""
     shown = names(classes, NAME)
     labels = labels.head(24).astype({"row": int, "given": int, "predicted": int})
@@ -174,7 +179,7 @@ def suspicious(frame: pd.DataFrame, labels: pd.DataFrame, classes: Classes, path
         )
         for given, predicted, sure in labels[["given", "predicted", "probability"]].to_numpy(object)
     ]
-    nothing = "the votes contradict no label"
+    nothing = "The votes contradict no label."
     return sheet(frame.iloc[labels["row"]], titles, path, nothing, shown=shown)
 
 
@@ -188,15 +193,14 @@ def sheet(
     nothing: str,
     borders: Sequence[str] = (),
     shown: Names | None = None,
-) -> Path:
+) -> str:
     """The photos of a frame, each under its title's lines and in a border, grey by default.
 
-    nothing: what an empty frame is drawn as; shown: the names in the titles.
+    nothing: what is returned of an empty frame; shown: the names in the titles.
     """
     if frame.empty:
-        with drawing(path, 12, 1.2) as figure:
-            figure.text(0.5, 0.5, nothing, ha="center", va="center", fontsize=12)
-        return path
+        disk.remove(path)
+        return nothing
     # In inches, counted by hand, as constrained layout cuts off titles of several lines.
     high, wide = TILE[0] / 100, TILE[1] / 100
     lines = [len(title) for title in titles]
@@ -218,7 +222,7 @@ def sheet(
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set(color=borders[n] if borders else GREY, linewidth=3)
-    return path
+    return ""
 
 
 def tile(item: pd.Series) -> np.ndarray | None:
