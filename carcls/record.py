@@ -57,7 +57,7 @@ class Steps:
         if step is None:
             return None
         try:
-            why = differences(step["facts"], facts) or self._faults(disk.unsealed(step))
+            why = differences(step["facts"], facts) or self.faults(disk.unsealed(step))
         except ValueError as error:
             why = [f"its note in {NOTE} was {error}"]
         if why:
@@ -65,7 +65,7 @@ class Steps:
             return None
         return step["about"]
 
-    def _faults(self, step: dict[str, Any]) -> list[str]:
+    def faults(self, step: dict[str, Any]) -> list[str]:
         """What is wrong with a step's files."""
         return [
             f"{file} is not as it was left"

@@ -39,10 +39,12 @@ class PhotoCache:
     def __init__(self, frame: pd.DataFrame, size: tuple[int, int], fit: str, scratch: Path):
         self.size = size
         self.ids = frame["id"].astype(str).tolist()
-        self.keys = [zlib.crc32(ident.encode()) for ident in self.ids]  # to draw views from
         self.paths = frame["path"].tolist()
         self.readable = frame["readable"].to_numpy(bool)
         self.digests = frame["digest"].tolist() if "digest" in frame else [""] * len(frame)
+        # To draw views from: of the same file the same, whatever it is called and wherever it is.
+        names = [one or other for one, other in zip(self.digests, self.ids, strict=True)]
+        self.keys = [zlib.crc32(name.encode()) for name in names]
         self.file_sizes = frame[["height", "width"]].to_numpy(int)  # (N, 2)
         self.boxes = boxes.of(frame)  # (N, 4)
         self.shapes = _kept_shapes(frame, size, fit)  # (N, 2)
