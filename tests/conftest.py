@@ -34,7 +34,7 @@ import tensorflow as tf
 from carcls import config, run
 from carcls.config import Config
 from carcls.nets import registry
-from carcls.report import page
+from carcls.report import look, page
 
 # What the imports have made stays to the end: a collection need not walk through it each time.
 gc.freeze()
@@ -113,8 +113,8 @@ def cfg(competition: Path, tmp_path: Path, tiny: str) -> Config:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """No report and no pictures, which take half of a tiny run's time."""
-    for name in ("before_training", "write"):
-        monkeypatch.setattr(page, name, lambda *_: [])
+    for module, name in ((page, "before_training"), (page, "write"), (look, "write")):
+        monkeypatch.setattr(module, name, lambda *_: [])
 
 
 @pytest.fixture

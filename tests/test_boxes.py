@@ -182,7 +182,7 @@ def test_a_run_follows_its_boxes(cfg, tmp_path):  # S12
     assert run_with("boxes.csv") == (1.0, [True] * 3)
     frame = pd.read_csv(out / "photos.csv")
     assert frame[boxes.SIDES].drop_duplicates().to_numpy().tolist() == [[64, 48, 128, 96]]
-    assert 'alt="boxes.png"' in (out / "report.html").read_text()
+    assert 'data-file="boxes.png"' in (out / "report.html").read_text()
     before = (out / "submission.csv").read_bytes()
 
     (tmp_path / "boxes.csv").rename(tmp_path / "same.csv")  # what is in it counts

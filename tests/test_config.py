@@ -122,7 +122,7 @@ def test_what_a_setting_belongs_to_is_said_once():
     assert config.EQUAL_TERMS <= config.MEMBER_SETTINGS <= training < every
     assert {"stages", "lr", "batch", "schedule", "warmup"} == config.EQUAL_TERMS
     assert {"boxes", "weights", "augment"} == config.FILE_SETTINGS
-    assert {"strength", "precision", "boxes"} == training - config.MEMBER_SETTINGS
+    assert {"strength", "precision", "boxes", "metric"} == training - config.MEMBER_SETTINGS
     # A run may go on with another accelerator, so it is no part of what the run is.
     session = {"data", "out", "budget_minutes", "monitor_url", "resume", "accelerator"}
     assert session < config.SESSION_SETTINGS

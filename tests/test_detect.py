@@ -20,7 +20,8 @@ def background(rng: np.random.Generator) -> np.ndarray:
     """A drawn scene without a car (480, 640, 3) uint8 RGB."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cars, "draw", lambda *_: None)
-        return scenes.photo(cars.MODELS[0], rng)[..., ::-1].copy()
+        shot = scenes.Shot(cars.MODELS[0], str(rng.choice(list(scenes.SCENES))))
+        return scenes.photo(shot, rng)[..., ::-1].copy()
 
 
 def with_car(

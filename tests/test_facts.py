@@ -192,7 +192,7 @@ class Page(HTMLParser):
             pass
 
     def handle_data(self, data):
-        if "style" in self._open:
+        if {"style", "script"} & set(self._open):
             return
         self.words += data
         if "table" in self._open:

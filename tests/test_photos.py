@@ -33,7 +33,9 @@ def test_plain_table(tmp_path, capsys):
         "2 classes (Category: photos): 0: 4, 1: 4",
         "sizes: 64×48 100 %",
         "audit: nothing found",
+        *table.notes,
     ]
+    assert len(table.notes) == 1 and "metric=auc" in table.notes[0]  # labels, or a probability?
     assert "8 to train, each validated once in 5 folds" in photos.summary(table, 5)[0]
     assert capsys.readouterr().out == ""
 

@@ -108,6 +108,9 @@ def test_a_training_is_made_from_what_files_hold_and_not_from_where_they_are(tmp
     assert set_to(precision="mixed_float16") == ["precision auto → mixed_float16"]
     assert set_to(lr=0.1) == [f"lr {cfg.lr} → 0.1"]
     assert set_to(tta="never", monitor_url="http://x", budget_minutes=3, folds=5) == []
+    # What decides counts, not whether it was set or left open.
+    assert set_to(metric="accuracy") == []
+    assert record.differences(facts, job.facts(frame, "auc")) == ["metric accuracy → auc"]
     assert changed(learn=second, check=first) == ["the photos changed"]
     assert changed(learn=Rows(first.rows, np.array([1]))) == ["the photos changed"]
     moved.write_bytes(b"two")

@@ -13,7 +13,7 @@ from conftest import IdleSteps, write_photo
 from killed import stopped_after
 from test_resume import arrays_in
 
-from carcls import config, jobs, network, record, run
+from carcls import config, jobs, metrics, network, record, run
 from carcls.config import Config
 from carcls.data import photos
 from carcls.data.photos import Rows
@@ -65,9 +65,9 @@ def test_the_submission_is_what_the_votes_say_in_the_samples_order(finished):
     is_open = result["gates"][0]["open"]
     used, checked = (v.together() if is_open else v.alone() for v in (test, val))
     assert (predictions(out, test.ids) == used.argmax(1)).all()
-    assert result["validation_accuracy"] == evidence.accuracy(checked, val.labels)
+    assert result["validation_accuracy"] == metrics.accuracy(checked, val.labels)
     about = read(out / "submission.json")
-    assert about["validation_accuracy"] == result["validation_accuracy"]
+    assert about["score"] == result["validation_accuracy"]
     assert about["made_by"] == result["made_by"]
 
 
@@ -82,12 +82,12 @@ def test_a_run_leaves_its_history_settings_pictures_and_report_and_nothing_half_
     events = [json.loads(line)["kind"] for line in lines]
     assert events == ["start", *["epoch"] * 4, "end"]
     assert {p.name for p in (out / "member1").iterdir()} >= {"best.weights.h5", "last.weights.h5"}
-    assert {p.name for p in out.iterdir()} >= {"audit.csv", "photos.csv", "labels.csv"}
+    assert {p.name for p in out.iterdir()} >= {"audit.csv", "photos.csv", "errors.csv"}
     pictures = list(out.rglob("*.png"))
-    assert len(pictures) >= 7
+    assert len(pictures) >= 4
     report = (out / "report.html").read_text()
-    assert report.count("data:image/png") == len(pictures)
-    assert all(str(path) in said for path in pictures)
+    assert all(f'data-file="{path.name}"' in report for path in pictures)
+    assert f"{out / 'report.html'}, with {len(pictures)} pictures" in said
     assert not [path for path in out.rglob("*") if ".part" in path.name]
     assert said.count("monitor http://127.0.0.1:1: ") == 1  # S46: said once, and no harm
 
@@ -118,6 +118,42 @@ def test_the_tables_are_made_again_from_the_folder_alone(finished, capsys):
     assert cli.main(["votes", str(finished.out), "tta=never"]) == 0
     assert cli.main(["votes", str(finished.out), "lr=1"]) == 2
     assert "lr" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_another_metric_chooses_epochs_and_is_what_is_reported(cfg, capsys):
+    cfg = cfg.replace(stages="32x48x3", views=2, metric="f1_macro", class_weights="balanced")
+    out = run(cfg).parent
+    said, result = capsys.readouterr().out, read(out / "result.json")
+    val = votes.load(out / "member1" / "votes_validation.npz")
+    used = val.together() if result["gates"][0]["open"] else val.alone()
+    assert result["validation_score"] == metrics.f1_macro(used, val.labels)
+    assert result["validation_accuracy"] == metrics.accuracy(used, val.labels)
+    low, high = result["validation_interval_95"]
+    assert result["metric"] == "f1_macro" and 0 <= low <= result["validation_score"] <= high <= 1
+    assert (result["temperature"], set(result["calibration_error"])) == (1, {"before", "after"})
+    history = pd.read_csv(out / "member1" / "history.csv")
+    best = history.sort_values(["val_f1_macro", "val_loss"], ascending=[False, True]).iloc[0]
+    assert best["val_f1_macro"] == pytest.approx(
+        metrics.f1_macro(val.alone(), val.labels), abs=1e-4
+    )
+    facts = read(out / "member1" / "steps.json")["training"]["facts"]
+    assert (facts["metric"], facts["class_weights"]) == ("f1_macro", "balanced")
+    assert f"validation {result['validation_score']:.4f} macro F1, 95 % interval" in said
+    assert cli.main(["votes", str(out)]) == 0
+    assert f"validation {result['validation_score']:.4f} macro F1" in capsys.readouterr().out
+
+
+def test_by_log_loss_dice_are_cooled_and_the_temperature_is_left(dice, tmp_path, capsys):
+    run(dice.replace(metric="log_loss", val_fraction=0.4, seed=2))
+    result = read(tmp_path / "out" / "result.json")
+    assert result["temperature"] > 1.5 and "temperature" in result["made_by"]
+    assert result["validation_score"] == result["validation_log_loss"] < 2
+    errors = result["calibration_error"]
+    assert errors["after"] < errors["before"]
+    assert "calibration: temperature" in capsys.readouterr().out
+    assert cli.main(["votes", str(tmp_path / "out")]) == 0
+    assert f"validation {result['validation_score']:.4f} log-loss" in capsys.readouterr().out
 
 
 # --- Members and folds ----------------------------------------------------------------------------
@@ -196,14 +232,14 @@ def test_pseudo_labels_count_where_validation_is_better_and_the_refit_takes_them
     brief, tmp_path, monkeypatch
 ):
     # 36 photos are too few to know the precision of pseudo-labels, and the real rule refuses them.
-    def choose(members, gates, table, views):
+    def choose(members, gates, table, views, metric):
         some = table.rows(photos.TEST).take(np.array([0, 3, 5]))
         rows = Rows(some.rows, np.array([2, 0, 1]))
         return pseudo.Chosen(rows, np.array([0, 3, 5]), "", [], "three photos")
 
     judged = []
 
-    def change_from(self, before):
+    def change_from(self, before, metric):
         judged.append((before, self))
         return evidence.Change(len(judged) - 1, 0, 1.0, 1.0)  # the second one helps
 

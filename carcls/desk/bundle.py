@@ -25,7 +25,7 @@ Change SETTINGS below if you like, then run; the internet may stay off. What is 
 the first seconds, before anything is trained.
 
 It writes to /kaggle/working: submission.csv, from the first epoch on and replaced whenever there is
-a better-founded one; submission.json, what made it and its accuracy on validation; report.html with
+a better-founded one; submission.json, what made it and its score on validation; report.html with
 every picture and table; result.json; and a folder member1, member2, … for each network, with its
 epochs, its weights and the votes of every test-time view.
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from carcls import __version__, config, disk, errors
-from carcls.desk import manual, settings
+from carcls.desk import cli_kaggle, manual, settings
 from carcls.errors import ConfigError
 
 Commands = argparse._SubParsersAction
@@ -35,8 +36,7 @@ def parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     _add_studies(commands)
     _add_making(commands)
-    _add_push(commands)
-    _add_watch_and_dataset(commands)
+    cli_kaggle.add_to(partial(_add, commands))
     return top
 
 
@@ -77,6 +77,8 @@ def _config(args: argparse.Namespace) -> config.Config:
 def _add_runs(commands: Commands) -> None:
     about = "train, validate, predict and write submission.csv"
     _take_settings(_add(commands, "run", _run, about, manual.RUN))
+    about = "look at the data before anything is trained: OUT/look.html"
+    _take_settings(_add(commands, "look", _look, about, manual.LOOK))
     about = "write the picture of augmented photos, OUT/augmentation.png"
     _take_settings(_add(commands, "preview", _preview, about))
     about = "find the car in each photo, OUT/boxes_NETWORK.csv, for runs with boxes="
@@ -98,6 +100,17 @@ def _add_runs(commands: Commands) -> None:
         metavar="key=value",
         help="tta, tta_combine or blend: what another choice would have given",
     )
+    about = "what a finished run says of other photos, as a CSV file"
+    sub = _add(commands, "predict", _predict, about, manual.PREDICT)
+    sub.add_argument("run", help="run folder")
+    photos = "files, and folders with all that is below them"
+    sub.add_argument("--photos", nargs="+", required=True, metavar="PATH", help=photos)
+    table = "the table to write (default: predictions.csv)"
+    sub.add_argument("--out", default="predictions.csv", metavar="FILE", help=table)
+    about = "write a run's networks as .keras files that Keras alone loads"
+    sub = _add(commands, "export", _export, about, manual.EXPORT)
+    sub.add_argument("run", help="run folder")
+    sub.add_argument("--out", default="", metavar="FOLDER", help="default: RUN/export")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -108,6 +121,13 @@ def _run(args: argparse.Namespace) -> None:
     from carcls import spine  # imports Keras, so not before a command needs it
 
     spine.run(cfg)
+
+
+def _look(args: argparse.Namespace) -> None:
+    from carcls.desk import look
+
+    look.check(args.settings)  # before the sample is drawn
+    look.main(_config(args))
 
 
 def _preview(args: argparse.Namespace) -> None:
@@ -128,6 +148,18 @@ def _votes(args: argparse.Namespace) -> None:
     from carcls.desk import show
 
     show.votes([args.folder, *args.settings])
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from carcls.desk import exports
+
+    exports.write_predictions(args.run, args.photos, args.out)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from carcls.desk import exports
+
+    exports.export(args.run, args.out)
 
 
 # --- Comparisons ----------------------------------------------------------------------------------
@@ -265,85 +297,3 @@ def _backbones(args: argparse.Namespace) -> None:
     from carcls.desk import backbones
 
     print(backbones.table())
-
-
-# --- Kaggle ---------------------------------------------------------------------------------------
-
-
-def _take_kernel_settings(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "settings",
-        nargs="*",
-        metavar="key=value",
-        help="settings, as for run; they start from preset=kaggle",
-    )
-    sub.add_argument(
-        "--owner",
-        default="",
-        help="your user name on Kaggle (default: whom the kaggle command acts as)",
-    )
-
-
-def _add_push(commands: Commands) -> None:
-    about = "build kernel.py with these settings and push it to Kaggle with the kaggle command"
-    sub = _add(commands, "push", _push, about, manual.PUSH)
-    _take_kernel_settings(sub)
-    as_is = "default: as kernel-metadata.json has it"
-    sub.add_argument("--accelerator", default="", metavar="t4|tpu|cpu", help=as_is)
-    sub.add_argument("--title", default="", help=f"of the kernel; its address follows ({as_is})")
-    sub.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="OWNER/SLUG",
-        help="attach this dataset, too; its weights are then used for networks that have no "
-        "Kaggle model",
-    )
-    sub.add_argument(
-        "--kernel",
-        action="append",
-        default=[],
-        metavar="OWNER/SLUG",
-        help="attach this kernel's output",
-    )
-    no_run = "save it there without running it, to be run in the editor"
-    sub.add_argument("--no-run", action="store_true", help=no_run)
-    sub.add_argument("--no-push", action="store_true", help="build and check build/kernel only")
-
-
-def _add_watch_and_dataset(commands: Commands) -> None:
-    about = "follow a pushed kernel's log, wait for its end, download its output, say its accuracy"
-    sub = _add(commands, "watch", _watch, about, manual.WATCH)
-    last = "default: the one pushed last, that version of it"
-    sub.add_argument("kernel", nargs="?", default="", metavar="OWNER/SLUG[/VERSION]", help=last)
-    submit = "then submit submission.csv, and say its public score"
-    sub.add_argument("--submit", action="store_true", help=submit)
-    pause = "seconds between questions for its state (default: 10)"
-    sub.add_argument("--every", type=float, default=10.0, help=pause)
-    about = "upload weights that no Kaggle model has, and boxes, for kernels without internet"
-    sub = _add(commands, "dataset", _dataset, about)
-    _take_kernel_settings(sub)
-    every = "also networks whose weights Kaggle has as a model"
-    sub.add_argument("--every-network", action="store_true", help=every)
-    sub.add_argument("--no-push", action="store_true", help="build build/dataset/SLUG only")
-
-
-def _push(args: argparse.Namespace) -> None:
-    from carcls.desk import push
-
-    request = push.Request(
-        args.settings, args.accelerator, args.title, args.owner, args.dataset, args.kernel
-    )
-    push.main(request, send=not args.no_push, run=not args.no_run)
-
-
-def _watch(args: argparse.Namespace) -> None:
-    from carcls.desk import watch
-
-    watch.main(args.kernel, args.every, args.submit)
-
-
-def _dataset(args: argparse.Namespace) -> None:
-    from carcls.desk import offline
-
-    offline.main(args.settings, args.owner, args.every_network, send=not args.no_push)

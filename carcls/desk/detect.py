@@ -80,7 +80,8 @@ def main(cfg: Config, networks: Sequence[str]) -> None:
         print(*machine.setup(cfg).reasons, sep="\n", flush=True)
         paths = make(table.frame, networks, place.out)
         frame, lines = boxes.cut(table.frame, [boxes.read(path) for path in paths])
-        print(*lines, sheets.boxed(frame, place.out / "boxes.png"), sep="\n")
+        picture = place.out / "boxes.png"
+        print(*lines, sheets.boxed(frame, picture) or picture, sep="\n")
         print(f"next       boxes={','.join(map(str, paths))} among the settings of a run")
 
 

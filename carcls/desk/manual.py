@@ -1,24 +1,32 @@
 """What only the --help of a command says."""
 
 RUN = """\
-DATA has what Kaggle gives: train.csv and sample-submission.csv, whose column names are read from
-it, and photos as train.zip and test.zip or as folders, flat or one folder a class; ids with or
-without folder and extension, labels of any kind. A run folder is for one run at a time.
+DATA has what Kaggle gives: train.csv and sample-submission.csv, and photos as train.zip and
+test.zip or as folders, flat or one folder a class; ids with or without folder and extension, labels
+of any kind. The sample submission decides what is written: labels, the probability of one of two
+classes, or a column of probabilities a class. A run folder is for one run at a time.
 
 What a run leaves in OUT:
   submission.csv, .json   a row for each id of the sample submission, in its order; what made it
-                          and its validation accuracy. What another run has left there is kept
+                          and its score on validation. What another run has left there is kept
                           as submission.earlier1.csv and so on
-  report.html             every picture with what it shows, the tables, epochs and settings
+  report.html             the score, what is worth knowing, every picture and table, all settings
   augmentation.png, audit.png, boxes.png
                           augmented photos; dropped and odd ones; what photos are cut to
-  confusion.png, errors.png, tta_curve.png
+  confusion.png, errors.png, tta_curve.png, calibration.png
                           which classes are taken for which; the most confident errors;
-                          accuracy against the number of views
+                          accuracy against the number of views; with metric=log_loss, how sure
+                          predictions are against how often they are right
+  errors.csv              every validation photo that is predicted wrongly, the highest loss first:
+                          true and predicted class, their probabilities, and the views' votes
   labels.csv, suspicious.png
                           photos whose given label the votes contradict with near-certainty
+                          (of what there is nothing to see, no picture is left)
   result.json, config.json, progress.jsonl
                           the result with settings, versions and the source's hash; every event
+  classes.json            the classes, in the order of probs in the votes
+  classes.png, sizes.png, light.png, examples.png, similar.png, similar.csv, look.json
+                          what is in the data, as `carcls look` shows it
   photos.csv, audit.csv   photos and their split (fold: 0 validation, 1 training, -1 test; with
                           folds=5 the fold that validates on the photo, 1 to 5); findings
   pseudo.csv              with pseudo: the test photos that got a label, with their votes
@@ -33,12 +41,37 @@ What a run leaves in OUT:
                           what the views said of each photo
     best.weights.h5, last.weights.h5
                           the best epoch of the last stage, and its last
-    state/, steps.json    what to go on from, and what is done
+    state/, steps.json, member.json
+                          what to go on from, what is done, which networks count
 
 A run that was stopped (Ctrl-C, SIGTERM, a power cut) goes on when the same command is given again,
 from its last whole epoch. A changed setting redoes only what depends on it, and the log says which
 setting that was. Memory that runs out on a device halves the batch and the learning rate. Several
 hosts train as one with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+"""
+PREDICT = """\
+The run's networks, views, gate and blend say of each photo what they would have submitted for it.
+The columns of the table: photo (its path), class, probability (of that class), agreement (the share
+of all views that put it first), note (what is odd about the file), and a column for each class with
+its probability. A photo that cannot be read has a row with the reason, and no class. The run folder
+may have moved, and nothing is written into it. In a notebook: from carcls import predict, then
+predict(RUN, PHOTOS), which returns the table.
+"""
+EXPORT = """\
+Each file is one network: photos (B, HEIGHT, WIDTH, 3) of its size in, RGB, 0 to 255, uint8 or
+float; probabilities (B, classes) out, of one view. It is of Keras's own layers:
+keras.saving.load_model(FILE) needs neither carcls nor another package. The classes, the size and
+how photos were brought to it are in it as classes.json:
+json.loads(zipfile.ZipFile(FILE).read("classes.json")). Of folds and members the run takes the mean
+or a blend, which its result.json says.
+"""
+LOOK = """\
+It trains nothing and needs no weights: seconds for 20,000 photos. OUT gets look.html, its pictures,
+audit.csv, classes.json, photos.csv (the split) and similar.csv: pairs of photos that show the same
+picture in files that differ (resized, encoded anew or mirrored; not cut or without colours), with
+their labels and sides of the split, and in how many of 63 bits their hashes differ. Of hundreds
+that are nearly the same, such as a film's frames, each is compared with some. Of the settings,
+data, out, competition, seed, val_fraction and folds count.
 """
 BOXES = """\
 A network that knows ImageNet's classes says where in a photo it sees a car; the box is drawn around
@@ -47,12 +80,13 @@ right, bottom (px of the upright photo; empty: nothing found), source (train or 
 is of both, and score, whose highest row counts where a photo has several.
 """
 STUDY = """\
-Each arm is trained with the same seeds as the settings as they are (the base); every training is a
-run of its own below OUT/study, without test-time views and refit. The table has mean ± 95 %
-interval over seeds, the difference to the base of the same seed, and a verdict, which may be
-"unresolved". An arm gets no verdict if one of its trainings, or the base's of the same seed, was
-cut short, diverged or ran out of memory, or was made from other photos, by other code or on another
-machine. Stopped, the same command goes on; further arms and seeds join those that are there.
+Each arm is trained with the same seeds as the settings as they are (the base), in a folder of its
+own below OUT/study; validation photos are seen as they are, and no test photo is predicted. The
+table has mean ± 95 % interval over seeds, the difference to the base of the same seed, photo by
+photo, and a verdict, which may be "unresolved". An arm gets no verdict if one of its trainings, or
+the base's of the same seed, diverged or ran out of memory, or was made from other photos, by other
+code or on another machine. Stopped, the same command goes on; further arms and seeds join those
+that are there.
 """
 TUNE = """\
 Candidates, the settings as they are first, train for two epochs at a small size; each rung keeps
