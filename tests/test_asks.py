@@ -218,7 +218,6 @@ def test_if_one_cannot_tell_the_positive_class_the_setting_is_named(tmp_path, cl
         (("cat", "dog"), "cat", "auc", "labels"),
         ("012", "0", "log_loss", "labels"),
         (("0.5", "1.0"), "0.5", "auto", "labels"),  # a class's name
-        ("abc", "0.5", "auto", "labels"),
     ],
 )
 def test_zeros_and_ones_are_labels_unless_the_metric_is_of_probabilities(

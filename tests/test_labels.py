@@ -166,8 +166,6 @@ def test_numbers_that_may_be_classes_are_taken_with_a_warning(tmp_path, labels, 
         ("012", "99", "other classes"),
         (("001", "002"), "12", "the same numbers"),
         ("abc", "00", "numbers"),
-        ("abc", ("0.3", "0"), "probabilities"),
-        ("012", ("17.25", "3"), "regress"),
         (("Škoda", "Niva"), ("Å koda", "Å koda"), "garbled"),
         (("Лада", "Нива"), ("????", "????"), "garbled"),
         (("Лада", "Нива"), ("Р›Р°РґР°", "Р›Р°РґР°"), "garbled"),
@@ -182,6 +180,17 @@ def test_sample_labels_that_are_no_classes_are_said_with_what_they_look_like(
     (warning,) = warnings(labelled(tmp_path, labels, sample).load())
     assert "none of its labels" in warning and repr(min(sample)) in warning
     assert looks in warning.partition("look like")[2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sample", "what"),
+    [("abc", ("0.3", "0"), "probability"), ("012", ("17.25", "3"), "quantity")],
+)
+def test_a_sample_of_fractions_is_refused_where_they_cannot_be_answered(
+    tmp_path, labels, sample, what
+):
+    with pytest.raises(InputError, match=f"Category holds '.*': a {what}, where .* of 3 classes"):
+        labelled(tmp_path, labels, sample).load()
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,10 @@ def _measured(photos: pd.Series) -> bool:
 
 
 def check_sample(asked: pd.Series, labels: set[Label], csv: Path) -> list[str]:
-    """A warning if the sample's labels are no classes, with what they look like."""
+    """A warning if the sample's labels are no classes, with what they look like.
+
+    Raises InputError where all are numbers with fractions: then no class is asked for.
+    """
     known = {clean(str(label)) for label in labels}
     texts = {clean(text) for text in asked} - {""}
     texts = {text for text in texts if text in known or text.lower() not in NO_VALUES}
@@ -192,19 +195,21 @@ def check_sample(asked: pd.Series, labels: set[Label], csv: Path) -> list[str]:
     if not other:
         return []
     numbers = [number for number in map(as_number, other) if number is not None]
-    shares = len(numbers) == len(other) and all(0 <= number <= 1 for number in numbers)
-    shares = shares and any(number % 1 for number in numbers)
     what = f"column {asked.name} holds {other[0]!r}"
+    if len(numbers) == len(other) == len(texts) and any(number % 1 for number in numbers):
+        shares = all(0 <= number <= 1 for number in numbers)
+        raise InputError(
+            f"{csv}: {what}: {'a probability' if shares else 'a quantity'}, where train photos are "
+            f"of {len(known):,} classes ({', '.join(sorted(known)[:5])}{' …' * (len(known) > 5)}); "
+            "expected one of the classes, or a column of probabilities for each"
+        )
     near = {_blurred(name) for name in known}
     if all(_blurred(text) in near for text in other):
         same = "the same numbers" if len(numbers) == len(other) else "classes"
         looks = f"{same} written in another way"
-    elif shares:
-        looks = "probabilities"
     elif len(numbers) == len(other):
         words = not all(isinstance(label, int) for label in labels)
         looks = "numbers, where the classes are words" if words else "other classes"
-        looks = "numbers to regress" if any(n % 1 for n in numbers) else looks
     elif "\ufffd" in "".join(other) or not _garbled(known).isdisjoint(other):
         looks = "garbled text, as of another encoding"
     else:
