@@ -127,69 +127,69 @@ MODULES = {}
 #  6049  data/kinds.py         What a file is by its first bytes, where its name says something else.
 #  6140  data/labelled.py      What train.csv says: which column has the ids, and where each row's label stands.
 #  6315  data/labels.py        What labels mean: which texts are one class, which are no labels, which look like others.
-#  6555  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  6712  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6917  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  7149  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  7470  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7822  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
-#  8032  data/tables.py        CSV files as people and their tools write them.
-#  8149  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  8466  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  8471  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  8727  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  9063  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
-#  9143  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  9470  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  9798  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  9870  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
-# 10024  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-# 10292  train/__init__.py     Training: one network through its sizes, and what watches it.
-# 10297  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
-# 10334  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-# 10552  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-# 10615  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-# 10754  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-# 10939  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-# 10987  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-# 11108  train/steps.py        Seconds of training and prediction steps, taken in one place.
-# 11179  train/studio.py       What a training works with, and what it comes to.
-# 11235  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-# 11401  train/trainer.py      One network on its way through the stages.
-# 11755  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 12108  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 12113  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-# 12425  votes/calibrate.py    Probabilities that mean what they say: one temperature, fitted on validation photos.
-# 12534  votes/cast.py         Views of photos through a network, which gives votes.
-# 12637  votes/decide.py       From the members' votes to the probabilities of the submission: gates, a blend, a temperature.
-# 12813  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 13107  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 13357  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 13656  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 13661  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 13822  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
-# 14015  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
-# 14234  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 14330  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
-# 14444  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 14720  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
-# 14894  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 15153  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 15430  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
-# 15778  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
-# 15953  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
-# 16156  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
-# 16161  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
-# 16391  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
-# 16533  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
-# 16794  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
-# 16979  search/pictures.py    Pictures of a search.
-# 17215  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
-# 17338  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
-# 17516  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
-# 17739  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
-# 18004  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
-# 18179  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
+#  6560  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  6717  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  6922  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  7154  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  7475  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7827  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
+#  8037  data/tables.py        CSV files as people and their tools write them.
+#  8154  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  8471  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  8476  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  8732  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  9068  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
+#  9148  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  9475  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  9803  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  9875  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+# 10029  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+# 10297  train/__init__.py     Training: one network through its sizes, and what watches it.
+# 10302  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
+# 10339  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+# 10557  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+# 10620  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+# 10759  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+# 10944  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+# 10992  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+# 11113  train/steps.py        Seconds of training and prediction steps, taken in one place.
+# 11184  train/studio.py       What a training works with, and what it comes to.
+# 11240  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+# 11406  train/trainer.py      One network on its way through the stages.
+# 11760  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+# 12113  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 12118  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+# 12430  votes/calibrate.py    Probabilities that mean what they say: one temperature, fitted on validation photos.
+# 12539  votes/cast.py         Views of photos through a network, which gives votes.
+# 12642  votes/decide.py       From the members' votes to the probabilities of the submission: gates, a blend, a temperature.
+# 12818  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+# 13112  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 13362  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 13661  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 13666  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 13827  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
+# 14020  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
+# 14239  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 14335  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
+# 14449  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 14725  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
+# 14899  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 15158  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 15435  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
+# 15783  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
+# 15958  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+# 16161  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
+# 16166  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+# 16396  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
+# 16538  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
+# 16799  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
+# 16984  search/pictures.py    Pictures of a search.
+# 17220  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
+# 17343  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+# 17521  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+# 17744  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
+# 18009  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
+# 18184  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -6497,7 +6497,10 @@ def _measured(photos: pd.Series) -> bool:
 
 
 def check_sample(asked: pd.Series, labels: set[Label], csv: Path) -> list[str]:
-    """A warning if the sample's labels are no classes, with what they look like."""
+    """A warning if the sample's labels are no classes, with what they look like.
+
+    Raises InputError where all are numbers with fractions: then no class is asked for.
+    """
     known = {clean(str(label)) for label in labels}
     texts = {clean(text) for text in asked} - {""}
     texts = {text for text in texts if text in known or text.lower() not in NO_VALUES}
@@ -6507,19 +6510,21 @@ def check_sample(asked: pd.Series, labels: set[Label], csv: Path) -> list[str]:
     if not other:
         return []
     numbers = [number for number in map(as_number, other) if number is not None]
-    shares = len(numbers) == len(other) and all(0 <= number <= 1 for number in numbers)
-    shares = shares and any(number % 1 for number in numbers)
     what = f"column {asked.name} holds {other[0]!r}"
+    if len(numbers) == len(other) == len(texts) and any(number % 1 for number in numbers):
+        shares = all(0 <= number <= 1 for number in numbers)
+        raise InputError(
+            f"{csv}: {what}: {'a probability' if shares else 'a quantity'}, where train photos are "
+            f"of {len(known):,} classes ({', '.join(sorted(known)[:5])}{' …' * (len(known) > 5)}); "
+            "expected one of the classes, or a column of probabilities for each"
+        )
     near = {_blurred(name) for name in known}
     if all(_blurred(text) in near for text in other):
         same = "the same numbers" if len(numbers) == len(other) else "classes"
         looks = f"{same} written in another way"
-    elif shares:
-        looks = "probabilities"
     elif len(numbers) == len(other):
         words = not all(isinstance(label, int) for label in labels)
         looks = "numbers, where the classes are words" if words else "other classes"
-        looks = "numbers to regress" if any(n % 1 for n in numbers) else looks
     elif "\ufffd" in "".join(other) or not _garbled(known).isdisjoint(other):
         looks = "garbled text, as of another encoding"
     else:
