@@ -94,21 +94,21 @@ MODULES = {}
 
 # Contents: line, module, what it does
 #   195  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
-#   262  __init__.py           carcls: a folder of car photos in, a submission.csv out.
-#   292  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
-#   481  config.py             What a run is: one frozen, validated Config.
-#   921  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
-#   988  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
-#  1294  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
-#  1422  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
-#  1528  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
-#  1709  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
-#  2081  member.py             A network that has voted, and the one or several that are a member of the ensemble.
-#  2170  metrics.py            What predictions are scored by.
-#  2269  network.py            One job → a trained network and its votes, or both read back from the run folder.
-#  2569  presets.py            What the other settings start from, by name; and the names that settings once had.
-#  2625  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
-#  2892  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
+#   261  __init__.py           carcls: a folder of car photos in, a submission.csv out.
+#   291  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
+#   480  config.py             What a run is: one frozen, validated Config.
+#   920  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
+#   987  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
+#  1293  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
+#  1421  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
+#  1527  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
+#  1714  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
+#  2086  member.py             A network that has voted, and the one or several that are a member of the ensemble.
+#  2175  metrics.py            What predictions are scored by.
+#  2274  network.py            One job → a trained network and its votes, or both read back from the run folder.
+#  2574  presets.py            What the other settings start from, by name; and the names that settings once had.
+#  2630  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
+#  2897  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
 #  3171  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
 #  3248  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
 #  3455  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
@@ -118,78 +118,78 @@ MODULES = {}
 #  4022  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
 #  4320  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
 #  4543  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  4823  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  5090  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  5343  data/codepages.py     Names in zip files, which often do not say in which code page they are.
-#  5468  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  5719  data/headers.py       What the header of a JPEG says, read without a decoder.
-#  5825  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
-#  6049  data/kinds.py         What a file is by its first bytes, where its name says something else.
-#  6140  data/labelled.py      What train.csv says: which column has the ids, and where each row's label stands.
-#  6315  data/labels.py        What labels mean: which texts are one class, which are no labels, which look like others.
-#  6560  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  6717  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6922  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  7154  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  7475  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7827  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
-#  8037  data/tables.py        CSV files as people and their tools write them.
-#  8154  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  8471  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  8476  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  8732  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  9068  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
-#  9148  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  9475  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  9803  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  9875  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
-# 10029  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-# 10297  train/__init__.py     Training: one network through its sizes, and what watches it.
-# 10302  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
-# 10339  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-# 10557  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-# 10620  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-# 10759  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-# 10944  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-# 10992  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-# 11113  train/steps.py        Seconds of training and prediction steps, taken in one place.
-# 11184  train/studio.py       What a training works with, and what it comes to.
-# 11240  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-# 11406  train/trainer.py      One network on its way through the stages.
-# 11760  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 12113  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 12118  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+#  4824  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  5091  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  5344  data/codepages.py     Names in zip files, which often do not say in which code page they are.
+#  5469  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  5720  data/headers.py       What the header of a JPEG says, read without a decoder.
+#  5826  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
+#  6050  data/kinds.py         What a file is by its first bytes, where its name says something else.
+#  6141  data/labelled.py      What train.csv says: which column has the ids, and where each row's label stands.
+#  6316  data/labels.py        What labels mean: which texts are one class, which are no labels, which look like others.
+#  6561  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  6718  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  6923  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  7155  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  7476  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7828  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
+#  8038  data/tables.py        CSV files as people and their tools write them.
+#  8155  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  8472  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  8477  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  8733  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  9069  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
+#  9149  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  9476  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  9804  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  9876  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+# 10030  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+# 10298  train/__init__.py     Training: one network through its sizes, and what watches it.
+# 10303  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
+# 10340  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+# 10558  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+# 10621  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+# 10760  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+# 10945  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+# 10993  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+# 11114  train/steps.py        Seconds of training and prediction steps, taken in one place.
+# 11185  train/studio.py       What a training works with, and what it comes to.
+# 11241  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+# 11407  train/trainer.py      One network on its way through the stages.
+# 11761  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+# 12114  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 12119  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
 # 12430  votes/calibrate.py    Probabilities that mean what they say: one temperature, fitted on validation photos.
 # 12539  votes/cast.py         Views of photos through a network, which gives votes.
 # 12642  votes/decide.py       From the members' votes to the probabilities of the submission: gates, a blend, a temperature.
 # 12818  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 13112  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 13362  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 13661  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 13666  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 13827  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
-# 14020  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
-# 14239  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 14335  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
-# 14449  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 14725  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
-# 14899  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 15158  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 15435  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
-# 15783  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
-# 15958  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
-# 16161  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
-# 16166  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
-# 16396  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
-# 16538  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
-# 16799  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
-# 16984  search/pictures.py    Pictures of a search.
-# 17220  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
-# 17343  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
-# 17521  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
-# 17744  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
-# 18009  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
-# 18184  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
+# 13113  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 13363  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 13662  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 13667  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 13828  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
+# 14021  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
+# 14240  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 14336  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
+# 14450  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 14726  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
+# 14900  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 15159  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 15436  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
+# 15784  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
+# 15959  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+# 16162  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
+# 16167  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+# 16397  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
+# 16539  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
+# 16800  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
+# 16985  search/pictures.py    Pictures of a search.
+# 17221  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
+# 17344  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+# 17522  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+# 17745  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
+# 18010  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
+# 18185  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -242,8 +242,7 @@ def run(cfg: Config) -> Path:
         if not members:
             return conclusion.without_training(s)
         conclusion.say_decision(s, members, decision)
-        phases = {"tuned": jobs.Phase("tuned", about=tuned)}
-        phases |= {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
+        phases = jobs.phases(tuned)
         result = conclusion.conclude(s, members, decision, phases)
 
         for plan in (jobs.pseudo_labels, jobs.refit):  # the same kind of job on more photos
@@ -1559,13 +1558,19 @@ TRAINING_COST = 3  # passes of a photo through a network that a training step ta
 class Phase:
     """Networks that go on with more photos, one a member, and what became of them."""
 
-    name: str  # of the folder inside a member's: "pseudo" or "refit"
+    name: str  # of the folder inside a member's: "pseudo" or "refit"; "tuned" has none
     jobs: list[Job | None] = field(default_factory=list)  # None: this member stays as it is
     about: dict[str, Any] = field(default_factory=dict)  # for result.json and the report
 
     @property
     def is_on(self) -> bool:
         return bool(self.about)
+
+
+def phases(tuned: dict[str, Any]) -> dict[str, Phase]:
+    """Each phase by name, before there is one; tuned: what a search says, for the report, too."""
+    later = {name: Phase(name) for name in ("pseudo", "refit")}
+    return {"tuned": Phase("tuned", about=tuned), **later}
 
 
 def members(s: Session) -> Iterator[list[Job]]:
@@ -3063,13 +3068,8 @@ def metric_of(cfg: Config, table: Table) -> Metric:
 
     Raises ConfigError where it is not defined.
     """
-    if cfg.metric == "auc":
-        checked = np.unique(table.rows(VALIDATION).labels)
-        if len(table.classes) != 2 or len(checked) < 2:
-            raise ConfigError(
-                f"metric=auc: {len(table.classes)} classes, {len(checked)} of them among the "
-                "validation photos; expected two"
-            )
+    if cfg.metric == "auc" and len(np.unique(table.rows(VALIDATION).labels)) < 2:
+        raise ConfigError("metric=auc: all validation photos are of one class; expected both")
     if cfg.metric != "auto":
         return cfg.metric
     return "log_loss" if table.asks.probabilities else "accuracy"
@@ -4699,6 +4699,7 @@ class _Maker:
         self.policies = threading.local()
 
     def make(self, i: int) -> Arrays:
+        """Batch number i: photos to train on and to predict are made in ways of their own."""
         raise NotImplementedError
 
     def blank(self) -> Arrays:
@@ -12198,7 +12199,6 @@ class Choice:
     blend: Blend  # fitted on all validation photos
     table: pd.DataFrame  # a row a kind: kind, metrics, corrected, spoiled, weights
     val_probs: np.ndarray  # (photos, classes) float64; neither fit nor choice saw their photo
-    score: float  # the metric of val_probs: the one to report, as the table's best is flattered
     picked: list[str]  # kind chosen in each outer fold; empty where none was chosen
     reason: str
 
@@ -12227,7 +12227,7 @@ def choose(kind: str, probs: np.ndarray, names: list[str], known: Known) -> Choi
         blend = Blend("manual", parse_weights(kind, len(names)))
     judged = crossvalidate(kind, probs, known) if fitted else blend.apply(probs)
     table = _table({blend.kind: judged}, {blend.kind: blend}, known)
-    return Choice(blend, table, judged, known.score(judged), [], reason)
+    return Choice(blend, table, judged, [], reason)
 
 
 def _choose_kind(probs: np.ndarray, names: list[str], known: Known) -> Choice:
@@ -12254,7 +12254,7 @@ def _choose_kind(probs: np.ndarray, names: list[str], known: Known) -> Choice:
         change = compare(predicted["best"], predicted[kind], known.truth, known.metric)
         reason = f"{kind} against the best member ({best}): {change}"
     table = _table(predicted, blends, known)
-    return Choice(blends[kind], table, nested, known.score(nested), picked, reason)
+    return Choice(blends[kind], table, nested, picked, reason)
 
 
 def _pick(predicted: dict[str, np.ndarray], known: Known) -> str:
@@ -12827,7 +12827,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12894,10 +12894,11 @@ def _draws(n: int) -> np.ndarray:
 
 def _resampled(metric: Metric, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(RESAMPLES,) float64: F1, balanced accuracy or AUC of each resample, NaN where undefined."""
-    draws, of_counts = _draws(len(labels)), _auc if metric == "auc" else _of_classes
+    draws = _draws(len(labels))
+    of_counts = _auc if metric == "auc" else partial(_of_classes, metric)
     blocks = np.array_split(draws, -(-draws.size // BLOCK), axis=1)
     with np.errstate(invalid="ignore"):
-        return np.concatenate([of_counts(metric, block, probs, labels) for block in blocks])
+        return np.concatenate([of_counts(block, probs, labels) for block in blocks])
 
 
 def _of_classes(
@@ -12923,7 +12924,7 @@ def _sums(draws: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     return sums
 
 
-def _auc(_: Metric, draws: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _auc(draws: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     order = np.argsort(probs[:, 1], kind="stable")
     values, is_one, draws = probs[order, 1], labels[order] == 1, draws[order]
     others = np.zeros((len(values) + 1, draws.shape[1]), np.int32)

@@ -31,13 +31,19 @@ TRAINING_COST = 3  # passes of a photo through a network that a training step ta
 class Phase:
     """Networks that go on with more photos, one a member, and what became of them."""
 
-    name: str  # of the folder inside a member's: "pseudo" or "refit"
+    name: str  # of the folder inside a member's: "pseudo" or "refit"; "tuned" has none
     jobs: list[Job | None] = field(default_factory=list)  # None: this member stays as it is
     about: dict[str, Any] = field(default_factory=dict)  # for result.json and the report
 
     @property
     def is_on(self) -> bool:
         return bool(self.about)
+
+
+def phases(tuned: dict[str, Any]) -> dict[str, Phase]:
+    """Each phase by name, before there is one; tuned: what a search says, for the report, too."""
+    later = {name: Phase(name) for name in ("pseudo", "refit")}
+    return {"tuned": Phase("tuned", about=tuned), **later}
 
 
 def members(s: Session) -> Iterator[list[Job]]:

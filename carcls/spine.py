@@ -47,8 +47,7 @@ def run(cfg: Config) -> Path:
         if not members:
             return conclusion.without_training(s)
         conclusion.say_decision(s, members, decision)
-        phases = {"tuned": jobs.Phase("tuned", about=tuned)}
-        phases |= {"pseudo": jobs.Phase("pseudo"), "refit": jobs.Phase("refit")}
+        phases = jobs.phases(tuned)
         result = conclusion.conclude(s, members, decision, phases)
 
         for plan in (jobs.pseudo_labels, jobs.refit):  # the same kind of job on more photos

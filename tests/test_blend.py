@@ -160,7 +160,6 @@ def test_a_choice_reports_the_metric_that_decided(few_fits):
     probs, truth = members([2.5, 2.2, 0], photos=120)
     for metric in ("f1_macro", "log_loss"):
         choice = choose(probs, truth, metric=metric)
-        assert choice.score == value(metric, choice.val_probs, truth)
         best = choice.table.set_index("kind").loc["best"]
         judged = blend.crossvalidate("best", probs, Known(truth, metric=metric))
         assert best[metric] == value(metric, judged, truth)
@@ -251,7 +250,6 @@ def test_neither_does_the_nested_one_with_its_choice(few_fits, blind_folds):
     # So a choice that sees the fold's labels would show.
     assert before.blend.kind != after.blend.kind
     assert not np.array_equal(before.val_probs, after.val_probs)
-    assert before.score == accuracy(before.val_probs, truth)
 
 
 def one_fold_mislabelled():
@@ -286,7 +284,7 @@ def test_stacking_scored_on_its_own_photos_looks_good_on_noise_but_not_out_of_fo
     assert accuracy(blend.fit("forest", probs, Known(truth)).apply(probs), truth) > 0.5
     for kind in blend.KINDS:
         assert accuracy(blend.crossvalidate(kind, probs, Known(truth)), truth) == chance, kind
-    assert choose(probs, truth).score == chance
+    assert accuracy(choose(probs, truth).val_probs, truth) == chance
 
 
 def test_duplicates_leak_unless_they_are_a_group(few_fits):
@@ -296,7 +294,7 @@ def test_duplicates_leak_unless_they_are_a_group(few_fits):
     assert accuracy(blend.crossvalidate("forest", probs, Known(truth)), truth) > 0.8
     assert accuracy(blend.crossvalidate("forest", probs, Known(truth, groups, 0)), truth) == chance
     choice = choose(probs, truth, groups)
-    assert choice.score == chance
+    assert accuracy(choice.val_probs, truth) == chance
     assert "forest" not in choice.picked  # as it would be if the inner folds split groups
     assert choice.table.set_index("kind").loc["forest", "accuracy"] == chance
 
@@ -354,7 +352,7 @@ def test_choose_keeps_the_one_member_that_nothing_improves(few_fits):
     probs = np.array([says(np.arange(100) >= wrong, truth) for wrong in (20, 5)])
     choice = choose(probs, truth, names=["poor", "good"])
     assert choice.blend.weights.tolist() == [0, 1]
-    assert (choice.picked, choice.score) == (["best"] * 5, 0.95)
+    assert (choice.picked, accuracy(choice.val_probs, truth)) == (["best"] * 5, 0.95)
     assert choice.reason.startswith("good alone")
 
 
@@ -362,7 +360,6 @@ def test_one_member_is_itself_however_few_photos_there_are():
     choice = choose(PROBS[:1, :5], TRUTH[:5])
     assert (choice.blend.kind, choice.picked) == ("best", [])
     np.testing.assert_allclose(choice.val_probs, PROBS[0, :5])
-    assert choice.score == accuracy(PROBS[0, :5], TRUTH[:5])
     assert choice.table["kind"].tolist() == ["best"]
 
 

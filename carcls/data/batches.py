@@ -156,6 +156,7 @@ class _Maker:
         self.policies = threading.local()
 
     def make(self, i: int) -> Arrays:
+        """Batch number i: photos to train on and to predict are made in ways of their own."""
         raise NotImplementedError
 
     def blank(self) -> Arrays:

@@ -143,10 +143,9 @@ def _is_kerass(kind: type) -> bool:
 
 
 @cache
-def _unrolled(kind: type) -> type:
+def _unrolled(kind: Any) -> type:
     """A layer that is no node of a graph: what it calls is."""
-
-    takes = inspect.signature(kind.call).parameters  # type: ignore[attr-defined]
+    takes = inspect.signature(kind.call).parameters
 
     def call(self: Any, *inputs: Any, **options: Any) -> Any:
         return self.call(*inputs, **{k: v for k, v in options.items() if k in takes})

@@ -80,7 +80,6 @@ class Choice:
     blend: Blend  # fitted on all validation photos
     table: pd.DataFrame  # a row a kind: kind, metrics, corrected, spoiled, weights
     val_probs: np.ndarray  # (photos, classes) float64; neither fit nor choice saw their photo
-    score: float  # the metric of val_probs: the one to report, as the table's best is flattered
     picked: list[str]  # kind chosen in each outer fold; empty where none was chosen
     reason: str
 
@@ -109,7 +108,7 @@ def choose(kind: str, probs: np.ndarray, names: list[str], known: Known) -> Choi
         blend = Blend("manual", parse_weights(kind, len(names)))
     judged = crossvalidate(kind, probs, known) if fitted else blend.apply(probs)
     table = _table({blend.kind: judged}, {blend.kind: blend}, known)
-    return Choice(blend, table, judged, known.score(judged), [], reason)
+    return Choice(blend, table, judged, [], reason)
 
 
 def _choose_kind(probs: np.ndarray, names: list[str], known: Known) -> Choice:
@@ -136,7 +135,7 @@ def _choose_kind(probs: np.ndarray, names: list[str], known: Known) -> Choice:
         change = compare(predicted["best"], predicted[kind], known.truth, known.metric)
         reason = f"{kind} against the best member ({best}): {change}"
     table = _table(predicted, blends, known)
-    return Choice(blends[kind], table, nested, known.score(nested), picked, reason)
+    return Choice(blends[kind], table, nested, picked, reason)
 
 
 def _pick(predicted: dict[str, np.ndarray], known: Known) -> str:

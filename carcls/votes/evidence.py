@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,10 +76,11 @@ def _draws(n: int) -> np.ndarray:
 
 def _resampled(metric: Metric, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(RESAMPLES,) float64: F1, balanced accuracy or AUC of each resample, NaN where undefined."""
-    draws, of_counts = _draws(len(labels)), _auc if metric == "auc" else _of_classes
+    draws = _draws(len(labels))
+    of_counts = _auc if metric == "auc" else partial(_of_classes, metric)
     blocks = np.array_split(draws, -(-draws.size // BLOCK), axis=1)
     with np.errstate(invalid="ignore"):
-        return np.concatenate([of_counts(metric, block, probs, labels) for block in blocks])
+        return np.concatenate([of_counts(block, probs, labels) for block in blocks])
 
 
 def _of_classes(
@@ -105,7 +106,7 @@ def _sums(draws: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
     return sums
 
 
-def _auc(_: Metric, draws: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _auc(draws: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     order = np.argsort(probs[:, 1], kind="stable")
     values, is_one, draws = probs[order, 1], labels[order] == 1, draws[order]
     others = np.zeros((len(values) + 1, draws.shape[1]), np.int32)
