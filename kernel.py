@@ -69,7 +69,7 @@ def main():
         raise SystemExit(f"carcls: {errors.__file__} comes before what this script has unpacked")
 
     def work():
-        from carcls import config, machine, record
+        from carcls import config, machine, memory, record
         from carcls.nets import weights
 
         cfg = config.parse(SETTINGS)
@@ -79,7 +79,7 @@ def main():
         if earlier:
             print(f"  earlier run: {earlier}")
         print(f"  unpacked and checked in {time.monotonic() - start:.1f} s")
-        machine.check_memory_limit()
+        memory.check_limit()
 
         from carcls import spine  # after the checks: it imports TensorFlow, which takes seconds
 
@@ -93,103 +93,104 @@ def main():
 MODULES = {}
 
 # Contents: line, module, what it does
-#   195  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
-#   261  __init__.py           carcls: a folder of car photos in, a submission.csv out.
-#   291  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
-#   480  config.py             What a run is: one frozen, validated Config.
-#   920  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
-#   987  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
-#  1293  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
-#  1421  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
-#  1527  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
-#  1714  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
-#  2086  member.py             A network that has voted, and the one or several that are a member of the ensemble.
-#  2175  metrics.py            What predictions are scored by.
-#  2274  network.py            One job → a trained network and its votes, or both read back from the run folder.
-#  2574  presets.py            What the other settings start from, by name; and the names that settings once had.
-#  2630  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
-#  2897  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
-#  3171  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
-#  3248  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
-#  3455  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
-#  3460  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
-#  3506  data/asks.py          What a submission has to look like: the sample submission says it, or what there is instead.
-#  3852  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
-#  4022  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
-#  4320  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
-#  4543  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  4824  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  5091  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  5344  data/codepages.py     Names in zip files, which often do not say in which code page they are.
-#  5469  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  5720  data/headers.py       What the header of a JPEG says, read without a decoder.
-#  5826  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
-#  6050  data/kinds.py         What a file is by its first bytes, where its name says something else.
-#  6141  data/labelled.py      What train.csv says: which column has the ids, and where each row's label stands.
-#  6316  data/labels.py        What labels mean: which texts are one class, which are no labels, which look like others.
-#  6561  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  6718  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6923  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  7155  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  7476  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7828  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
-#  8038  data/tables.py        CSV files as people and their tools write them.
-#  8155  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  8472  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  8477  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  8733  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  9069  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
-#  9149  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  9476  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  9804  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  9876  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
-# 10030  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-# 10298  train/__init__.py     Training: one network through its sizes, and what watches it.
-# 10303  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
-# 10340  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-# 10558  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-# 10621  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-# 10760  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-# 10945  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-# 10993  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-# 11114  train/steps.py        Seconds of training and prediction steps, taken in one place.
-# 11185  train/studio.py       What a training works with, and what it comes to.
-# 11241  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-# 11407  train/trainer.py      One network on its way through the stages.
-# 11761  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 12114  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 12119  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-# 12430  votes/calibrate.py    Probabilities that mean what they say: one temperature, fitted on validation photos.
-# 12539  votes/cast.py         Views of photos through a network, which gives votes.
-# 12642  votes/decide.py       From the members' votes to the probabilities of the submission: gates, a blend, a temperature.
-# 12818  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 13113  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 13363  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 13662  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 13667  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 13828  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
-# 14021  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
-# 14240  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 14336  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
-# 14450  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 14726  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
-# 14900  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 15159  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 15436  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
-# 15784  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
-# 15959  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
-# 16162  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
-# 16167  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
-# 16397  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
-# 16539  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
-# 16800  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
-# 16985  search/pictures.py    Pictures of a search.
-# 17221  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
-# 17344  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
-# 17522  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
-# 17745  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
-# 18010  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
-# 18185  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
+#   196  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
+#   262  __init__.py           carcls: a folder of car photos in, a submission.csv out.
+#   292  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
+#   481  config.py             What a run is: one frozen, validated Config.
+#   921  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
+#   988  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
+#  1294  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
+#  1422  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
+#  1528  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
+#  1715  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
+#  2023  member.py             A network that has voted, and the one or several that are a member of the ensemble.
+#  2112  memory.py             Memory: what keeps it, whether there may be enough, and which errors say that there was not.
+#  2183  metrics.py            What predictions are scored by.
+#  2282  network.py            One job → a trained network and its votes, or both read back from the run folder.
+#  2582  presets.py            What the other settings start from, by name; and the names that settings once had.
+#  2638  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
+#  2905  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
+#  3179  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
+#  3256  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
+#  3463  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
+#  3468  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
+#  3514  data/asks.py          What a submission has to look like: the sample submission says it, or what there is instead.
+#  3860  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
+#  4030  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
+#  4328  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
+#  4551  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
+#  4832  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  5099  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  5352  data/codepages.py     Names in zip files, which often do not say in which code page they are.
+#  5477  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  5728  data/headers.py       What the header of a JPEG says, read without a decoder.
+#  5834  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
+#  6058  data/kinds.py         What a file is by its first bytes, where its name says something else.
+#  6149  data/labelled.py      What train.csv says: which column has the ids, and where each row's label stands.
+#  6324  data/labels.py        What labels mean: which texts are one class, which are no labels, which look like others.
+#  6569  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  6726  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  6931  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  7163  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  7484  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7836  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
+#  8046  data/tables.py        CSV files as people and their tools write them.
+#  8163  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  8480  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  8485  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  8741  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  9077  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
+#  9157  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  9484  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  9812  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  9884  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+# 10038  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+# 10306  train/__init__.py     Training: one network through its sizes, and what watches it.
+# 10311  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
+# 10348  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+# 10566  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+# 10629  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+# 10768  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
+# 10953  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+# 11001  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+# 11122  train/steps.py        Seconds of training and prediction steps, taken in one place.
+# 11193  train/studio.py       What a training works with, and what it comes to.
+# 11249  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+# 11415  train/trainer.py      One network on its way through the stages.
+# 11769  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
+# 12122  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 12127  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+# 12438  votes/calibrate.py    Probabilities that mean what they say: one temperature, fitted on validation photos.
+# 12547  votes/cast.py         Views of photos through a network, which gives votes.
+# 12651  votes/decide.py       From the members' votes to the probabilities of the submission: gates, a blend, a temperature.
+# 12827  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+# 13122  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 13372  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 13671  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 13676  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 13837  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
+# 14030  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
+# 14249  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 14345  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
+# 14459  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 14735  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
+# 14909  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 15168  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 15445  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
+# 15793  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
+# 15968  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+# 16171  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
+# 16176  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+# 16406  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
+# 16548  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
+# 16809  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
+# 16994  search/pictures.py    Pictures of a search.
+# 17230  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
+# 17353  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+# 17531  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+# 17754  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
+# 18019  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
+# 18194  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -1716,20 +1717,18 @@ MODULES["machine.py"] = r'''"""Backend, devices, precision and compiler: each ch
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
-import resource
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from carcls import hosts
+from carcls import hosts, memory
 from carcls.config import Config
-from carcls.errors import ConfigError, InputError
+from carcls.errors import ConfigError
 
 HEAD = "head"  # name of the output layer; of several processes each gets all of its logits
 
@@ -1779,7 +1778,7 @@ def setup(cfg: Config) -> Machine:
     It comes before any import of Keras, which then reads its backend. Raises ConfigError where
     Keras has another one already, or the settings do not go together.
     """
-    check_memory_limit()
+    memory.check_limit()
     process, processes = hosts.process_of()
     backend, why_backend = _backend(cfg, processes)
     _prepare(backend)
@@ -1861,7 +1860,7 @@ def _prepare(backend: str) -> None:
     # off a step (MEASUREMENTS: oneDNN).
     if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    keep_memory()
+    memory.keep_freed()
 
 
 # As in jax/_src/hardware_utils.py of jax 0.7.2; Google's network cards have other device numbers.
@@ -2018,68 +2017,6 @@ def _kernels(machine: Machine) -> list[str]:
         else:
             lines.append("CPU maths  oneDNN: faster than TensorFlow's own kernels")
     return lines
-
-
-def keep_memory() -> None:
-    """Let glibc keep large freed blocks instead of returning them to the system.
-
-    TensorFlow takes and frees its activations at every operation; above 32 MB each is a new mapping
-    whose pages fault one by one: relu6 on 50 MB takes 30 ms, with this 6.4 ms.
-    """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
-    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 256 << 20)):
-        libc.mallopt(option, value)
-
-
-# --- Too little memory ----------------------------------------------------------------------------
-
-# What TensorFlow and a run on a few small photos take, with some room.
-_LEAST = {"RLIMIT_AS": ("v", 3.8e9), "RLIMIT_DATA": ("d", 2.0e9)}
-
-
-def check_memory_limit() -> None:
-    """Raise InputError where a limit of this process is too low: TensorFlow ends with no word."""
-    for name, (letter, least) in _LEAST.items():
-        limit = resource.getrlimit(getattr(resource, name))[0]
-        if resource.RLIM_INFINITY != limit < least:
-            raise InputError(
-                f"ulimit -{letter}: this process may take {limit / 1e9:.1f} GB of memory; "
-                f"TensorFlow and a small run need {least / 1e9:.1f} GB; raise it, or set it to "
-                "unlimited"
-            )
-
-
-def memory_errors() -> tuple[type[BaseException], ...]:
-    """What to catch and then ask ``is_out_of_memory`` about: errors of the machine."""
-    found: list[type[BaseException]] = [MemoryError]
-    if "tensorflow" in sys.modules:
-        errors = sys.modules["tensorflow"].errors
-        # cuDNN's and XLA's failures to get memory arrive as InternalError or UnknownError.
-        found += [errors.ResourceExhaustedError, errors.InternalError, errors.UnknownError]
-    if "jax" in sys.modules:
-        found.append(sys.modules["jax"].errors.JaxRuntimeError)  # XlaRuntimeError is the same class
-    return tuple(found)
-
-
-_NO_MEMORY = (
-    "RESOURCE_EXHAUSTED",
-    "out of memory",
-    "OUT_OF_MEMORY",
-    "OOM when allocating",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "MemoryError",  # of Python code inside tf.data, where batches are made
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host's or the device's memory did not suffice, so that a smaller batch may do."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        return True
-    # JAX has no class of its own for it, and TensorFlow not for all of its libraries.
-    return isinstance(error, memory_errors()) and any(word in str(error) for word in _NO_MEMORY)
 '''
 
 
@@ -2169,6 +2106,77 @@ class SavedMember:
     test: list[Votes]
     metric: Metric  # that decided in the run
     folders: list[Path]  # of the networks that vote on test photos
+'''
+
+
+# ===== carcls/memory.py =======================================================
+MODULES["memory.py"] = r'''"""Memory: what keeps it, whether there may be enough, and which errors say that there was not."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import resource
+import sys
+
+from carcls.errors import InputError
+
+# What TensorFlow and a run on a few small photos take, with some room.
+_LEAST = {"RLIMIT_AS": ("v", 3.8e9), "RLIMIT_DATA": ("d", 2.0e9)}
+_NO_MEMORY = (
+    "RESOURCE_EXHAUSTED",
+    "out of memory",
+    "OUT_OF_MEMORY",
+    "OOM when allocating",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MemoryError",  # of Python code inside tf.data, where batches are made
+)
+
+
+def keep_freed() -> None:
+    """Let glibc keep large freed blocks instead of returning them to the system.
+
+    TensorFlow takes and frees its activations at every operation; above 32 MB each is a new mapping
+    whose pages fault one by one: relu6 on 50 MB takes 30 ms, with this 6.4 ms.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 256 << 20)):
+        libc.mallopt(option, value)
+
+
+def check_limit() -> None:
+    """Raise InputError where a limit of this process is too low: TensorFlow ends with no word."""
+    for name, (letter, least) in _LEAST.items():
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if resource.RLIM_INFINITY != limit < least:
+            raise InputError(
+                f"ulimit -{letter}: this process may take {limit / 1e9:.1f} GB of memory; "
+                f"TensorFlow and a small run need {least / 1e9:.1f} GB; raise it, or set it to "
+                "unlimited"
+            )
+
+
+def errors() -> tuple[type[BaseException], ...]:
+    """What to catch and then ask ``ran_out`` about: errors of the machine."""
+    found: list[type[BaseException]] = [MemoryError]
+    if "tensorflow" in sys.modules:
+        tf_errors = sys.modules["tensorflow"].errors
+        # cuDNN's and XLA's failures to get memory arrive as InternalError or UnknownError.
+        found += [tf_errors.ResourceExhaustedError, tf_errors.InternalError, tf_errors.UnknownError]
+    if "jax" in sys.modules:
+        found.append(sys.modules["jax"].errors.JaxRuntimeError)  # XlaRuntimeError is the same class
+    return tuple(found)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether the host's or the device's memory did not suffice, so that a smaller batch may do."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return True
+    # JAX has no class of its own for it, and TensorFlow not for all of its libraries.
+    return isinstance(error, errors()) and any(word in str(error) for word in _NO_MEMORY)
 '''
 
 
@@ -2287,7 +2295,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import disk, machine, metrics, record, stops
+from carcls import disk, memory, metrics, record, stops
 from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.photos import TEST, VALIDATION, Rows
@@ -2509,8 +2517,8 @@ def _affordable(
     try:
         steps.time_looks(net, batches)  # decoded and traced
         seconds = s.machine.agree(steps.time_looks(net, batches))
-    except machine.memory_errors() as error:
-        if not machine.is_out_of_memory(error) or s.machine.processes > 1:
+    except memory.errors() as error:
+        if not memory.ran_out(error) or s.machine.processes > 1:
             raise
         return asked  # voting has its own way with too little memory
     left = s.machine.agree(deadline - time.monotonic())
@@ -10635,7 +10643,7 @@ from pathlib import Path
 
 import keras
 
-from carcls import disk, machine, record
+from carcls import disk, memory, record
 from carcls.config import Config
 from carcls.machine import Machine
 from carcls.nets import model
@@ -10700,10 +10708,10 @@ def train(s: Studio, job: Job, deadline: float, announce: Announce | None) -> Tr
         try:
             trained = trainer.run(note)
             break
-        except machine.memory_errors() as error:
+        except memory.errors() as error:
             # One of several processes alone cannot change the batch.
             is_least = batch <= len(s.machine.devices) or s.machine.processes > 1
-            if is_least or not machine.is_out_of_memory(error):
+            if is_least or not memory.ran_out(error):
                 raise
         # Out of the except block, whose traceback keeps tensors alive, and without the network.
         has_begun = bool(trainer.history.rows)
@@ -12545,12 +12553,13 @@ from typing import Any
 
 import numpy as np
 
+from carcls import memory
 from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.cache import PhotoCache
 from carcls.data.photos import Rows
 from carcls.errors import ConfigError, TrainingDiverged
-from carcls.machine import Machine, is_out_of_memory, memory_errors
+from carcls.machine import Machine
 from carcls.nets.model import restore, state
 from carcls.train.steps import StepTimes
 from carcls.values import Views
@@ -12593,10 +12602,10 @@ def _look(
             logits = net.predict(
                 batches.dataset, steps=batches.steps, callbacks=watching, verbose=0
             )
-        except memory_errors() as error:
+        except memory.errors() as error:
             smallest = batches.batch <= len(machine.devices)
             # One of several processes cannot change the batch alone.
-            if not is_out_of_memory(error) or smallest or machine.processes > 1:
+            if not memory.ran_out(error) or smallest or machine.processes > 1:
                 raise
         else:
             if not np.isfinite(logits).all():
@@ -18021,7 +18030,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import disk, machine, metrics, record
+from carcls import disk, memory, metrics, record
 from carcls.config import Config
 from carcls.data.photos import Rows
 from carcls.errors import TrainingDiverged
@@ -18126,8 +18135,8 @@ class Trainer:
             found = self._train(job, self.apart if is_last else None)
         except TrainingDiverged as error:
             found = Outcome(diverged=str(error))
-        except machine.memory_errors() as error:
-            if not machine.is_out_of_memory(error) or s.machine.processes > 1:
+        except memory.errors() as error:
+            if not memory.ran_out(error) or s.machine.processes > 1:
                 raise
             found = Outcome(diverged="memory ran out")
         if found.diverged:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
-import resource
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from carcls import hosts
+from carcls import hosts, memory
 from carcls.config import Config
-from carcls.errors import ConfigError, InputError
+from carcls.errors import ConfigError
 
 HEAD = "head"  # name of the output layer; of several processes each gets all of its logits
 
@@ -65,7 +63,7 @@ def setup(cfg: Config) -> Machine:
     It comes before any import of Keras, which then reads its backend. Raises ConfigError where
     Keras has another one already, or the settings do not go together.
     """
-    check_memory_limit()
+    memory.check_limit()
     process, processes = hosts.process_of()
     backend, why_backend = _backend(cfg, processes)
     _prepare(backend)
@@ -147,7 +145,7 @@ def _prepare(backend: str) -> None:
     # off a step (MEASUREMENTS: oneDNN).
     if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    keep_memory()
+    memory.keep_freed()
 
 
 # As in jax/_src/hardware_utils.py of jax 0.7.2; Google's network cards have other device numbers.
@@ -304,65 +302,3 @@ def _kernels(machine: Machine) -> list[str]:
         else:
             lines.append("CPU maths  oneDNN: faster than TensorFlow's own kernels")
     return lines
-
-
-def keep_memory() -> None:
-    """Let glibc keep large freed blocks instead of returning them to the system.
-
-    TensorFlow takes and frees its activations at every operation; above 32 MB each is a new mapping
-    whose pages fault one by one: relu6 on 50 MB takes 30 ms, with this 6.4 ms.
-    """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
-    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 256 << 20)):
-        libc.mallopt(option, value)
-
-
-# --- Too little memory ----------------------------------------------------------------------------
-
-# What TensorFlow and a run on a few small photos take, with some room.
-_LEAST = {"RLIMIT_AS": ("v", 3.8e9), "RLIMIT_DATA": ("d", 2.0e9)}
-
-
-def check_memory_limit() -> None:
-    """Raise InputError where a limit of this process is too low: TensorFlow ends with no word."""
-    for name, (letter, least) in _LEAST.items():
-        limit = resource.getrlimit(getattr(resource, name))[0]
-        if resource.RLIM_INFINITY != limit < least:
-            raise InputError(
-                f"ulimit -{letter}: this process may take {limit / 1e9:.1f} GB of memory; "
-                f"TensorFlow and a small run need {least / 1e9:.1f} GB; raise it, or set it to "
-                "unlimited"
-            )
-
-
-def memory_errors() -> tuple[type[BaseException], ...]:
-    """What to catch and then ask ``is_out_of_memory`` about: errors of the machine."""
-    found: list[type[BaseException]] = [MemoryError]
-    if "tensorflow" in sys.modules:
-        errors = sys.modules["tensorflow"].errors
-        # cuDNN's and XLA's failures to get memory arrive as InternalError or UnknownError.
-        found += [errors.ResourceExhaustedError, errors.InternalError, errors.UnknownError]
-    if "jax" in sys.modules:
-        found.append(sys.modules["jax"].errors.JaxRuntimeError)  # XlaRuntimeError is the same class
-    return tuple(found)
-
-
-_NO_MEMORY = (
-    "RESOURCE_EXHAUSTED",
-    "out of memory",
-    "OUT_OF_MEMORY",
-    "OOM when allocating",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "MemoryError",  # of Python code inside tf.data, where batches are made
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host's or the device's memory did not suffice, so that a smaller batch may do."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
-        return True
-    # JAX has no class of its own for it, and TensorFlow not for all of its libraries.
-    return isinstance(error, memory_errors()) and any(word in str(error) for word in _NO_MEMORY)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carcls import disk, machine, metrics, record, stops
+from carcls import disk, memory, metrics, record, stops
 from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.photos import TEST, VALIDATION, Rows
@@ -235,8 +235,8 @@ def _affordable(
     try:
         steps.time_looks(net, batches)  # decoded and traced
         seconds = s.machine.agree(steps.time_looks(net, batches))
-    except machine.memory_errors() as error:
-        if not machine.is_out_of_memory(error) or s.machine.processes > 1:
+    except memory.errors() as error:
+        if not memory.ran_out(error) or s.machine.processes > 1:
             raise
         return asked  # voting has its own way with too little memory
     left = s.machine.agree(deadline - time.monotonic())

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import small
 
-from carcls import config, hosts, machine, session
+from carcls import config, hosts, machine, memory, session
 from carcls.config import Config
 from carcls.data import files, photos
 from carcls.data.photos import TEST, TRAIN, VALIDATION, Rows
@@ -188,8 +188,8 @@ def exhausted_step(cfg: Config, s: session.Session, done: Any) -> dict[str, Any]
     net.train_function = exhausted
     try:
         net.fit(batches.dataset, steps_per_epoch=batches.steps, verbose=0)
-    except machine.memory_errors() as error:
-        found["exhausted"] = machine.is_out_of_memory(error)
+    except memory.errors() as error:
+        found["exhausted"] = memory.ran_out(error)
     net.train_function = real
     model.restore(net, kept)
     note("restored")

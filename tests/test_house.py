@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "carcls"
 # A module imports only from lower floors, and within a folder only from modules named before it.
 FLOORS = [
     ["errors", "stops", "disk", "metrics", "values", "presets", "disagreement", "config", "hosts"],
-    ["record", "machine"],
+    ["record", "memory", "machine"],
     ["data"],
     ["nets"],
     ["train"],

@@ -10,7 +10,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from carcls import machine
+from carcls import machine, memory
 from carcls.config import Config
 from carcls.errors import ConfigError, InputError
 from carcls.machine import ONE_DEVICE
@@ -230,13 +230,13 @@ def test_a_limit_of_memory_that_is_too_low_is_named(monkeypatch, name, word):
     def limit(which):
         return limits.get(which, resource.RLIM_INFINITY), resource.RLIM_INFINITY
 
-    monkeypatch.setattr(machine.resource, "getrlimit", limit)
+    monkeypatch.setattr(memory.resource, "getrlimit", limit)
     with pytest.raises(InputError, match=f"ulimit {word}: .*0.9 GB.* need"):
         machine.setup(Config())
     limits[getattr(resource, name)] = 64e9
-    machine.check_memory_limit()
+    memory.check_limit()
     limits.clear()
-    machine.check_memory_limit()
+    memory.check_limit()
 
 
 def _error(kind: str, words: str) -> Exception:
@@ -257,12 +257,12 @@ def _error(kind: str, words: str) -> Exception:
     ],
 )
 def test_errors_of_memory_are_told_from_others(error, is_memory):
-    assert machine.is_out_of_memory(error) is is_memory
-    assert isinstance(error, machine.memory_errors()) or not is_memory
+    assert memory.ran_out(error) is is_memory
+    assert isinstance(error, memory.errors()) or not is_memory
 
 
 def test_errors_of_memory_of_jax():
     error = pytest.importorskip("jax", reason="jax is not installed").errors.JaxRuntimeError
-    assert error in machine.memory_errors()
-    assert machine.is_out_of_memory(error("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes."))
-    assert not machine.is_out_of_memory(error("INVALID_ARGUMENT: shapes do not match"))
+    assert error in memory.errors()
+    assert memory.ran_out(error("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes."))
+    assert not memory.ran_out(error("INVALID_ARGUMENT: shapes do not match"))

@@ -88,7 +88,7 @@ def main():
         raise SystemExit(f"carcls: {errors.__file__} comes before what this script has unpacked")
 
     def work():
-        from carcls import config, machine, record
+        from carcls import config, machine, memory, record
         from carcls.nets import weights
 
         cfg = config.parse(SETTINGS)
@@ -98,7 +98,7 @@ def main():
         if earlier:
             print(f"  earlier run: {earlier}")
         print(f"  unpacked and checked in {time.monotonic() - start:.1f} s")
-        machine.check_memory_limit()
+        memory.check_limit()
 
         from carcls import spine  # after the checks: it imports TensorFlow, which takes seconds
 

@@ -115,9 +115,9 @@ def _add_runs(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     cfg = _config(args)
-    from carcls import machine
+    from carcls import memory
 
-    machine.check_memory_limit()  # before what takes a part of it
+    memory.check_limit()  # before what takes a part of it
     from carcls import spine  # imports Keras, so not before a command needs it
 
     spine.run(cfg)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from carcls import disk, machine, metrics, record
+from carcls import disk, memory, metrics, record
 from carcls.config import Config
 from carcls.data.photos import Rows
 from carcls.errors import TrainingDiverged
@@ -116,8 +116,8 @@ class Trainer:
             found = self._train(job, self.apart if is_last else None)
         except TrainingDiverged as error:
             found = Outcome(diverged=str(error))
-        except machine.memory_errors() as error:
-            if not machine.is_out_of_memory(error) or s.machine.processes > 1:
+        except memory.errors() as error:
+            if not memory.ran_out(error) or s.machine.processes > 1:
                 raise
             found = Outcome(diverged="memory ran out")
         if found.diverged:

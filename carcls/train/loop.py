@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from carcls import disk, machine, record
+from carcls import disk, memory, record
 from carcls.config import Config
 from carcls.machine import Machine
 from carcls.nets import model
@@ -79,10 +79,10 @@ def train(s: Studio, job: Job, deadline: float, announce: Announce | None) -> Tr
         try:
             trained = trainer.run(note)
             break
-        except machine.memory_errors() as error:
+        except memory.errors() as error:
             # One of several processes alone cannot change the batch.
             is_least = batch <= len(s.machine.devices) or s.machine.processes > 1
-            if is_least or not machine.is_out_of_memory(error):
+            if is_least or not memory.ran_out(error):
                 raise
         # Out of the except block, whose traceback keeps tensors alive, and without the network.
         has_begun = bool(trainer.history.rows)

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from carcls import memory
 from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.cache import PhotoCache
 from carcls.data.photos import Rows
 from carcls.errors import ConfigError, TrainingDiverged
-from carcls.machine import Machine, is_out_of_memory, memory_errors
+from carcls.machine import Machine
 from carcls.nets.model import restore, state
 from carcls.train.steps import StepTimes
 from carcls.values import Views
@@ -54,10 +55,10 @@ def _look(
             logits = net.predict(
                 batches.dataset, steps=batches.steps, callbacks=watching, verbose=0
             )
-        except memory_errors() as error:
+        except memory.errors() as error:
             smallest = batches.batch <= len(machine.devices)
             # One of several processes cannot change the batch alone.
-            if not is_out_of_memory(error) or smallest or machine.processes > 1:
+            if not memory.ran_out(error) or smallest or machine.processes > 1:
                 raise
         else:
             if not np.isfinite(logits).all():
