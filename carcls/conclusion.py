@@ -1,10 +1,10 @@
-"""What a run comes to: the submission, result.json, the report, and the last lines of the log."""
+"""What a run shows and comes to: pictures, submission, result.json, report, the last lines."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from carcls.jobs import Phase
 from carcls.member import Member
 from carcls.metrics import SHOWN
 from carcls.network import groups
-from carcls.report import page, submission
+from carcls.report import look, page, submission
 from carcls.session import Session
 from carcls.votes import calibrate, decide, evidence
 from carcls.votes.decide import Decision
@@ -31,7 +31,31 @@ VERSIONS = ("keras", "keras-cv", "albumentations", "numpy", "pandas")
 
 def decide_on(s: Session, members: Sequence[Member]) -> Decision:
     """What validation photos say of these members; identical files are judged together."""
-    return decide.decide(s.cfg, members, groups(s.table.frame, members[0].val.ids), s.metric)
+    same_files = groups(s.table.frame, members[0].val.ids)
+    decision = decide.decide(s.cfg, members, same_files, s.metric)
+    for member, gate in zip(members, decision.gates, strict=True):
+        s.verdict("views", gate.open, gate.reason.partition(": ")[2], f"member {member.name}")
+    if len(members) > 1:
+        s.verdict("blend", decision.choice.blend.kind != "best", decision.choice.reason)
+    if s.metric == "log_loss":
+        s.verdict("temperature", decision.temperature != 1, decision.calibration.reason)
+    return decision
+
+
+def show(s: Session, paths: Iterable[Path]) -> None:
+    """Tell whoever watches of the pictures among these, with what to look for."""
+    looked = look.pictures(s.place.out)
+    for path in paths:
+        caption = looked.get(path) or page.CAPTIONS.get(path.name)
+        if caption:
+            s.events.picture(path, caption)
+
+
+def show_data(s: Session) -> None:
+    """What is worth a look before anything is trained, as pictures and as lines of the log."""
+    drawn = page.before_training(s.cfg, s.table, s.place.out)
+    s.say("look", *look.write(s.cfg, s.table, s.place.out))
+    show(s, [*drawn, *look.pictures(s.place.out)])
 
 
 def say_decision(s: Session, members: Sequence[Member], decision: Decision) -> None:
@@ -50,6 +74,7 @@ def conclude(
     result |= {name: phase.about for name, phase in phases.items()}
     _write(s, result)
     result["pictures"] = page.write(s.cfg, s.table, members, decision, result, s.place.out)
+    show(s, result["pictures"])
     return result
 
 
@@ -68,9 +93,9 @@ def offer_early(s: Session, decision: Decision) -> None:
 
 def without_training(s: Session) -> Path:
     """What a run leaves that had no time to train anything."""
-    result = _measured(s, *_guessed(s))
-    _write(s, result | {"made_by": s.submission.made_by, "warnings": s.submission.warnings})
-    s.events.send("end", **result)
+    about = {"made_by": s.submission.made_by, "warnings": s.submission.warnings}
+    result = _measured(s, *_guessed(s)) | about
+    _write(s, result)
     s.say(
         "result",
         f"validation {_score(result)} of {s.submission.made_by}",
@@ -78,6 +103,7 @@ def without_training(s: Session) -> Path:
     )
     if s.submission.made_by == MOST_FREQUENT:  # and not by an earlier session of this run
         print("\n*** WARNING: no network was trained: every row is the most frequent class ***")
+    _send_end(s, result)
     return s.submission.path
 
 
@@ -101,11 +127,25 @@ def tell(s: Session, result: dict[str, Any]) -> None:
             lines.append(f"true       {told}")
     if written := result.pop("pictures"):
         lines.append(f"report     {written[-1]}, with {len(written) - 1} pictures")
-    s.events.send("end", **result)
     rows = len(s.table.sample_ids)
     s.say("result", *lines, f"submission {s.submission.path}, {rows} rows")
     for warning in s.submission.warnings:
         print(f"\n*** WARNING: {warning} ***")
+    _send_end(s, result)
+
+
+def _send_end(s: Session, result: dict[str, Any]) -> None:
+    """Tell whoever watches what the run came to: its last event."""
+    told = ("metric", "validation_score", "validation_interval_95", "validation_photos", "seconds")
+    true = f"true_{s.metric}"
+    s.events.send(
+        "end",
+        **{key: result[key] for key in told},
+        **({"true_score": result[true]} if true in result else {}),
+        made_by=s.submission.made_by,
+        warnings=s.submission.warnings,
+        submission=str(s.submission.path),
+    )
 
 
 def _rests_on(

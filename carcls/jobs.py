@@ -17,7 +17,7 @@ from carcls.data.photos import TEST, TRAIN, VALIDATION, Rows
 from carcls.member import Member
 from carcls.session import Session
 from carcls.train import clock
-from carcls.train.job import Job
+from carcls.train.job import Job, network_name
 from carcls.train.studio import BEST
 from carcls.votes import pseudo
 from carcls.votes.decide import Decision
@@ -50,13 +50,11 @@ def members(s: Session) -> Iterator[list[Job]]:
     """The jobs of each member: one, or one a fold."""
     splits = photos.splits(s.table, s.cfg.folds, s.cfg.seed)
     for number, cfg in enumerate(s.cfg.member_cfgs()):
-        folder, name = _folder(s, number), member_name(s.cfg, number)
-        jobs = []
+        folder, jobs = _folder(s, number), []
         for k, (learn, check) in enumerate(splits):
             inside = folder / f"fold{k + 1}" if len(splits) > 1 else folder
-            fold = f", fold {k + 1} of {len(splits)}" if len(splits) > 1 else ""
-            share = _share(s, "member", number, k)
-            jobs.append(Job(f"member {name}{fold}", inside, cfg, learn, check, share=share))
+            name, share = network_name(s.cfg, number, k), _share(s, "member", number, k)
+            jobs.append(Job(name, inside, cfg, learn, check, share=share))
         yield jobs
 
 
@@ -76,6 +74,7 @@ def pseudo_labels(s: Session, members: Sequence[Member], decision: Decision) -> 
         "photos": len(chosen.rows),
         "warnings": list(chosen.warnings),
     }
+    s.verdict("pseudo", len(chosen.rows) > 0, chosen.line)
     if len(chosen.rows):
         learn, check = s.table.rows(TRAIN) + chosen.rows, s.table.rows(VALIDATION)
         for number, member in enumerate(members):
@@ -107,12 +106,6 @@ def refit(s: Session, members: Sequence[Member], decision: Decision) -> Phase:
         nothing = Rows(np.empty(0, int), np.empty(0, np.int64))
         phase.jobs.append(_job_to_go_on(s, "refit", number, member, cfg, (learn, nothing)))
     return phase
-
-
-def member_name(cfg: Config, number: int) -> str:
-    """``1 efficientnet_lite_b0 seed=2``: its number, network, and what sets it apart."""
-    rest = [f"{key}={value}" for key, value in cfg.members[number].items() if key != "backbone"]
-    return " ".join([str(number + 1), cfg.member_cfgs()[number].backbone, *rest])
 
 
 def _folder(s: Session, number: int) -> Path:

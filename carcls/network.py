@@ -18,12 +18,12 @@ from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.photos import TEST, VALIDATION, Rows
 from carcls.errors import InputError, TrainingDiverged
-from carcls.jobs import Phase, member_name
+from carcls.jobs import Phase
 from carcls.member import NOTE, Member, Network, SavedMember
 from carcls.nets import fast
 from carcls.session import Session
 from carcls.train import clock, loop, steps
-from carcls.train.job import Job
+from carcls.train.job import Job, member_name
 from carcls.train.studio import BEST, Announce, Trained
 from carcls.values import Views
 from carcls.votes import cast, decide, evidence, votes
@@ -90,6 +90,7 @@ def remake(s: Session, members: list[Member], phase: Phase) -> list[Member]:
     for member, job in zip(members, phase.jobs, strict=True) if phase.jobs else ():
         replaced, reason = _try_to_go_on(s, member, job)
         print(f"member {member.name}: {reason}")
+        s.verdict(phase.name, replaced is not member, reason, f"member {member.name}")
         kept.append(replaced is not member)
         reasons.append(reason)
         after.append(replaced)
@@ -134,7 +135,9 @@ def _announcer(s: Session, job: Job) -> Announce:
         """Offer what a network in training predicts by one view."""
         rows, one = s.table.rows(TEST), Views(first=1, most=1)
         try:
-            test = cast.cast_votes(net, s.photos(size, job.cfg.fit), rows, one, job.cfg, s.machine)
+            with steps.told(s.events, job.name, "an early submission"):
+                cache = s.photos(size, job.cfg.fit)
+                test = cast.cast_votes(net, cache, rows, one, job.cfg, s.machine)
         except TrainingDiverged as error:  # training may find its way back
             print(f"warning: no submission yet: {error}")
             return
@@ -185,7 +188,8 @@ def _vote(s: Session, job: Job, trained: Trained, deadline: float) -> tuple[Vote
         cast_views = Views(first=views.most, most=views.most) if which == "validation" else views
         cache = s.photos(trained.size, job.cfg.fit)
         began = time.monotonic()
-        found[which] = cast.cast_votes(net, cache, rows, cast_views, job.cfg, s.machine)
+        with steps.told(s.events, job.name, f"{which} votes"):
+            found[which] = cast.cast_votes(net, cache, rows, cast_views, job.cfg, s.machine)
         found[which].save(job.folder / file)
         seconds = round(time.monotonic() - began, 3)
         facts |= s.spoiled(rows)

@@ -27,7 +27,7 @@ _OF_A_NETWORK = (
     r"steps\.json|history\.csv|(best|last)\.weights\.h5|votes_(validation|test)\.npz"
     r"|state/(note\.json|\d+\.npz)|tensorboard/\w+/\w+/events\.out\.tfevents\.[^/]+"
 )
-_FILES = r"config\.json|steps\.json|submission\.(csv|json)|\w+\.earlier\d+\.\w+"
+_FILES = r"config\.json|steps\.json|progress\.jsonl|submission\.(csv|json)|\w+\.earlier\d+\.\w+"
 _OF_A_SEARCH = rf"search\.json|\d+/(candidate\.json|[\w-]+/(trial\.json|{_OF_A_NETWORK}))"
 _LEFT = re.compile(
     rf"{_FILES}|tune/({_OF_A_SEARCH})"

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from carcls.data import attached, augment, boxes, files, photos
 from carcls.data.cache import PhotoCache, changed, free_memory
 from carcls.data.files import Place
 from carcls.data.labels import spreadsheet_safe
-from carcls.data.photos import TRAIN, VALIDATION, Rows, Table
+from carcls.data.photos import TEST, TRAIN, VALIDATION, Rows, Table
 from carcls.disagreement import BLENDS
 from carcls.errors import ConfigError, InputError
 from carcls.machine import Machine
@@ -30,10 +30,9 @@ from carcls.report import submission
 from carcls.report.submission import Submission
 from carcls.train import clock
 from carcls.train.clock import Clock
+from carcls.train.events import Events
+from carcls.train.job import planned
 from carcls.votes import blend
-
-if TYPE_CHECKING:
-    from carcls.train.monitor import Events
 
 
 @dataclass
@@ -50,11 +49,19 @@ class Session:
     metric: Metric = "accuracy"  # what decides
     caches: dict[Any, PhotoCache] = field(default_factory=dict)
     replaced: dict[int, InputError] = field(default_factory=dict)  # of the caches that are gone
+    verdicts: dict[tuple[str, str], tuple[bool, str]] = field(default_factory=dict)  # last ones
 
     def say(self, tag: str, *lines: object) -> None:
         """A part of the log: its name, and lines below it."""
         stops.check()
+        self.events.send("phase", name=tag)
         print(f"\n== {tag}", *lines, sep="\n  ", flush=True)
+
+    def verdict(self, of: str, accepted: bool, reason: str, network: str = "") -> None:
+        """Tell whoever watches what the evidence says, where that is new in this session."""
+        if self.verdicts.get((of, network)) != (accepted, reason):
+            self.verdicts[of, network] = accepted, reason
+            self.events.send("verdict", of=of, network=network, accepted=accepted, reason=reason)
 
     def photos(self, size: tuple[int, int], fit: str) -> PhotoCache:
         """The table's photos at that size: one cache a size.
@@ -124,11 +131,11 @@ def check(cfg: Config) -> None:
 
 
 @contextmanager
-def start(cfg: Config) -> Iterator[Session]:
+def start(cfg: Config, title: str = "") -> Iterator[Session]:
     """Lock the run folder, find files and weights, look at the photos, choose the machine.
 
     Raises ConfigError and InputError for all that is seen to be wrong before any training. Inside,
-    SIGTERM raises Stopped.
+    SIGTERM raises Stopped. title: of the run, for whoever watches; "": by its data and networks.
     """
     began = time.monotonic()
     errors.show_all()
@@ -155,15 +162,38 @@ def start(cfg: Config) -> Iterator[Session]:
         hosts.share_files(place.out, place.scratch)
         disk.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
         limit = clock.start(cfg, place.on_kaggle, chosen.kind, began)
-        posts_to = cfg.monitor_url if not chosen.process else ""
-        events = monitor.open_events(place.out / "progress.jsonl", posts_to)
-        offered = Submission(place.out / "submission.csv", table, identity(cfg, table), decides)
+        name = identity(cfg, table)
+        told = monitor.listeners(cfg) if not chosen.process else []
+        events = Events(place.out / "progress.jsonl", name, told)
+        offered = Submission(place.out / "submission.csv", table, name, decides)
         s = Session(cfg, place, table, chosen, limit, events, offered, decides)
-        offered.more_warnings = s.warnings
-        with _told(events), _explained(s):
-            settings, source = cfg.model_dump(mode="json"), record.source_hash()
-            events.send("start", settings=settings, machine=chosen.reasons, source=source)
+        offered.more_warnings, offered.tell = s.warnings, partial(events.send, "submission")
+        with told_how_it_ends(events), _explained(s):
+            events.send("start", **_about(s, title))
             yield s
+            if events.last_kind != "end":  # a search alone, or a training of a study
+                events.send("end", seconds=round(time.monotonic() - began))
+
+
+def _about(s: Session, title: str) -> dict[str, Any]:
+    """What whoever watches is told of a run when it begins."""
+    cfg, members = s.cfg, s.cfg.member_cfgs()
+    what = members[0].backbone if len(members) == 1 else f"{len(members)} members"
+    folds = (TRAIN, VALIDATION) if cfg.folds > 1 else (TRAIN,)
+    check = folds if cfg.folds > 1 else (VALIDATION,)
+    counts = {"train": folds, "validation": check, "test": (TEST,)}
+    return {
+        "identity": s.events.identity,
+        "name": title or f"{s.place.root.resolve().name}, {what}",
+        "settings": cfg.model_dump(mode="json"),
+        "machine": s.machine.reasons,
+        "source": record.source_hash(),
+        "photos": {name: len(s.table.rows(*parts)) for name, parts in counts.items()},
+        "metric": s.metric,
+        # With a title there is one network, which has it, too.
+        "networks": [network | ({"name": title} if title else {}) for network in planned(cfg)],
+        "ends_at": round(time.time() + s.clock.left(), 3) if s.clock.is_limited else None,
+    }
 
 
 def metric_of(cfg: Config, table: Table) -> Metric:
@@ -246,13 +276,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(events: Events) -> Iterator[None]:
-    """Tell whoever watches what ended the session, also a stop by hand."""
+def told_how_it_ends(events: Events) -> Iterator[None]:
+    """Whoever watches is told what ends the work inside, if that fails, also a stop by hand."""
     try:
         yield
     except BaseException as error:
         with suppress(OSError):  # a full disk: what has happened is not hidden by it
-            events.send("failed", error=f"{type(error).__name__}: {error}")
+            words = str(error) or errors.last_words(error).removeprefix("carcls: ")
+            events.send("failed", error=f"{type(error).__name__}: {words}")
         raise
     finally:
         events.close()

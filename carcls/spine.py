@@ -20,7 +20,6 @@ def run(cfg: Config) -> Path:
     with session.start(cfg) as s:  # lock, files, weights, machine, clock: what can fail, fails here
         # Keras reads its backend when it is imported, and the machine has chosen it only now.
         from carcls import conclusion, jobs, network
-        from carcls.report import look, page
         from carcls.search import tune
 
         s.say("data", *photos.summary(s.table, cfg.folds))
@@ -29,8 +28,7 @@ def run(cfg: Config) -> Path:
         if s.clock.is_limited:
             conclusion.most_frequent(s)  # a valid submission from the first minute on
         tuned = tune.tune(s, searched) if searched else {}  # small sizes first
-        page.before_training(s.cfg, s.table, s.place.out)
-        s.say("look", *look.write(s.cfg, s.table, s.place.out))
+        conclusion.show_data(s)  # what is worth a look while training goes on
 
         members: list[network.Member] = []
         for member_jobs in jobs.members(s):  # one job, or one a fold

@@ -30,6 +30,7 @@ import pandas as pd
 import pytest
 import small
 import tensorflow as tf
+from recorder import Recorder
 
 from carcls import config, run
 from carcls.config import Config
@@ -179,6 +180,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         patch.setitem(registry.REGISTRY, "tiny", small.ENTRY)
         run(cfg)
     return Finished(cfg, folder / "out", said.getvalue())
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    """A server for what is posted to its ``url``; it takes what comes to the paths of the tests."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    recorder = Recorder()
+    recorder.answers = {"": {}, "/": {}, "/publish/epoch/end/": {}}
+    yield recorder
+    recorder.close()
 
 
 class Killed(BaseException):

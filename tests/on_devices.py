@@ -39,12 +39,12 @@ def settings(data: str, out: str, **changes: Any) -> Config:
 
 
 def open_session(cfg: Config, chosen: Machine) -> session.Session:
-    from carcls.train import monitor
+    from carcls.train.events import Events
 
     place = files.locate(cfg)
     if chosen.process:
         place = replace(place, out=hosts.own_folder(place.scratch))
-    events = monitor.open_events(place.out / "events.jsonl", "")
+    events = Events(place.out / "events.jsonl")
     nothing: Any = None
     table = photos.load(cfg, place)
     return session.Session(cfg, place, table, chosen, Clock(0.0), events, nothing)

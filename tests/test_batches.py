@@ -2,6 +2,7 @@
 
 import gc
 import json
+import time
 import weakref
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from carcls.data.photos import Rows
 from carcls.errors import InputError
 from carcls.machine import Machine
 from carcls.report import page
+from carcls.train.steps import StepTimes
 
 SIZE = (24, 32)
 CFG = Config(batch=8, seed=3)
@@ -108,6 +110,60 @@ def test_a_view_depends_neither_on_the_batch_nor_on_its_neighbours(frame, make):
 
 
 # --- Training -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cfg", [CFG, CFG.replace(mix="mixup:0.2")], ids=["plain", "mixed"])
+@pytest.mark.parametrize(
+    ("making", "step", "least", "most"),
+    [(0.04, 0.01, 0.4, 1.0), (0.0, 0.02, 0.0, 0.3)],  # the shares of an idle machine: 0.75 and 0
+    ids=["slow", "fast"],
+)
+def test_the_share_of_time_in_which_batches_were_waited_for(
+    frame, tmp_path, monkeypatch, cfg, making, step, least, most
+):
+    """It is the time that the next batch takes to come."""
+    make, made_at = batches._TrainingMaker.make, {}
+
+    def make_slowly(maker, i):
+        time.sleep(making)
+        arrays = make(maker, i)
+        made_at[i] = maker.ready[i]
+        return arrays
+
+    monkeypatch.setattr(batches._TrainingMaker, "make", make_slowly)
+    monkeypatch.setattr(batches, "threads", lambda: 1)
+    photos, rows = PhotoCache(frame, SIZE, cfg.fit, tmp_path), Rows(EVERY, np.zeros(21, np.int64))
+    # A leg that goes on: its batches do not begin at 0.
+    made = make_batches(photos, rows, 3, train(range(3, 5)), cfg.replace(batch=2))
+    data, times = iter(made.dataset), StepTimes()
+    for epoch in (3, 4):
+        time.sleep(0.2)  # validation
+        times.on_epoch_begin(epoch)
+        waited = []
+        for number in range(made.steps):
+            began = time.monotonic()
+            next(data)
+            waited.append(time.monotonic() - began)
+            time.sleep(step)
+            times.on_train_batch_end(number)
+        numbers = range(epoch * made.steps, (epoch + 1) * made.steps)
+        is_later = [made.maker.ready[number] > made_at[number] for number in numbers]
+        assert is_later == [cfg.mix.mixup > 0] * made.steps  # once it is mixed
+        share = made.waited(numbers.start, times.ends)
+        true = sum(waited[1:]) / (times.ends[made.steps - 1] - times.ends[0])
+        # To hand over a batch that is ready takes time, too: some 3 ms.
+        assert true - 0.25 <= share <= true + 0.05
+        assert least <= share <= most
+    assert not made.maker.ready  # what is over is forgotten
+    assert made.waited(5 * made.steps, {0: 1.0}) is None
+
+
+def test_waiting_is_counted_from_the_end_of_the_step_before_whatever_comes_first(frame, make):
+    made, _ = make(train())
+    made.maker.ready = {20: 9.0, 21: 3.0, 22: 5.0, 23: 4.0, 24: 99.0}
+    ends = {2: 8.0, 0: 1.0, 1: 4.0, 3: 11.0}  # on JAX threads note them
+    assert made.waited(20, ends) == pytest.approx(((3 - 1) + (5 - 4) + 0) / (11 - 1))
+    assert made.maker.ready == {24: 99.0}
 
 
 def test_training_depends_on_seed_stage_and_epoch_and_not_on_threads(make, monkeypatch):
@@ -277,8 +333,10 @@ def run(cfg, monkeypatch, capfd):
     def run(after_the_audit=lambda photos: None):
         def before_training(cfg, table, out):
             after_the_audit(table.frame)
-            for name in ("augmentation.png", "audit.png"):  # what the report shows
-                write_photo(out / name, np.zeros((2, 2, 3), np.uint8))
+            drawn = [out / name for name in ("augmentation.png", "audit.png")]  # the report's
+            for path in drawn:
+                write_photo(path, np.zeros((2, 2, 3), np.uint8))
+            return drawn
 
         monkeypatch.setattr(page, "before_training", before_training)
         try:

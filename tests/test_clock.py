@@ -274,6 +274,10 @@ def test_no_time_at_all_gives_the_most_frequent_class_and_says_so(cfg, ticker, c
     assert "WARNING: no network was trained" in capsys.readouterr().out
     result = json.loads((target.parent / "result.json").read_text())
     assert result["made_by"] == "the most frequent class"
+    told = (target.parent / "progress.jsonl").read_text().splitlines()
+    end = json.loads(told[-1])
+    assert (end["kind"], end["made_by"]) == ("end", result["made_by"])
+    assert end["validation_score"] == result["validation_score"]
     assert not (target.parent / "member1" / "history.csv").exists()
     if minutes == 0:  # more time is another session of the same run
         run(cfg.replace(stages="32x48x1"))

@@ -154,11 +154,11 @@ def test_an_earlier_run_is_found_where_kaggle_attaches_it(tmp_path, monkeypatch)
 
 def test_taking_over_copies_what_is_missing_and_survives_a_kill(tmp_path):
     earlier, out = run_folder(tmp_path / "earlier"), tmp_path / "out"
-    for name in ("submission.csv", "steps.json", "result.json"):
+    for name in ("submission.csv", "steps.json", "result.json", "progress.jsonl"):
         (earlier / name).write_text("old")
     (earlier / "submission.csv").chmod(0o400)  # Kaggle's inputs are read-only
     (out / record.COPYING / "member1").mkdir(parents=True)  # a kill came in between
-    names = ["config.json", "member1", "steps.json", "submission.csv"]
+    names = ["config.json", "member1", "progress.jsonl", "steps.json", "submission.csv"]
     assert record.take_over(earlier, out) == names == sorted(path.name for path in out.iterdir())
     assert record.is_run(out)  # and so may be gone on from itself, however early this run ends
     (out / "submission.csv").write_text("new")

@@ -91,6 +91,26 @@ def test_a_session_has_what_its_steps_need_and_tells_how_it_ended(case):
         pass
 
 
+def test_a_run_that_is_taken_over_goes_on_as_the_same_one(case, tmp_path):
+    def events_in(folder) -> list[dict]:
+        return [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+
+    with session.start(case.cfg) as first:
+        pass
+    out, new = first.place.out, tmp_path / "new"
+    disk.write_json(out / "member1" / "state" / "note.json", {})  # an epoch is done
+    taken = case.cfg.replace(earlier=str(out), out=str(new))
+    with session.start(taken):
+        pass
+    with session.start(taken.replace(seed=5)):
+        pass
+    events = events_in(new)
+    assert [event["kind"] for event in events] == ["start", "end"] * 3
+    runs = [event["id"].partition(".")[0] for event in events]
+    assert runs == [runs[0]] * 4 + [runs[4]] * 2 and runs[0] != runs[4]
+    assert events[:2] == events_in(out) and len({event["id"] for event in events}) == 6
+
+
 def test_a_stop_that_became_another_error_on_its_way_is_a_stop():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped), stops.heeded():

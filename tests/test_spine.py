@@ -78,9 +78,6 @@ def test_a_run_leaves_its_history_settings_pictures_and_report_and_nothing_half_
     assert config.load(out / "config.json") == finished.cfg
     assert Config(**result["settings"]) == finished.cfg
     assert result["source"] == record.source_hash()  # S75
-    lines = (out / "progress.jsonl").read_text().splitlines()
-    events = [json.loads(line)["kind"] for line in lines]
-    assert events == ["start", *["epoch"] * 4, "end"]
     assert {p.name for p in (out / "member1").iterdir()} >= {"best.weights.h5", "last.weights.h5"}
     assert {p.name for p in out.iterdir()} >= {"audit.csv", "photos.csv", "errors.csv"}
     pictures = list(out.rglob("*.png"))
@@ -90,6 +87,100 @@ def test_a_run_leaves_its_history_settings_pictures_and_report_and_nothing_half_
     assert f"{out / 'report.html'}, with {len(pictures)} pictures" in said
     assert not [path for path in out.rglob("*") if ".part" in path.name]
     assert said.count("monitor http://127.0.0.1:1: ") == 1  # S46: said once, and no harm
+
+
+def events_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
+
+
+def some(events: list[dict], kind: str) -> list[dict]:
+    return [event for event in events if event["kind"] == kind]
+
+
+def test_a_runs_events_tell_all_of_it_as_its_files_do(finished):
+    out, events = finished.out, events_of(finished.out)
+    result, about = read(out / "result.json"), read(out / "submission.json")
+    idents = [event["id"].split(".") for event in events]
+    assert len({ident[0] + ident[1] for ident in idents}) == 1
+    assert [int(ident[2]) for ident in idents] == list(range(1, len(events) + 1))
+    assert sorted(event["at"] for event in events) == [event["at"] for event in events]
+    marked = [line for line in finished.said.splitlines() if line.startswith("~event ")]
+    in_log = [{key: event[key] for key in event if key != "caption"} for event in events]
+    assert [json.loads(line.split(" ", 3)[3]) for line in marked] == in_log
+
+    start, *_, end = events
+    network = {"name": "member 1 tiny", "stages": [[32, 48, 2], [48, 64, 2]]}
+    assert (start["kind"], start["networks"], start["ends_at"]) == ("start", [network], None)
+    assert start["photos"] == {"train": 27, "validation": 9, "test": 10}
+    assert (start["name"], start["metric"]) == ("competition, tiny", "accuracy")
+    assert Config(**start["settings"]) == finished.cfg and start["source"] == result["source"]
+    names = ["data", "machine", "look", "train member 1 tiny", "decide", "result"]
+    assert [event["name"] for event in some(events, "phase")] == names
+    assert re.findall(r"^== (.*)", finished.said, re.MULTILINE) == names
+
+    history = pd.read_csv(out / "member1" / "history.csv", float_precision="round_trip")
+    told = pd.DataFrame(some(events, "epoch"))
+    assert set(told["network"]) == {network["name"]} and set(told["stages"]) == {2}
+    assert told[history.columns.tolist()].astype(history.dtypes).equals(history)
+    assert told["waiting"].between(0, 1).all() and (told["epochs"] == 2).all()
+
+    offered = some(events, "submission")
+    assert [event["early"] for event in offered] == [True, True, False]
+    for key in ("made_by", "metric", "score", "rows"):
+        assert offered[-1][key] == about[key]
+    (verdict,) = some(events, "verdict")
+    gate = result["gates"][0]
+    assert (verdict["of"], verdict["network"]) == ("views", network["name"])
+    why = gate["reason"].partition(": ")[2]
+    assert (verdict["accepted"], verdict["reason"]) == (gate["open"], why)
+    pictures = some(events, "picture")
+    assert sorted(event["file"] for event in pictures) == sorted(
+        path.relative_to(out).as_posix() for path in out.rglob("*.png")
+    )
+    assert all(event["caption"] for event in pictures)
+
+    assert end.keys() - {"id", "kind", "at"} == {
+        *("metric", "validation_score", "validation_interval_95", "validation_photos"),
+        *("seconds", "made_by", "warnings", "submission"),
+    }
+    shared = end.keys() & result.keys()
+    assert {key: end[key] for key in shared} == {key: result[key] for key in shared}
+    assert end["kind"] == "end" and Path(end["submission"]) == out / "submission.csv"
+
+
+def test_a_run_that_goes_on_tells_as_the_same_run_and_of_a_verdict_once(brief, tmp_path):
+    cfg = brief.replace(stages="32x48x2", val_fraction=0.4, members="seed=1+seed=2", pseudo=1)
+    cfg = cfg.replace(metric="log_loss", budget_minutes=30)
+    with stopped_after(1):
+        run(cfg)
+    run(cfg)
+    events = events_of(tmp_path / "out")
+    runs, sessions, _ = zip(*(event["id"].split(".") for event in events), strict=True)
+    assert len(set(runs)) == 1
+    assert len(set(sessions)) == 2 and len({event["id"] for event in events}) == len(events)
+    starts = some(events, "start")
+    names = ["member 1 tiny seed=1", "member 2 tiny seed=2"]
+    assert [[network["name"] for network in start["networks"]] for start in starts] == [names] * 2
+    left = [start["ends_at"] - start["at"] for start in starts]
+    assert all(1700 < seconds <= 1800 for seconds in left)
+    (failed,) = some(events, "failed")
+    assert failed["error"].startswith("KeyboardInterrupt: stopped by hand")
+    told = [(event["network"], event["epoch"]) for event in some(events, "epoch")]
+    assert told == [(name, epoch) for name in names for epoch in (1, 2)]
+
+    verdicts = some(events, "verdict")
+    seen = [(event["of"], event["network"], event["reason"]) for event in verdicts]
+    assert len(set(seen)) == len(seen)
+    assert {event["of"] for event in verdicts} == {"views", "blend", "temperature", "pseudo"}
+    result = read(tmp_path / "out" / "result.json")
+    last = {event["of"]: event for event in verdicts}
+    assert last["blend"]["reason"].endswith(result["blend_reason"])
+    assert last["temperature"]["accepted"] == (result["temperature"] != 1)
+    assert (last["pseudo"]["accepted"], last["pseudo"]["reason"]) == (
+        result["pseudo"]["photos"] > 0,
+        result["pseudo"]["chosen"],
+    )
+    assert events[-1]["kind"] == "end" and events[-1]["metric"] == "log_loss"
 
 
 def test_there_is_a_submission_from_the_first_epoch_on_and_better_ones_replace_it(finished):
@@ -252,6 +343,11 @@ def test_pseudo_labels_count_where_validation_is_better_and_the_refit_takes_them
     assert (judged[0][0].probs != judged[0][1].probs).any()  # it has trained
     result = read(out / "result.json")
     assert result["pseudo"]["kept"] == [False, True]
+    verdicts = some(events_of(out), "verdict")
+    judgements = [(e["network"], e["accepted"]) for e in verdicts if e["of"] == "pseudo"]
+    names = ["", "member 1 tiny seed=1", "member 2 tiny seed=2"]
+    assert judgements == list(zip(names, [True, False, True], strict=True))
+    assert [e["network"] for e in verdicts if e["of"] == "refit"] == names[1:]
     assert read(out / "submission.json")["made_by"] == result["made_by"]
     assert "after pseudo-labels" in result["made_by"]
     for number, networks in enumerate((["."], ["pseudo"]), 1):
@@ -424,8 +520,8 @@ def test_a_training_outlives_another_that_diverges_and_so_does_an_earlier_submis
     words = [f"{name}={getattr(diverging, name)}" for name in names]
     assert cli.main(["run", *words, "stages=32x48x2", "val_fraction=0.25"]) == 3
     assert "learning rate" in capsys.readouterr().err
-    last = (out / "progress.jsonl").read_text().splitlines()[-1]
-    assert json.loads(last)["kind"] == "failed"
+    last = events_of(out)[-1]
+    assert last["kind"] == "failed" and "try lr=" in last["error"]
     # Had the first epoch's network predicted numbers, the earlier one would be beside its own.
     kept = out / "submission.earlier1.csv"
     assert (kept if kept.exists() else out / "submission.csv").read_text() == "earlier"

@@ -1,5 +1,6 @@
 """Ablations: equal terms or an error, paired seeds, and what is left when something fails."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from carcls.desk.study_page import Arm, Findings
 from carcls.errors import ConfigError, InputError, Stopped
 from carcls.search import trial
 from carcls.search.trial import Outcome
-from carcls.train import monitor
+from carcls.train.events import Events
 
 
 @pytest.fixture
@@ -264,11 +265,27 @@ def test_a_study_trains_each_arm_with_each_seed_goes_on_and_grows(base, tmp_path
         study.study(base, ["dropout=0.1"], 1)
 
 
+def test_a_phone_is_told_of_a_study_and_not_of_its_trainings(base, started, receiver):
+    base = base.replace(notify_url=f"{receiver.url}/?key=5ecret")
+    study.study(base, ["pooling=max"], 1)
+    with pytest.raises(Stopped):
+        study.study(base, ["pooling=max"], 2)
+    titles = [body["text"].partition("\n")[0] for body in receiver.sent("/")]
+    names = ["study of 2 trainings", "study of 4 trainings"]
+    ends = [": started", ": ended", ": started", ": stopped by enough"]
+    assert titles == [names[n // 2] + end for n, end in enumerate(ends)]
+    told = [path.read_text() for path in Path(base.out).rglob("progress.jsonl")]
+    assert len(told) == 4 and not any("5ecret" in text for text in told)
+    with pytest.raises(ConfigError, match="no topic of ntfy"):
+        study.study(base.replace(notify_url="https://ntfy.sh/"), ["pooling=max"], 2)
+    assert len(started) == 3
+
+
 SETTINGS = (("avg", 0.02), ("max", 0.02), ("avg", 9))
 
 
 def test_a_study_with_real_trainings_goes_on_and_votes_on_no_test_photo(base, monkeypatch, capsys):
-    base, send = base.replace(stages="32x48x1,48x64x1"), monitor.Events.send
+    base, send = base.replace(stages="32x48x1,48x64x1"), Events.send
 
     def stops(events, kind: str, **values) -> None:
         if kind == "epoch" and values["stage"] == 2:
@@ -276,7 +293,7 @@ def test_a_study_with_real_trainings_goes_on_and_votes_on_no_test_photo(base, mo
         send(events, kind, **values)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(monitor.Events, "send", stops)
+        patch.setattr(Events, "send", stops)
         study.study(base, ["pooling=max"], 1)
     assert not list(Path(base.out).rglob(trial.NOTE))
     capsys.readouterr()
@@ -291,6 +308,13 @@ def test_a_study_with_real_trainings_goes_on_and_votes_on_no_test_photo(base, mo
     rows = (out / "pooling=max" / "seed1" / "member1" / trial.NOTE, out / "base")
     facts = disk.read_json(rows[0])["facts"]
     assert (facts["pooling"], len(facts["stages"])) == ("max", 2)
+    for name in ("base", "pooling=max"):
+        told = (out / name / "seed1" / "progress.jsonl").read_text().splitlines()
+        events = [json.loads(line) for line in told]
+        (title,) = {event["name"] for event in events if event["kind"] == "start"}
+        (network,) = {event["network"] for event in events if event["kind"] == "epoch"}
+        assert title == network == events[0]["networks"][0]["name"] == f"{name}, seed 1"
+        assert events[-1]["kind"] == "end" and "epoch" in {event["kind"] for event in events}
     capsys.readouterr()
     study.study(base, ["pooling=max"], 1)
     again = capsys.readouterr().out

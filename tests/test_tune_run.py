@@ -14,6 +14,7 @@ from carcls import config, record, run
 from carcls.desk import cli, tuning
 from carcls.errors import ConfigError, InputError
 from carcls.search import plan
+from carcls.train.events import MARK
 
 SLOW = pytest.mark.skipif(not os.environ.get("CARCLS_SLOW"), reason="CARCLS_SLOW=1: two minutes")
 NO_OPTUNA = """
@@ -67,6 +68,14 @@ def test_a_run_searches_first_and_trains_with_what_it_finds(cfg, tmp_path, capsy
     taken = config.parse({"tuned": str(out / "tune" / "tuned.json")})
     assert (taken.lr, taken.stages) == (used.lr, used.stages)
 
+    events = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
+    assert {e["network"] for e in events if e["kind"] == "epoch"} == {"member 1 tiny"}
+    (tuned,) = [e for e in events if e["kind"] == "tuned"]
+    assert tuned["verdict"] == result["tuned"]["verdict"]
+    assert tuned["settings"] == found["settings"]
+    plan_of_it = [{"name": "member 1 tiny", "stages": [[32, 48, 1], [48, 64, 1]]}]
+    assert events[0]["networks"] == tuned["networks"] == plan_of_it
+
     run(cfg)  # all of it is there
     again = capsys.readouterr().out
     assert "epoch 1/" not in again
@@ -75,8 +84,13 @@ def test_a_run_searches_first_and_trains_with_what_it_finds(cfg, tmp_path, capsy
     folder = tuning.main(cfg)  # on the desk the same search has the same end
     said = capsys.readouterr().out
     assert folder == out / "tune" and "epoch 1/" not in said
-    assert 'SET="preset=default ' in said.splitlines()[-1]
+    lines = [line for line in said.splitlines() if not line.startswith(MARK)]
+    assert 'SET="preset=default ' in lines[-1]
     assert not list(folder.rglob("submission.csv"))
+    (alone,) = folder.rglob("progress.jsonl")
+    last = [json.loads(line) for line in alone.read_text().splitlines()][-2:]
+    assert [event["kind"] for event in last] == ["tuned", "end"]
+    assert last[0] == {**tuned, "networks": [], "id": last[0]["id"], "at": last[0]["at"]}
     with pytest.raises(ConfigError, match="differs in minutes 60.0 → 30.0"):
         tuning.main(cfg.replace(tune_minutes=30))
 

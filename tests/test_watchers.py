@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from contextlib import suppress
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,9 +18,10 @@ from carcls.config import Config
 from carcls.errors import Stopped, TrainingDiverged
 from carcls.metrics import SHOWN
 from carcls.nets.model import numbers, restore
-from carcls.train import clock, watchers
+from carcls.train import clock, progress, steps, watchers
 from carcls.train.clock import Leg
-from carcls.train.monitor import Events
+from carcls.train.events import Events
+from carcls.train.progress import Progress
 from carcls.train.state import History, States
 from carcls.train.steps import StepTimes
 
@@ -66,6 +68,13 @@ def leg(stage: int) -> Leg:
     return Leg(stage, 0, epochs, epochs, STEPS, 1.0, 0.0 if stage else 2.0 * 64 * 64)
 
 
+# Of 8 photos a step; nothing is waited for.
+FEEDS = (
+    SimpleNamespace(batch=8, waited=lambda first, ends: 0.0),
+    SimpleNamespace(batch=4, steps=3),
+)
+
+
 def rate(step: int) -> float:
     return 0.1 / (step + 1)
 
@@ -85,8 +94,8 @@ def history(tmp_path) -> History:
 
 def test_one_line_one_event_and_one_row_an_epoch(events, history, capsys):
     net = model()
-    first = fit(net, watchers.Progress(CFG, leg(0), rate, 8, events, history), epochs=4)
-    fit(net, watchers.Progress(CFG, leg(1), rate, 8, events, history), epochs=2)
+    first = fit(net, Progress(CFG, leg(0), rate, FEEDS, events.send, history), epochs=4)
+    fit(net, Progress(CFG, leg(1), rate, FEEDS, events.send, history), epochs=2)
     said, rows = capsys.readouterr().out, history.rows
     assert "\r" not in said
     said = said.splitlines()
@@ -113,7 +122,7 @@ def test_one_line_one_event_and_one_row_an_epoch(events, history, capsys):
 def test_time_left_and_speed_count_pixels_not_epochs(events, history, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(watchers.time, "monotonic", lambda: now[0])
-    progress = watchers.Progress(CFG, leg(0), rate, 8, events, history)
+    progress = Progress(CFG, leg(0), rate, FEEDS, events.send, history)
     progress.on_epoch_begin(0)
     for step, seconds in enumerate([10, 1, 1, 1]):  # the first step takes 9 s more: it traces
         now[0] += seconds
@@ -131,13 +140,69 @@ def test_time_left_and_speed_count_pixels_not_epochs(events, history, monkeypatc
     assert "val acc" not in said[1]
 
 
+def test_a_step_is_told_where_nothing_was_sent_for_a_minute(tmp_path, history, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(steps.time, "monotonic", lambda: now[0])
+    events = Events(tmp_path / "progress.jsonl")
+
+    def play(kind: str, times: StepTimes, count: int, **logs) -> None:
+        for batch in range(count):
+            now[0] += 25
+            getattr(times, f"on_{kind}_batch_end")(batch, logs)
+
+    with steps.told(events, "member 1", "train"):
+        progress = Progress(CFG, leg(0), rate, FEEDS, events.send, history)
+        with steps.told(events, "member 2", "test votes"):
+            votes = StepTimes(9, 10)
+    progress.on_epoch_begin(0)
+    now[0] += 100  # to compile the first step, from which no speed is known
+    play("train", progress, 4, loss=1.5, accuracy=math.nan)
+    progress.on_test_begin()
+    play("test", progress, 3)
+    progress.on_epoch_end(0, {})
+    votes.on_epoch_begin(0)
+    play("predict", votes, 3)
+    alone = StepTimes(9, 10)  # nobody is told
+    now[0] += 1000
+    play("predict", alone, 3)
+    sent = [json.loads(line) for line in events.path.read_text().splitlines()]
+    kinds = ["step", "step", "epoch", "step"]
+    assert [(event["kind"], event["at"] > 0) for event in sent] == [(kind, True) for kind in kinds]
+    for event in sent:
+        del event["id"], event["at"], event["kind"]
+    train, check, _, vote = sent
+    where = {"network": "member 1", "stage": 1, "epoch": 1}
+    counted = {"what": "train", "done": 2, "steps": 4, "images_per_s": 0.3}
+    # 100 s an epoch: 3.5 of them here, and as many pixels as 4 more later.
+    seen = {"loss": 1.5, "accuracy": None, "left_s": 750.0}
+    assert train == where | counted | seen
+    assert check == where | {"what": "validation", "done": 2, "steps": 3, "images_per_s": 0.2}
+    told = {"network": "member 2", "what": "test votes", "images_per_s": 0.4}
+    assert vote == told | {"done": 3, "steps": 9}
+
+
+@pytest.mark.parametrize(("waiting", "is_said"), [(None, False), (0.02, False), (0.42, True)])
+def test_waiting_for_photos_is_said_where_it_is_much(events, history, capsys, waiting, is_said):
+    asked = []
+    feed = SimpleNamespace(batch=8, waited=lambda *args: asked.append(args) or waiting)
+    progress = Progress(CFG, leg(0), rate, (feed, None), events.send, history)
+    progress.on_epoch_begin(2)
+    for step in range(STEPS):
+        progress.on_train_batch_end(step, {"loss": 1.0})
+    progress.on_epoch_end(2, {"loss": 1.0})
+    assert ("42% waiting" in capsys.readouterr().out) == is_said
+    assert asked == [(2 * STEPS, progress.ends)] and [*progress.ends] == [*range(STEPS)]
+    assert json.loads(events.path.read_text())["waiting"] == waiting
+    assert "waiting" not in history.rows[0]  # a history read back is the same
+
+
 def test_a_bar_on_a_terminal_is_rare_and_cleared(events, history, monkeypatch):
     screen, now = io.StringIO(), [0.0]
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdout", screen)
     monkeypatch.setattr(watchers.time, "monotonic", lambda: now[0])
     monkeypatch.setenv("COLUMNS", "60")
-    progress = watchers.Progress(CFG, leg(0), rate, 8, events, history)
+    progress = Progress(CFG, leg(0), rate, FEEDS, events.send, history)
     progress.on_train_begin()
     progress.on_epoch_begin(0)
     for step in range(4):
@@ -194,7 +259,7 @@ def test_another_metric_chooses_the_epoch_and_has_a_column(
 ):
     """It does because the network is compiled with it."""
     kept = checkpoint(tmp_path)
-    progress = watchers.Progress(CFG, leg(0), rate, 8, events, history)
+    progress = Progress(CFG, leg(0), rate, FEEDS, events.send, history)
     for callback in (kept, progress):
         callback.set_model(model())
     for epoch, value in enumerate(values):
@@ -303,7 +368,7 @@ def test_a_stage_stops_without_a_better_loss_after_its_unsteady_epochs(
     patience, losses, ran, events, capsys
 ):
     assert watchers.UNSTEADY == 3
-    stop = watchers.EarlyStop(patience, events)
+    stop = watchers.EarlyStop(patience, events.send)
     assert play(model(), stop, logs=[(0.5, float(loss)) for loss in losses]) == ran
     assert stop.kept()["has_stopped"] == events.path.exists() == (ran < len(losses))
     assert bool(capsys.readouterr().out) == (ran < len(losses))
@@ -312,9 +377,9 @@ def test_a_stage_stops_without_a_better_loss_after_its_unsteady_epochs(
 def test_how_long_nothing_was_better_survives_a_resumed_stage(events):
     logs = [(0.5, loss) for loss in (9.0, 9.0, 9.0, 1.0, 2.0)]
     plateau = {"monitor": "val_loss", "patience": 2, "factor": 0.5}
-    first = [watchers.EarlyStop(2, events), watchers.Plateau(**plateau)]
+    first = [watchers.EarlyStop(2, events.send), watchers.Plateau(**plateau)]
     play(model(), *first, logs=logs)
-    stop, lower = again = [watchers.EarlyStop(2, events), watchers.Plateau(**plateau)]
+    stop, lower = again = [watchers.EarlyStop(2, events.send), watchers.Plateau(**plateau)]
     net = model()
     for new, old in zip(again, first, strict=True):
         new.restore(json.loads(json.dumps(old.kept())))
@@ -346,13 +411,14 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_names_it(batch, step):
 
 def test_nothing_that_looks_at_steps_makes_keras_wait_for_each_of_them():
     """On JAX the next step then begins before the last one's loss is a number."""
-    kinds = [kind for kind in vars(watchers).values() if isinstance(kind, type)]
+    kinds = [*vars(watchers).values(), *vars(progress).values()]
+    kinds = [kind for kind in kinds if isinstance(kind, type)]
     kinds = [kind for kind in kinds if issubclass(kind, keras.callbacks.Callback)]
     looks = {kind for kind in kinds if kind.__module__.startswith("carcls")}
     looks = {
         kind for kind in looks if any("on_train_batch_end" in vars(k) for k in kind.__mro__[:-2])
     }
-    assert {watchers.Progress, watchers.StopOnNaN, watchers.StepTimes} <= looks
+    assert {Progress, watchers.StopOnNaN, StepTimes} <= looks
     assert all(getattr(kind, "async_safe", False) for kind in looks)
 
 

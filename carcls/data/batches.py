@@ -6,10 +6,12 @@ depend on the seed alone, however many threads there are.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -70,6 +72,20 @@ class Batches:
         """(steps × B, C) in the order of the batches → (views, rows, C): every row once a view."""
         return outputs[: self.views * self.rows].reshape(self.views, self.rows, outputs.shape[1])
 
+    def waited(self, first: int, ends: Mapping[int, float]) -> float | None:
+        """The share of an epoch of training in which its batches were waited for; None of one step.
+
+        Counted is the time between the end of the epoch's first step, which may trace, and the end
+        of its last one: a batch was waited for from the end of the step before it until it was
+        made. ends: step → when it was over, by time.monotonic; first: the number of the epoch's
+        first batch, whose times are forgotten.
+        """
+        ready = {step: self.maker.ready.pop(first + step, -math.inf) for step in ends}
+        steps = sorted(ends)[1:]
+        whole = ends[steps[-1]] - ends[steps[0] - 1] if steps else 0.0
+        waits = (max(0.0, ready[step] - ends[step - 1]) for step in steps)
+        return sum(waits) / whole if whole else None
+
 
 def make_batches(
     cache: PhotoCache,
@@ -100,7 +116,8 @@ def make_batches(
     tensors = _tensors(maker, numbers.start, classes, machine)
     dataset = dataset.map(tensors, num_parallel_calls=threads(), deterministic=True)
     if mixed:
-        dataset = dataset.enumerate().map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
+        mix = _mixer(cfg, maker, numbers.start)
+        dataset = dataset.enumerate().map(mix, num_parallel_calls=1, deterministic=True)
         dataset = dataset.skip(numbers.start)
     # An iterator that ends waits for the tuner's sleeping thread, and there is nothing to tune
     # (MEASUREMENTS: tf.data's tuner).
@@ -154,6 +171,7 @@ class _Maker:
         self.share = slice(first, first + self.count)  # of a batch, that this process makes
         # One policy a thread: threads that share an albumentations Compose share its random state.
         self.policies = threading.local()
+        self.ready: dict[int, float] = {}  # of training: batch → when it was made; time.monotonic
 
     def make(self, i: int) -> Arrays:
         """Batch number i: photos to train on and to predict are made in ways of their own."""
@@ -207,6 +225,7 @@ class _TrainingMaker(_Maker):
             for number, copy in zip(chosen, copies, strict=True)
         )
         scale = max(1.0, self.batch / len(self.rows))
+        self.ready[i] = time.monotonic()
         return images, self.rows.labels[chosen], (places < len(self.rows)) * np.float32(scale)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -256,12 +275,22 @@ class _LookMaker(_Maker):
         return policy(photo, (cfg.seed, _VIEWS, number, self.cache.keys[row]))
 
 
-def _mixer(cfg: Config) -> Callable[..., Any]:
-    """MixUp, CutMix, or by a coin one of them a batch, by keras-cv; labels are mixed alike."""
+def _mixer(cfg: Config, maker: _Maker, first: int) -> Callable[..., Any]:
+    """MixUp, CutMix, or by a coin one of them a batch, by keras-cv; labels are mixed alike.
+
+    first: batches of lower numbers are blank.
+    """
     from keras_cv import layers  # it imports keras, whose backend is chosen by then
 
     kinds = ((layers.MixUp, cfg.mix.mixup), (layers.CutMix, cfg.mix.cutmix))
     mixers = [kind(alpha=alpha, seed=cfg.seed) for kind, alpha in kinds if alpha]
+    weak_maker = weakref.ref(maker)
+
+    def is_ready(number: np.ndarray) -> np.ndarray:
+        alive = weak_maker()
+        if alive and number >= first:
+            alive.ready[int(number)] = time.monotonic()
+        return number
 
     def mix(number: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, labels, weights = batch
@@ -272,6 +301,8 @@ def _mixer(cfg: Config) -> Callable[..., Any]:
         else:  # the coin depends on the batch's number alone: a training that goes on has the same
             coin = tf.random.stateless_uniform((), (cfg.seed, number), 0, 2, tf.int32)
             mixed = tf.switch_case(coin, branches)
+        with tf.control_dependencies([mixed["images"], mixed["labels"]]):
+            tf.numpy_function(is_ready, [number], tf.int64)
         return mixed["images"], mixed["labels"], weights
 
     return mix

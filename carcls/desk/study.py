@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from carcls.desk.study_page import BASE, Arm, Findings
 from carcls.errors import ConfigError, InputError
 from carcls.nets import weights
 from carcls.search import space
+from carcls.train.events import Events
 
 STATE = "study.json"  # the base, and the names of the arms and seeds that have joined
 TRAINED = "member1"  # in the folder of its session
@@ -51,9 +54,9 @@ def study(base: Config, given: Sequence[str], seeds: int = 3, differ: Collection
     _check(arms, seeds)
     out = files.run_folder(base) / "study"
     out.mkdir(exist_ok=True)
-    with session.locked(out):
+    planned = [(seed, arm) for seed in range(base.seed, base.seed + seeds) for arm in arms]
+    with session.locked(out), _told(base, f"study of {len(planned)} trainings", out):
         record.sweep(out)
-        planned = [(seed, arm) for seed in range(base.seed, base.seed + seeds) for arm in arms]
         known = _join(arms, sorted({seed for seed, _ in planned}), out)
         print(
             f"\n== study of {len(planned)} trainings",
@@ -177,15 +180,33 @@ def folder_of(out: Path, arm: str, seed: int) -> Path:
     return out / plain / f"seed{seed}"
 
 
+@contextmanager
+def _told(base: Config, name: str, out: Path) -> Iterator[None]:
+    """A phone or a chat is told of the study as a whole, not of each training.
+
+    Raises ConfigError if ``notify_url`` lacks what its service needs.
+    """
+    from carcls.train.notify import Notifier  # imports requests
+
+    began, url = time.monotonic(), base.notify_url
+    events = Events(
+        out / "progress.jsonl", listeners=[Notifier(url.get_secret_value())] if url else []
+    )
+    with session.told_how_it_ends(events):
+        events.send("start", name=name, settings=base.model_dump(mode="json"))
+        yield
+        events.send("end", seconds=round(time.monotonic() - began))
+
+
 def _train(arm: Arm, seed: int, out: Path) -> None:
     """Train, unless that was done before from the same facts; what was measured is in a folder."""
-    folder = folder_of(out, arm.name, seed)
+    folder, name = folder_of(out, arm.name, seed), f"{arm.name}, seed {seed}"
     _share_scratch(out, folder)
-    with session.start(arm.cfg.replace(seed=seed, out=str(folder))) as s:
+    with session.start(arm.cfg.replace(seed=seed, out=str(folder), notify_url=""), name) as s:
         from carcls.search import trial  # imports Keras, whose backend is chosen only now
 
         trainer = trial.Trainer(s, s.table.rows(TRAIN), s.table.rows(VALIDATION), s.table.rows())
-        task = trial.Task(f"{arm.name}, seed {seed}", s.cfg, folder / TRAINED)
+        task = trial.Task(name, s.cfg, folder / TRAINED)
         if trainer.measured(task) is None:
             trial.save(task.folder, trainer(task), goes_on=False)
 

@@ -28,7 +28,8 @@ def main(cfg: Config) -> Path:
 
         s.say("data", *photos.summary(s.table))
         s.say("machine", *s.machine.reasons)
-        tune.search(s, searched, folder)
+        found = tune.search(s, searched, folder)
+        s.events.send("tuned", **tune.describe(found), networks=[])
     return folder
 
 

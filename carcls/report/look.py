@@ -96,6 +96,11 @@ def read(out: Path) -> tuple[list[str], list[tuple[Path | None, str]]]:
     return note["lines"], [(out / name if name else None, text) for name, text in note["pictures"]]
 
 
+def pictures(out: Path) -> dict[Path, str]:
+    """The pictures that ``write`` has left, and their captions."""
+    return {path: text for path, text in read(out)[1] if path}
+
+
 def draw(seen: Look, out: Path, seed: int) -> list[tuple[Path | None, str]]:
     """Each picture with its caption; no path where there is nothing to draw, which is said."""
     frame, classes = seen.table.frame, [str(name) for name in seen.table.classes]

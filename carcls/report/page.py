@@ -86,8 +86,7 @@ def write(
     _remove_others(run, kept)
     text = parts.render(template.REPORT, **_content(run, drawn, best))
     disk.write_atomic(out / "report.html", text)
-    looked = [path for path, _ in look.read(out)[1] if path]
-    return [*kept, *looked, out / "report.html"]
+    return [*kept, *look.pictures(out), out / "report.html"]
 
 
 def _write_tables(run: Run) -> None:

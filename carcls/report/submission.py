@@ -37,6 +37,8 @@ class Submission:
         self.made_by = ""  # what made the submission that is at the path now
         self.warnings: list[str] = []  # of that one
         self.more_warnings: Callable[[], list[str]] = list  # of the photos that it was made from
+        # Tells whoever watches of each one that is written.
+        self.tell: Callable[..., None] = lambda **about: None
         self._of_this_session = False
 
     def offer(
@@ -71,6 +73,9 @@ class Submission:
                 self._keep_earlier()
             about = {"made_by": made_by, "metric": self.metric, "score": score, "step": step}
             self._write(probs, about)
+            self.tell(
+                made_by=made_by, metric=self.metric, score=score, early=early, rows=len(probs)
+            )
         except (InputError, OSError) as error:
             if not early:
                 raise

@@ -17,7 +17,7 @@ from carcls.data.photos import Rows
 from carcls.errors import TrainingDiverged
 from carcls.nets import fast
 from carcls.session import Session
-from carcls.train import loop
+from carcls.train import loop, steps
 from carcls.train.job import Job
 from carcls.train.studio import BEST, LAST
 from carcls.values import Views
@@ -136,9 +136,9 @@ class Trainer:
         assert trained is not None, "there is no deadline that it could miss"
         net = trained.net or loop.load(job.folder, job.cfg, len(s.table.classes), s.machine)
         cache, one = s.photos(trained.size, job.cfg.fit), Views(first=1, most=1)
-        seen = [cast.cast_votes(net, cache, self.choose, one, job.cfg, s.machine)]
-        if apart is not None:
-            seen.append(cast.cast_votes(net, cache, apart, one, job.cfg, s.machine))
+        parts = [self.choose] if apart is None else [self.choose, apart]
+        with steps.told(s.events, job.name, "validation votes"):
+            seen = [cast.cast_votes(net, cache, rows, one, job.cfg, s.machine) for rows in parts]
         history = trained.rows
         # The first epoch of a stage decodes its photos.
         steady = [row["seconds"] for row in history if row["epoch"] > 1] or [history[0]["seconds"]]

@@ -16,7 +16,7 @@ from carcls.search.findings import Findings
 from carcls.search.halving import Search, SearchError
 from carcls.search.space import Space
 from carcls.session import Session
-from carcls.train.job import Job
+from carcls.train.job import Job, planned
 from carcls.votes import blend
 
 FOLDER, TUNED = "tune", "tuned.json"  # in a run folder; in the search's
@@ -37,9 +37,15 @@ def tune(s: Session, searched: Space) -> dict[str, Any]:
         return {"verdict": f"no search: {error}", "settings": space.everything(s.cfg)}
     s.cfg = found.book.cfg_of(found.taken).replace(tune_minutes=0, tune_space="")
     disk.write_atomic(s.place.out / "config.json", s.cfg.model_dump_json(indent=2) + "\n")
-    about = {"verdict": str(found.verdict), "settings": space.everything(s.cfg)}
-    s.events.send("tuned", **about)
+    about = describe(found)
+    s.events.send("tuned", **about, networks=planned(s.cfg))
     return about
+
+
+def describe(found: Findings) -> dict[str, Any]:
+    """What a search came to: its verdict, and the settings to go on with."""
+    chosen = found.book.cfg_of(found.taken)
+    return {"verdict": str(found.verdict), "settings": space.everything(chosen)}
 
 
 def _check_time(s: Session, folder: Path) -> None:
@@ -70,11 +76,11 @@ def search(s: Session, searched: Space, folder: Path, anew: bool = False) -> Fin
     book = Book(folder, cfg, searched, _facts(s, trainer, searched), began=s.clock.start)
     sizes = plan.ladder(cfg.stages[-1].size, space.step(cfg, searched))
     looking = Search(book, 60 * cfg.tune_minutes, sizes, trainer, anew)
-    looking.run()
+    with s.events.without("epoch", "early_stop"):  # of so many trainings
+        looking.run()
     found = findings.read(book, looking.proposer)
     chosen = book.cfg_of(found.taken)
-    about = {"candidate": found.taken, "verdict": str(found.verdict)}
-    disk.write_json(folder / TUNED, {**about, "settings": space.everything(chosen)})
+    disk.write_json(folder / TUNED, {"candidate": found.taken, **describe(found)})
     written = page.write(found, folder)
     s.say(
         "tuned",

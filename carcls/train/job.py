@@ -57,3 +57,27 @@ class Job:
         some = frame.iloc[rows.rows]
         cut = boxes.of(some).T if self.cfg.boxes else ()
         return [some["id"], rows.labels, some["digest"], *cut]
+
+
+def member_name(cfg: Config, number: int) -> str:
+    """``1 efficientnet_lite_b0 seed=2``: its number, network, and what sets it apart."""
+    rest = [f"{key}={value}" for key, value in cfg.members[number].items() if key != "backbone"]
+    return " ".join([str(number + 1), cfg.member_cfgs()[number].backbone, *rest])
+
+
+def planned(cfg: Config) -> list[dict[str, Any]]:
+    """The members' networks for whoever watches: names, and stages as [height, width, epochs]."""
+    return [
+        {
+            "name": network_name(cfg, number, fold),
+            "stages": [[stage.height, stage.width, stage.epochs] for stage in member.stages],
+        }
+        for number, member in enumerate(cfg.member_cfgs())
+        for fold in range(cfg.folds)
+    ]
+
+
+def network_name(cfg: Config, number: int, fold: int) -> str:
+    """Of a member's network, or of that of one of its folds; both counted from 0."""
+    part = f", fold {fold + 1} of {cfg.folds}" if cfg.folds > 1 else ""
+    return f"member {member_name(cfg, number)}{part}"

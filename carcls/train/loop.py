@@ -18,6 +18,7 @@ from carcls import disk, memory, record
 from carcls.config import Config
 from carcls.machine import Machine
 from carcls.nets import model
+from carcls.train import steps
 from carcls.train.job import Job
 from carcls.train.state import History, States
 from carcls.train.studio import BEST, HISTORY, LAST, Announce, Studio, Trained, in_scope
@@ -77,7 +78,8 @@ def train(s: Studio, job: Job, deadline: float, announce: Announce | None) -> Tr
         timekeeper = Timekeeper(deadline, s.machine.agree)
         trainer = Trainer(s, replace(job, cfg=fitted), states, facts, timekeeper, announce)
         try:
-            trained = trainer.run(note)
+            with steps.told(s.events, job.name, "train"):
+                trained = trainer.run(note)
             break
         except memory.errors() as error:
             # One of several processes alone cannot change the batch.

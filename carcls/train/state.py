@@ -21,6 +21,8 @@ import numpy as np
 from carcls import disk
 from carcls.record import Facts, differences, rows
 
+Note = dict[str, Any]  # of a state, for JSON
+
 
 class States:
     """The folder of a training's states."""
@@ -29,7 +31,7 @@ class States:
         self.folder = folder
         self.file = folder / "note.json"
 
-    def load(self, facts: Facts) -> dict[str, Any] | None:
+    def load(self, facts: Facts) -> Note | None:
         """The note of the last epoch; None, with a line that says why, where it cannot be used."""
         try:
             note = self._note()
@@ -54,9 +56,7 @@ class States:
         with np.load(self.folder / self._note()[which]) as arrays:
             return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
-    def save(
-        self, number: int, note: dict[str, Any], arrays: Sequence[np.ndarray], best: bool
-    ) -> None:
+    def save(self, number: int, note: Note, arrays: Sequence[np.ndarray], best: bool) -> None:
         """Make this the last state, and if it is the best one that too; number: of the epoch.
 
         ``note`` has what the training is made from as "facts".
@@ -84,7 +84,7 @@ class States:
         disk.remove(self.file)  # first: without it the rest is nothing
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _note(self) -> dict[str, Any]:
+    def _note(self) -> Note:
         """Raises FileNotFoundError without one, ValueError if it is not as it was left."""
         return disk.unsealed(disk.read_json(self.file))
 

@@ -13,7 +13,7 @@ from carcls.data.photos import Rows, Table
 from carcls.machine import Machine
 from carcls.metrics import Metric
 from carcls.record import Facts
-from carcls.train.monitor import Events
+from carcls.train.events import Events
 
 BEST, LAST, HISTORY = "best.weights.h5", "last.weights.h5", "history.csv"
 

@@ -20,8 +20,9 @@ from carcls.train import clock, watchers
 from carcls.train.balance import weighted
 from carcls.train.clock import Leg, Ramp
 from carcls.train.job import Job
+from carcls.train.progress import Feeds, Progress
 from carcls.train.rebase import rebase
-from carcls.train.state import History, States
+from carcls.train.state import History, Note, States
 from carcls.train.studio import HISTORY, Announce, Studio, Trained, in_scope
 from carcls.train.timing import Timekeeper, measure
 
@@ -43,7 +44,7 @@ class Trainer:
     was_announced: bool = False
     history: History = field(init=False)
 
-    def run(self, note: dict[str, Any] | None) -> Trained | None:
+    def run(self, note: Note | None) -> Trained | None:
         """Train to the end, from the beginning or from the state that the note is of."""
         if not note and self.time.left() <= 0:
             return None
@@ -83,7 +84,7 @@ class Trainer:
 
     # --- The beginning --------------------------------------------------------------------------
 
-    def _build(self, note: dict[str, Any] | None) -> None:
+    def _build(self, note: Note | None) -> None:
         cfg, job, rt = self.cfg, self.job, self.s.machine
         self.began = monotonic()
         self.classes = len(self.s.table.classes)
@@ -107,7 +108,7 @@ class Trainer:
         if cfg.bn_photos and not stays and not note:
             rebase(self)
 
-    def _resume(self, note: dict[str, Any]) -> None:
+    def _resume(self, note: Note) -> None:
         """Take up the state that the note is of."""
         number, epoch = note["stage"], note["epoch"]
         self.earlier_seconds, self.time.was_cut = note["seconds"], note["was_cut"]
@@ -146,7 +147,7 @@ class Trainer:
 
     # --- A stage --------------------------------------------------------------------------------
 
-    def _train_stage(self, number: int, note: dict[str, Any] | None) -> bool:
+    def _train_stage(self, number: int, note: Note | None) -> bool:
         """Train one stage, from the epoch that the note is of; False if time has run out.
 
         The network then has the stage's best weights.
@@ -173,7 +174,7 @@ class Trainer:
             self._announce(number, f"best epoch of stage {number + 1}", best)
         return has_time
 
-    def _fit(self, leg: Leg, note: dict[str, Any] | None) -> dict[str, Any]:
+    def _fit(self, leg: Leg, note: Note | None) -> Note:
         """Train a leg of a stage; returns the note of its last epoch."""
         epochs = 1 if self.time.is_short else leg.epochs
         leg = replace(leg, epochs=epochs, later=self._later(leg.stage))
@@ -183,7 +184,7 @@ class Trainer:
         began, paused = monotonic(), self.paused
         train = self.batches(leg)
         check = self.looks(leg.stage, self.job.check) if len(self.job.check) else None
-        watching = self._watchers(leg, ramp, note)
+        watching = self._watchers(leg, ramp, note, (train, check))
         validation: dict[str, Any] = {}
         if check:
             validation = {"validation_data": check.dataset, "validation_steps": check.steps}
@@ -227,9 +228,10 @@ class Trainer:
         how = Looks(range(view, view + 1))
         return make_batches(cache, rows, self.classes, how, self.cfg, self.s.machine)
 
-    def _watchers(self, leg: Leg, ramp: Ramp, note: dict[str, Any] | None) -> dict[str, Any]:
+    def _watchers(self, leg: Leg, ramp: Ramp, note: Note | None, feeds: Feeds) -> dict[str, Any]:
         """The callbacks of ``fit`` by name, in their order, with the fields that the note has."""
         cfg, rate = self.cfg, partial(self._logged_rate, ramp, self._iterations())
+        send = partial(self.s.events.send, network=self.job.name)
         found: dict[str, Any] = {"nan": watchers.StopOnNaN(cfg, leg, rate)}
         if self.averaged:
             found["averaged"] = self.averaged
@@ -242,10 +244,8 @@ class Trainer:
             found["forget_others"] = keras.callbacks.LambdaCallback(
                 on_epoch_end=self._forget_others
             )
-        found["progress"] = watchers.Progress(
-            cfg, leg, rate, self.batch, self.s.events, self.history
-        )
-        found["early_stop"] = watchers.EarlyStop(cfg.patience, self.s.events)
+        found["progress"] = Progress(cfg, leg, rate, feeds, send, self.history)
+        found["early_stop"] = watchers.EarlyStop(cfg.patience, send)
         if cfg.tensorboard:
             logs = self.job.folder / "tensorboard" / f"stage{leg.stage + 1}"
             found["tensorboard"] = keras.callbacks.TensorBoard(str(logs), write_graph=False)
@@ -303,7 +303,7 @@ class Trainer:
     def _progress(self, position: float) -> float:
         return min(1.0, position * (1 / self._total))
 
-    def _ramp(self, leg: Leg, note: dict[str, Any] | None) -> Ramp:
+    def _ramp(self, leg: Leg, note: Note | None) -> Ramp:
         """How progress rises in this leg; where a kill cut it, along the same line as before."""
         per_step = leg.worth * (1 / self._total) / leg.steps
         if note and note["ramp"][2] == per_step and not self.time.is_short:

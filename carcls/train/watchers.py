@@ -1,4 +1,4 @@
-"""What watches a training: progress, averaged weights, checkpoints and stops.
+"""What watches a training: averaged weights, checkpoints and stops; ``Progress`` is beside it.
 
 Import it after ``machine.setup`` has chosen the Keras backend. Of the callbacks' order in ``fit``
 one thing matters: Checkpoint comes after those whose fields are part of the state.
@@ -7,8 +7,6 @@ one thing matters: Checkpoint comes after those whose fields are part of the sta
 from __future__ import annotations
 
 import math
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +20,11 @@ from carcls.config import Config
 from carcls.errors import TrainingDiverged
 from carcls.metrics import Metric
 from carcls.nets.model import numbers, state
-from carcls.train import clock
 from carcls.train.clock import Leg
-from carcls.train.monitor import Events
-from carcls.train.state import History, States
-from carcls.train.steps import StepTimes
+from carcls.train.state import States
 
 Rate = Callable[[int], float]  # step of a leg, from 0 → learning rate
+Send = Callable[..., None]  # an event of this network: its kind, and values by name
 # Epochs of a stage in which early stopping does not act: BN's statistics make them noisy.
 UNSTEADY = 3
 
@@ -41,16 +37,17 @@ def deciding(logs: dict[str, Any]) -> Metric:
 
 def score(logs: dict[str, Any]) -> float:
     """What decides, of the validation photos; logs: of an epoch, or a row of the history."""
-    return _of(logs, f"val_{deciding(logs)}")
+    return number(logs, f"val_{deciding(logs)}")
 
 
 def rank(logs: dict[str, Any]) -> tuple[float, float]:
     """Sorts epochs: the better metric first, then the lower validation loss, NaN last."""
-    loss = metrics.merit("log_loss", _of(logs, "val_loss"))
+    loss = metrics.merit("log_loss", number(logs, "val_loss"))
     return metrics.merit(deciding(logs), score(logs)), loss
 
 
-def _of(logs: dict[str, Any] | None, key: str) -> float:
+def number(logs: dict[str, Any] | None, key: str) -> float:
+    """Of an epoch or a step; NaN where there is none."""
     return float((logs or {}).get(key, math.nan))
 
 
@@ -72,109 +69,6 @@ class Resumable:
         super().on_train_begin(logs)  # type: ignore[misc]  # of the Keras callback that comes next
         for name, value in (self._restored or {}).items():
             setattr(self, name, value)
-
-
-class Progress(Resumable, StepTimes):
-    """A line an epoch, a bar within it on a terminal, an event, and history.csv."""
-
-    fields = ("_best", "_startup")
-
-    def __init__(
-        self, cfg: Config, leg: Leg, rate: Rate, batch: int, events: Events, history: History
-    ) -> None:
-        super().__init__()
-        self.cfg, self.leg, self.rate, self.batch = cfg, leg, rate, batch
-        self.events, self.history = events, history
-        self.shape = cfg.stages[leg.stage]
-        self._best: Sequence[float] = (-math.inf, -math.inf)
-        self._startup = 0.0  # seconds that the first step of the stage took beyond another
-        self._head = (
-            f"stage {leg.stage + 1}/{len(cfg.stages)} {'x'.join(map(str, self.shape.size))}"
-        )
-        self._has_bar = sys.stdout.isatty()
-        self._drawn = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        super().on_epoch_begin(epoch, logs)
-        self._epoch = epoch
-        self._drawn = self.begin
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_batch_end(batch, logs)
-        done, now = self.last
-        if self._has_bar and now - self._drawn >= 0.2:
-            self._drawn = now
-            filled = 20 * done // max(self.leg.steps, done)
-            bar = f"[{'#' * filled}{'.' * (20 - filled)}] {done}/{self.leg.steps}"
-            speed = f"{self.batch / max(self.step, 1e-9):.0f} images/s"
-            loss, accuracy = _of(logs, "loss"), _of(logs, "accuracy")
-            self._draw(f"{bar}  loss {loss:.4f}  acc {accuracy:.4f}  {speed}")
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._draw("validating")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = logs or {}
-        best = "val_accuracy" in logs and (rank(logs) > tuple(self._best) or epoch == 0)
-        if best:
-            self._best = rank(logs)
-        row = self._row(epoch, logs, best)
-        self._draw("")
-        self._print(row)
-        self.history.add(row)
-        more = {"stages": len(self.cfg.stages), "epochs": self.leg.total}
-        self.events.send("epoch", **row, **more)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._draw("")
-
-    def _row(self, epoch: int, logs: dict[str, Any], best: bool) -> dict[str, Any]:
-        seconds = time.monotonic() - self.begin
-        last_step = (epoch - self.leg.first + 1) * self.leg.steps - 1
-        shown = ["loss", "accuracy", "val_loss", "val_accuracy", f"val_{deciding(logs)}"]
-        return {
-            "stage": self.leg.stage + 1,
-            "height": self.shape.height,
-            "width": self.shape.width,
-            "epoch": epoch + 1,
-            "photos": self.leg.steps * self.batch,
-            "lr": self.rate(last_step),
-            **{key: _of(logs, key) for key in shown},
-            "best": best,
-            "images_per_s": round(self.batch / max(self.step, 1e-9), 1),
-            "seconds": round(seconds, 2),
-            "left_s": round(self._left(epoch, seconds), 1),
-        }
-
-    def _print(self, row: dict[str, Any]) -> None:
-        total = self.leg.total
-        star = "*" if row["best"] else " "
-        metric = deciding(row)
-        other = f"  val {metrics.SHOWN[metric]} {score(row):.4f}" if metric != "accuracy" else ""
-        validation = f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}"
-        print(
-            f"{self._head}  epoch {row['epoch']:>{len(str(total))}}/{total}  lr {row['lr']:.2e}  "
-            f"loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
-            f"{'' if math.isnan(row['val_accuracy']) else f'{validation}{other}{star}  '}"
-            f"{row['images_per_s']:.0f} images/s  {clock.show(row['left_s'])} left",
-            flush=True,
-        )
-
-    def _left(self, epoch: int, seconds: float) -> float:
-        """Seconds of training left: this epoch's time per pixel over the pixels still to come."""
-        if epoch == 0:
-            self._startup = self.startup
-        here = self.shape.height * self.shape.width
-        pixels = (self.leg.total - epoch - 1) * here + self.leg.later
-        stages = len(self.cfg.stages) - self.leg.stage - 1
-        return (seconds - self.startup) * pixels / here + stages * self._startup
-
-    def _draw(self, text: str) -> None:
-        """Show ``text`` in the bar's line instead of what is there; empty clears it."""
-        if self._has_bar:
-            line = text and f"{self._head} epoch {self._epoch + 1}/{self.leg.total} {text}"
-            sys.stdout.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
-            sys.stdout.flush()
 
 
 class AveragedWeights(keras.callbacks.Callback):
@@ -277,12 +171,12 @@ class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
     fields = ("wait", "best", "best_epoch", "has_stopped")
     has_stopped = False  # it has ended the stage
 
-    def __init__(self, patience: int, events: Events) -> None:
+    def __init__(self, patience: int, send: Send) -> None:
         super().__init__("val_loss", patience=patience, mode="min", start_from_epoch=UNSTEADY)
-        self.events = events
+        self.send = send
 
     def get_monitor_value(self, logs: dict[str, Any] | None) -> float:
-        loss = _of(logs, "val_loss")
+        loss = number(logs, "val_loss")
         return math.inf if math.isnan(loss) else loss  # else every later epoch would be worse
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -292,13 +186,13 @@ class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
         if self.model.stop_training:
             self.has_stopped = True
             print(
-                f"early stop after epoch {epoch + 1}: validation loss {_of(logs, 'val_loss'):.4f}, "
-                f"not below {self.best:.4f} (epoch {self.best_epoch + 1}) for {self.patience} "
-                "epochs",
+                f"early stop after epoch {epoch + 1}: validation loss "
+                f"{number(logs, 'val_loss'):.4f}, not below {self.best:.4f} (epoch "
+                f"{self.best_epoch + 1}) for {self.patience} epochs",
                 flush=True,
             )
             best = {"best_epoch": self.best_epoch + 1, "best_loss": self.best}
-            self.events.send("early_stop", epoch=epoch + 1, **best)
+            self.send("early_stop", epoch=epoch + 1, **best)
 
 
 class Plateau(Resumable, keras.callbacks.ReduceLROnPlateau):

@@ -51,7 +51,8 @@ def _look(
     while True:
         batches = make_batches(cache, rows, net.output_shape[-1], looks, cfg, machine)
         try:
-            watching = [StepTimes()]  # it raises a stop that was asked for
+            # It raises a stop that was asked for, and tells how far this is.
+            watching = [StepTimes(batches.steps, batches.batch)]
             logits = net.predict(
                 batches.dataset, steps=batches.steps, callbacks=watching, verbose=0
             )
