@@ -231,6 +231,13 @@ class Config(Frozen):
         "http(s) address to which RemoteMonitor posts progress; of one without a path, "
         "/publish/epoch/end/; never shown whole; empty: nowhere",
     )
+    notify_url: Address = _session(
+        "",
+        "http(s) address to which a short text is posted at start, first submission, end and "
+        "failure: of an ntfy topic, a Slack or Discord webhook, Telegram's "
+        "/botTOKEN/sendMessage?chat_id=…, or any that takes JSON; never shown whole; empty: "
+        "nowhere",
+    )
     tensorboard: bool = _session(
         False, "write TensorBoard event files to OUT/member1/tensorboard and so on"
     )

@@ -124,7 +124,8 @@ def test_what_a_setting_belongs_to_is_said_once():
     assert {"boxes", "weights", "augment"} == config.FILE_SETTINGS
     assert {"strength", "precision", "boxes", "metric"} == training - config.MEMBER_SETTINGS
     # A run may go on with another accelerator, so it is no part of what the run is.
-    session = {"data", "out", "budget_minutes", "monitor_url", "resume", "accelerator"}
+    assert {"monitor_url", "notify_url"} == config.SECRETS
+    session = {"data", "out", "budget_minutes", *config.SECRETS, "resume", "accelerator"}
     assert session < config.SESSION_SETTINGS
     assert not config.SESSION_SETTINGS & training
     votes = {"views", "tta", "tta_combine", "folds", "members", "blend", "pseudo", "refit_epochs"}

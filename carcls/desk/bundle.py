@@ -54,6 +54,7 @@ SETTINGS = {
     # "budget_minutes": 300,  # end in this time; without it, in the session's 12 hours (TPU: 9)
     # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs the internet
+    # "notify_url": "",  # where to post a short text at start, end and failure; likewise
     # "accelerator": "t4",  # or "tpu": stop at once where there is none
 }
 '''

@@ -152,16 +152,17 @@ def _complete(
     if data.get("enable_tpu") is True:
         for name in metadata.DOCKER:  # the TPU has an image of its own
             data.pop(name, None)
-    if cfg.monitor_url:
+    for name in sorted(config.SECRETS):
+        if not (address := getattr(cfg, name)):
+            continue
         if data.get("is_private") is not True:
             raise ConfigError(
-                f"monitor_url={cfg.monitor_url} in a kernel that is not private, where everybody "
-                f"could read the whole of it: expected is_private true in {metadata.FILE}"
+                f"{name}={address} in a kernel that is not private, where everybody could read "
+                f"the whole of it: expected is_private true in {metadata.FILE}"
             )
         print(
-            "monitor_url is set: kernel.py has the whole address, for whoever may read this "
-            "private kernel, and the kernel gets the internet, which the competition's rules must "
-            "allow"
+            f"{name} is set: kernel.py has the whole address, for whoever may read this private "
+            "kernel, and the kernel gets the internet, which the competition's rules must allow"
         )
         data["enable_internet"] = True
     if "competition" in settings:
