@@ -1,7 +1,9 @@
-# make run [DATA=folder] [OUT=folder] [SET="key=value key=value"]
-#                 train, predict, write submission.csv; without DATA on a drawn sample
+# make run [DATA=folder] [OUT=folder] [SET="key=value key=value"] [PAGE=1]
+#                 train, predict, write submission.csv; without DATA on a drawn sample; PAGE=1:
+#                 with a page on which it is watched
 # make preview    the picture of augmented photos alone (DATA, OUT, SET as above)
-# make screenshot README's picture of a report: of the sample, or of the run in OUT; wants Chromium
+# make screenshot README's pictures of the report and the live page: of the sample, or of the run
+#                 in OUT; wants Chromium
 # make test       the tests (ARGS="…" for pytest)
 # make check      format, lint, types, kernel.py and README's table fresh; changes nothing
 # make format     format and mend what can be mended
@@ -13,8 +15,11 @@
 #                 photos a second that networks train on, beside timm's on torch, and their MFU
 # make push [SET="…"] [ACCELERATOR=t4|tpu|cpu] [TITLE="…"] [DATASET="owner/slug …"] [EARLIER=owner/slug]
 #                 push kernel.py with these settings to Kaggle; NO_RUN=1: saved there, not run
-# make watch [SUBMIT=1] [KERNEL=owner/slug[/version]]
-#                 follow it, download its output; SUBMIT=1: submit submission.csv, say its score
+# make watch [SUBMIT=1] [KERNEL=owner/slug[/version]] [PAGE=1]
+#                 follow it, download its output; SUBMIT=1: submit submission.csv, say its score;
+#                 PAGE=1: with a page on which its log is watched
+# make monitor [RUNS="out …"] [PORT=9000]
+#                 a page on which runs are watched as they go: of these run folders, and of what posts
 # make dataset [SET="…"]   upload weights that no Kaggle model has, and boxes
 PYTHON ?= python3
 CARCLS := .venv/bin/carcls
@@ -28,21 +33,22 @@ QUOTED = $(if $(strip $(foreach mark,' " \ $$,$(findstring $(mark),$(SET)))),$(S
 HUB := keras-hub==0.26.0
 WHERE = $(if $(DATA),--data "$(DATA)") $(if $(OUT),--out "$(OUT)")
 
-.PHONY: run preview screenshot tune test check format kernel readme bench push watch dataset clean
+.PHONY: run preview screenshot tune test check format kernel readme bench push watch monitor dataset clean
 
-run preview: .venv/ready
-	@$(CARCLS) $@ $(WHERE) $(QUOTED)
+run preview: .venv/ready $(if $(PAGE),.venv/monitor)
+	@$(CARCLS) $@ $(WHERE) $(if $(PAGE),$(if $(filter run,$@),--page)) $(QUOTED)
 
-# The first screen of report.html, with colours of a palette: below 200 kB.
+# The first screens of report.html and of the live page, with colours of a palette: below 200 kB.
 CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-PICTURE := carcls/desk/pictures/report.png
-screenshot: run
+PICTURES := carcls/desk/pictures
+screenshot: run .venv/monitor
 	@$(if $(CHROMIUM),,$(error screenshot: no Chromium found; install it, or name it with CHROMIUM=))
 	@"$(CHROMIUM)" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1280,900 \
-	  --screenshot=$(PICTURE) "file://$(abspath $(or $(OUT),out))/report.html" 2>/dev/null
-	@.venv/bin/python -c 'import sys; from PIL import Image; p = sys.argv[1]; \
-	  Image.open(p).convert("RGB").quantize(128).save(p, optimize=True)' $(PICTURE)
-	@ls -l $(PICTURE)
+	  --screenshot=$(PICTURES)/report.png "file://$(abspath $(or $(OUT),out))/report.html" 2>/dev/null
+	@CHROMIUM="$(CHROMIUM)" .venv/bin/python tests/live_monitor.py "$(or $(OUT),out)" $(PICTURES)/live.png
+	@cd $(PICTURES); $(abspath .venv/bin/python) -c 'from PIL import Image; \
+	  [Image.open(p).convert("RGB").quantize(128).save(p, optimize=True) for p in ("report.png", "live.png")]'
+	@ls -l $(PICTURES)/report.png $(PICTURES)/live.png
 
 tune: .venv/ready
 	@$(CARCLS) tune $(WHERE) $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(SPACE),--space "$(SPACE)") $(QUOTED)
@@ -76,14 +82,17 @@ push: .venv/push
 	@$(CARCLS) push $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(TITLE),--title "$(TITLE)") \
 	  $(foreach dataset,$(DATASET),--dataset "$(dataset)") $(if $(EARLIER),--kernel "$(EARLIER)") $(if $(NO_RUN),--no-run) $(QUOTED)
 
-watch: .venv/push
-	@$(CARCLS) watch $(KERNEL) $(if $(SUBMIT),--submit)
+watch: .venv/push $(if $(PAGE),.venv/monitor)
+	@$(CARCLS) watch $(KERNEL) $(if $(SUBMIT),--submit) $(if $(PAGE),--page)
+
+monitor: .venv/monitor
+	@$(CARCLS) monitor $(RUNS) $(if $(PORT),--port "$(PORT)")
 
 dataset: .venv/push
 	@$(CARCLS) dataset $(QUOTED)
 
-# Three set-ups, each done once: what a run needs, the tests' tools, the kaggle command. The weights
-# are made into the user's cache.
+# Four set-ups, each done once: what a run needs, the tests' tools, the kaggle command, the page's
+# server. The weights are made into the user's cache.
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"carcls needs Python 3.11, 3.12 or 3.13, found {v[0]}.{v[1]}; make PYTHON=python3.12 …")'
 	@echo "set-up: .venv with TensorFlow for $(TF), once, some minutes"
@@ -93,8 +102,8 @@ dataset: .venv/push
 	@TF_CPP_MIN_LOG_LEVEL=3 $(CARCLS) weights
 	@touch $@
 
-.venv/dev .venv/push: .venv/ready
-	@echo "set-up: what make $(if $(filter %dev,$@),test and make check,push) needs, once"
+.venv/dev .venv/push .venv/monitor: .venv/ready
+	@echo "set-up: what make $(if $(filter %dev,$@),test and make check,$(notdir $@)) needs, once"
 	@$(PIP) -e ".[$(notdir $@)]"
 	@touch $@
 

@@ -197,14 +197,33 @@ def test_a_public_command_line(capsys):
     ],
 )
 def test_make_hands_over_the_words_of_set_as_they_are(tmp_path, given, words):
-    shutil.copy(REPOSITORY / "Makefile", tmp_path)
-    program = tmp_path / ".venv" / "bin" / "carcls"
-    program.parent.mkdir(parents=True)
+    done = made(tmp_path, "push", f"SET={given}", "ACCELERATOR=cpu")
+    assert done == ["push", "--accelerator", "cpu", *words]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="there is no make")
+def test_make_shows_a_page_where_it_is_asked_to(tmp_path):
+    assert made(tmp_path, "run", "SET=a=1", "OUT=o", "PAGE=1") == [
+        *("run", "--out", "o", "--page", "a=1")
+    ]
+    assert made(tmp_path, "watch", "SUBMIT=1", "PAGE=1") == ["watch", "--submit", "--page"]
+    for word in ("run", "watch"):
+        assert made(tmp_path, word) == [word]
+    (tmp_path / ".venv" / "monitor").unlink()
+    assert made(tmp_path, "watch") == ["watch"]
+    assert "pip" in " ".join(made(tmp_path, "-n", "watch", "PAGE=1"))
+
+
+def made(folder: Path, *words: str) -> list[str]:
+    """The lines that make prints; the words of carcls, one a line, where it is called."""
+    shutil.copy(REPOSITORY / "Makefile", folder)
+    program = folder / ".venv" / "bin" / "carcls"
+    program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
-    (tmp_path / "pyproject.toml").touch()
-    for name in ("ready", "push"):
-        (tmp_path / ".venv" / name).touch()
-    call = ["make", "-s", "-C", str(tmp_path), "push", f"SET={given}", "ACCELERATOR=cpu"]
+    if not (folder / "pyproject.toml").exists():
+        for name in ("pyproject.toml", ".venv/ready", ".venv/push", ".venv/monitor"):
+            (folder / name).touch()
+    call = ["make", "-s", "-C", str(folder), *words]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["push", "--accelerator", "cpu", *words]
+    return done.stdout.splitlines()

@@ -19,8 +19,10 @@ from recorder import Raw, Recorder, blob, refusal, stream
 from carcls import config
 from carcls.data import attached
 from carcls.desk import bundle, cli, kaggle, metadata, offline, push, watch
+from carcls.desk.live.watched import Watched
 from carcls.errors import InputError
 from carcls.nets import registry
+from carcls.train.events import MARK, log_line
 
 REPOSITORY = Path(__file__).parents[1]
 ID = "alice/carcls-car-classification"
@@ -235,20 +237,21 @@ def test_a_push_that_did_not_reach_kaggle_was_not_done(server, monkeypatch, caps
     assert "s3cret" not in said
 
 
-def test_an_address_to_post_to_is_in_the_private_kernel_alone(server, capsys):
+@pytest.mark.parametrize("name", sorted(config.SECRETS))
+def test_an_address_to_post_to_is_in_the_private_kernel_alone(server, capsys, name):
     url = "https://me:s3cret@host/hooks/s3cret?token=s3cret&b=1"
-    words = ["push", "--owner", "alice", "--no-push", f"monitor_url={url}"]
+    words = ["push", "--owner", "alice", "--no-push", f"{name}={url}"]
     assert cli.main(words) == 0
     said = capsys.readouterr()
     assert "s3cret" not in said.out + said.err
     assert "whoever may read this private kernel" in said.out and "host/…" in said.out
-    assert settings_of((push.FOLDER / "kernel.py").read_text())["monitor_url"] == url
+    assert settings_of((push.FOLDER / "kernel.py").read_text())[name] == url
     assert json.loads((push.FOLDER / metadata.FILE).read_text())["enable_internet"] is True
     public = json.loads(Path(metadata.FILE).read_text()) | {"is_private": False}
     Path(metadata.FILE).write_text(json.dumps(public))
     assert cli.main(words) == 2
     said = capsys.readouterr()
-    assert "monitor_url=https://host/… in a kernel that is not private" in said.err
+    assert f"{name}=https://host/… in a kernel that is not private" in said.err
     assert "s3cret" not in said.err
 
 
@@ -526,6 +529,72 @@ def test_watch_prints_the_log_once_downloads_and_submits(server, capfd):
     assert sent["competitionName"] == "sf-dl-car-classification"
     assert sent["submissionDescription"] == "carcls: two networks, validation 0.9000 accuracy"
     assert server.sent("upload") == [finished()["submission.csv"]]
+
+
+def test_the_events_of_a_log_go_to_the_page_and_not_to_the_reader(server, capfd):
+    """Cut by the stream, mixed with other output, and repeated as the log is read again."""
+    events = [{"id": f"0123abcd.00ff.{n}", "kind": "phase", "at": 9.5, "name": "ü"} for n in (1, 2)]
+    events.append({"id": "0123abcd.00ff.3", "kind": "end", "at": 10.5})
+    one, two, three = map(log_line, events)
+    log = [f"epoch 1{one[:4]}", one[4:30], "W0000 a warning\n", f"{one[30:]}\n", f"{two[:40]}"]
+    torn = Raw(stream(*log).body.removesuffix(b"data: END_OF_LOG\n\n"), kind="text/event-stream")
+    log += [f"{two[40:]}\nepoch 2\n{one}\n"]
+    server.answers = {
+        "GetKernelSessionStatus": [{"status": s} for s in ("RUNNING", "RUNNING", "COMPLETE")],
+        LOG: [torn, stream(*log), blob(*log, f"{two}\n{three}\nlast\n")],
+    }
+    leave(server, finished())
+    assert cli.main(["watch", ID, "--every", "0.01", "--page"]) == 0
+    said = capfd.readouterr().out
+    page, _, log_shown = said.partition("\n")
+    assert page.startswith("page     http://127.0.0.1:")
+    assert log_shown.startswith("epoch 1\nW0000 a warning\nepoch 2\nlast\n\n== result")
+    assert f"carcls monitor {watch.OUTPUT / 'carcls-car-classification'}\n" in said
+    kept = Path("monitor", "0123abcd", "progress.jsonl")
+    found = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [{**event, "received": 0} for event in found] == [{**e, "received": 0} for e in events]
+    assert found[0]["received"] > 1e9 and found[2]["received"] == 10.5  # as it came; afterwards
+    assert MARK not in said
+
+
+def told(monkeypatch, state: str, *logs: list[str] | None) -> None:
+    """Kaggle says that the kernel is in this state, and has these logs in turn; None: no answer."""
+    monkeypatch.setattr(kaggle, "call", lambda *_: kaggle.Reply(STATUS % state, 0))
+    left = list(logs)
+
+    def follow(words, each, silence):
+        for line in (log := left.pop(0)) or ():
+            each(line)
+        return kaggle.Reply("503 Server Error", 1) if log is None else kaggle.Reply("", 0)
+
+    monkeypatch.setattr(kaggle, "follow", follow)
+
+
+def test_a_kernel_that_was_killed_is_not_shown_as_running(monkeypatch, tmp_path, capsys):
+    line = log_line({"id": "0123abcd.00ff.1", "kind": "start", "at": 9.5})
+    torn = f"{line[:-9]}"
+    told(monkeypatch, 'ERROR"\nFailure message: "out of memory', *[["data", line, torn]] * 2)
+    for _ in range(2):  # watched again, it has failed once
+        words = watch.wait(ID, 0.01, watched=Watched(tmp_path))
+        assert words.endswith(f"The end of its log:\n  data\n  {torn}")
+        kept = (tmp_path / "0123abcd" / "progress.jsonl").read_text().splitlines()
+        _, failed = map(json.loads, kept)
+        assert (failed["kind"], failed["at"]) == ("failed", 9.5)
+        assert "ERROR (out of memory)" in failed["error"]
+    assert "did not come whole" not in capsys.readouterr().out
+
+
+def test_a_log_that_is_not_whole_says_what_it_lacks(monkeypatch, tmp_path, capsys):
+    ends = [log_line({"id": f"0123abcd.00ff.{n}", "kind": "end", "at": 9.5}) for n in (1, 4)]
+    told(monkeypatch, "COMPLETE", ["epoch 1"], ends, None)
+    for words in ("has no events", "2 events did not come whole"):
+        assert watch.wait(ID, 0.01, watched=Watched(tmp_path)) == ""
+        assert words in capsys.readouterr().out
+    kept = (tmp_path / "0123abcd" / "progress.jsonl").read_text().splitlines()
+    assert len(kept) == 2
+    watch.wait(ID, 0.01, watched=Watched(tmp_path / "other"))  # there may be events, who knows
+    said = capsys.readouterr().out
+    assert "no log" in said and "no events" not in said and not (tmp_path / "other").exists()
 
 
 SENT = "Submission ref: 5 Successfully submitted to cars"

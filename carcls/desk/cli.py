@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from carcls import __version__, config, disk, errors
-from carcls.desk import cli_kaggle, manual, settings
+from carcls.desk import cli_kaggle, cli_live, manual, settings
 from carcls.errors import ConfigError
 
 Commands = argparse._SubParsersAction
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     _add_studies(commands)
     _add_making(commands)
     cli_kaggle.add_to(partial(_add, commands))
+    cli_live.add_to(partial(_add, commands))
     return top
 
 
@@ -76,7 +78,10 @@ def _config(args: argparse.Namespace) -> config.Config:
 
 def _add_runs(commands: Commands) -> None:
     about = "train, validate, predict and write submission.csv"
-    _take_settings(_add(commands, "run", _run, about, manual.RUN))
+    sub = _add(commands, "run", _run, about, manual.RUN)
+    _take_settings(sub)
+    page = "show it on a page meanwhile (see `carcls monitor`)"
+    sub.add_argument("--page", action="store_true", help=page)
     about = "look at the data before anything is trained: OUT/look.html"
     _take_settings(_add(commands, "look", _look, about, manual.LOOK))
     about = "write the picture of augmented photos, OUT/augmentation.png"
@@ -115,12 +120,21 @@ def _add_runs(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     cfg = _config(args)
-    from carcls import memory
+    with _page(cfg) if args.page else nullcontext():
+        from carcls import memory
 
-    memory.check_limit()  # before what takes a part of it
-    from carcls import spine  # imports Keras, so not before a command needs it
+        memory.check_limit()  # before what takes a part of it
+        from carcls import spine  # imports Keras, so not before a command needs it
 
-    spine.run(cfg)
+        spine.run(cfg)
+
+
+def _page(cfg: config.Config) -> AbstractContextManager[None]:
+    from carcls.data import files
+    from carcls.desk.live import beside
+
+    out = files.run_folder(cfg)
+    return beside.page([out], out)
 
 
 def _look(args: argparse.Namespace) -> None:

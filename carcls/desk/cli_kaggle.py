@@ -66,6 +66,8 @@ def _add_watch_and_dataset(add: Add) -> None:
     sub.add_argument("--submit", action="store_true", help=submit)
     pause = "seconds between questions for its state (default: 10)"
     sub.add_argument("--every", type=float, default=10.0, help=pause)
+    page = "show it on a page meanwhile (see `carcls monitor`)"
+    sub.add_argument("--page", action="store_true", help=page)
     about = "upload weights that no Kaggle model has, and boxes, for kernels without internet"
     sub = add("dataset", _dataset, about)
     _take_kernel_settings(sub)
@@ -86,7 +88,7 @@ def _push(args: argparse.Namespace) -> None:
 def _watch(args: argparse.Namespace) -> None:
     from carcls.desk import watch
 
-    watch.main(args.kernel, args.every, args.submit)
+    watch.main(args.kernel, args.every, args.submit, args.page)
 
 
 def _dataset(args: argparse.Namespace) -> None:

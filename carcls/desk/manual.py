@@ -108,5 +108,21 @@ accelerator=any among the settings it runs on what there is.
 WATCH = """\
 The output is downloaded to build/output/SLUG, also of a kernel that failed: what it had until then,
 which is not submitted. While Kaggle does not answer, or is busy, it asks again, for hours. With
---submit it waits up to a quarter of an hour for the public score.
+--submit it waits up to a quarter of an hour for the public score. With --page the events of its log
+are kept in the folder monitor, from which a page shows them on this machine: the kernel needs no
+internet for it.
+"""
+MONITOR = """\
+The page, what is posted and everything else lie below an address with a random token, which is
+printed and kept in FOLDER/token (mode 600), so that it stays the same after a restart. Whoever has
+the address reads and posts. It listens at this machine alone unless --host says otherwise; nothing
+is encrypted.
+
+Runs post to it with monitor_url=ADDRESS, any Keras script with
+keras.callbacks.RemoteMonitor(root=ADDRESS); of two scripts at once each gets a name of its own:
+RemoteMonitor(root=ADDRESS, path="/publish/epoch/end/?run=NAME"). Run folders that are named are
+followed by their progress.jsonl, whoever writes it.
+
+FOLDER/RUN/progress.jsonl has the events of a run that were posted, one a line, FOLDER/RUN/pictures
+its pictures. A post has at most 64 kB; FOLDER takes 200 runs of 32 MB. Ctrl-C ends it.
 """

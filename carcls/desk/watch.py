@@ -8,15 +8,16 @@ import json
 import re
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from carcls import disk, metrics, record
 from carcls.desk import kaggle, metadata, push
+from carcls.desk.live import beside
+from carcls.desk.live.watched import Watched
+from carcls.desk.log import Log
 from carcls.desk.push import OUTPUT
 from carcls.errors import ConfigError, InputError
 
@@ -27,36 +28,25 @@ _GOES_ON = ("QUEUED", "NEW_SCRIPT", "RUNNING", "CANCEL_REQUESTED")
 # in pauses as they are otherwise: two hours with one of ten seconds.
 _PATIENCE, _SLOWEST = 120, 6
 Answer = TypeVar("Answer")
-_TAIL = 25  # lines of the log that an error quotes
 
 
-@dataclass
-class _Log:
-    """Lines of a log that is read from its beginning several times, each printed once."""
-
-    printed: int = 0
-    at: int = 0
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
-
-    def __call__(self, line: str) -> None:
-        self.at += 1
-        if self.at > self.printed:
-            self.printed = self.at
-            self.tail.append(line)
-            print(line, flush=True)
-
-
-def main(kernel: str, every: float, send: bool) -> None:
+def main(kernel: str, every: float, send: bool, page: bool = False) -> None:
     """Follow the kernel to its end, fetch its output, say its accuracy; send: and submit it.
 
-    Raises InputError if the kernel failed, or left nothing that could be submitted.
+    page: show it on a page meanwhile. Raises InputError if the kernel failed, or left nothing that
+    could be submitted.
     """
     if not 0 <= every <= 3600:
         raise ConfigError(f"--every {every:g}: expected 0 to 3600 seconds")
     kernel = named(kernel)
+    with beside.page([], OUTPUT / kernel.split("/")[1]) if page else nullcontext():
+        _see_through(kernel, every, send, Watched(beside.FOLDER) if page else None)
+
+
+def _see_through(kernel: str, every: float, send: bool, watched: Watched | None) -> None:
     owner, slug = kernel.split("/")[:2]
     try:
-        failure = wait(kernel, every)
+        failure = wait(kernel, every, watched=watched)
     except KeyboardInterrupt:
         raise SystemExit(
             f"\nno longer watching; {kernel} goes on, and `make watch` follows it again"
@@ -121,17 +111,21 @@ def named(kernel: str) -> str:
     return kernel
 
 
-def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
-    """Print the kernel's log until it ends; returns how it failed, "" if it completed."""
-    log = _Log()
+def wait(
+    kernel: str, every: float = 10.0, silence: float = 600.0, watched: Watched | None = None
+) -> str:
+    """Print the kernel's log until it ends; returns how it failed, "" if it completed.
+
+    watched: gets the log's events.
+    """
+    log = Log(kernel, watched)
     said = ""
     while True:
         state, message = _patiently(lambda: status(kernel), every)
         if state not in _GOES_ON:
             break
         if state == "RUNNING":
-            log.at = 0
-            reply = kaggle.follow(["kernels", "logs", "-f", kernel], log, silence)
+            reply = log.read(silence)
             if reply and reply.code and reply.words != said:
                 said = reply.words
                 print(f"no log at the moment, waiting without it (Kaggle said: {said})")
@@ -139,13 +133,12 @@ def wait(kernel: str, every: float = 10.0, silence: float = 600.0) -> str:
             said = state
             print(f"{kernel}: {state.lower().replace('_', ' ')}", flush=True)
         time.sleep(every)
-    _print_rest(kernel, log)
+    how = f"kernel {kernel} ended as {state}{message and f' ({message})'}"
+    log.read_rest(how)
     if state == "COMPLETE":
         return ""
     end = "\n".join(f"  {line}" for line in log.tail) or "  (no log)"
-    return (
-        f"kernel {kernel} ended as {state}{message and f' ({message})'}. The end of its log:\n{end}"
-    )
+    return f"{how}. The end of its log:\n{end}"
 
 
 def _patiently(ask: Callable[[], Answer], every: float) -> Answer:
@@ -174,14 +167,6 @@ def status(kernel: str) -> tuple[str, str]:
         raise kaggle.refused(f"state of kernel {kernel}", reply)
     message = re.search(r'Failure message: "(.*)"', reply.text, re.DOTALL)
     return found[1].upper(), message[1] if message else ""
-
-
-def _print_rest(kernel: str, log: _Log) -> None:
-    """What the log had after it was last followed, or all of a kernel that has ended already."""
-    log.at = 0
-    reply = kaggle.follow(["kernels", "logs", "-f", kernel], log, silence=kaggle.SECONDS)
-    if reply is None or reply.code:
-        print(f"no log (Kaggle said: {reply.words if reply else 'nothing'})")
 
 
 def download(kernel: str, out: Path) -> Path:
