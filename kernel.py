@@ -37,6 +37,7 @@ SETTINGS = {
     # "budget_minutes": 300,  # end in this time; without it, in the session's 12 hours (TPU: 9)
     # "resume": False,  # start anew, whatever earlier version's output is attached
     # "monitor_url": "",  # where to post progress; needs the internet
+    # "notify_url": "",  # where to post a short text at start, end and failure; likewise
     # "accelerator": "t4",  # or "tpu": stop at once where there is none
 }
 
@@ -93,104 +94,108 @@ def main():
 MODULES = {}
 
 # Contents: line, module, what it does
-#   196  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
-#   262  __init__.py           carcls: a folder of car photos in, a submission.csv out.
-#   292  conclusion.py         What a run comes to: the submission, result.json, the report, and the last lines of the log.
-#   481  config.py             What a run is: one frozen, validated Config.
-#   921  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
-#   988  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
-#  1294  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
-#  1422  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
-#  1528  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
-#  1715  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
-#  2023  member.py             A network that has voted, and the one or several that are a member of the ensemble.
-#  2112  memory.py             Memory: what keeps it, whether there may be enough, and which errors say that there was not.
-#  2183  metrics.py            What predictions are scored by.
-#  2282  network.py            One job → a trained network and its votes, or both read back from the run folder.
-#  2582  presets.py            What the other settings start from, by name; and the names that settings once had.
-#  2638  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
-#  2905  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
-#  3179  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
-#  3256  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
-#  3463  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
-#  3468  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
-#  3514  data/asks.py          What a submission has to look like: the sample submission says it, or what there is instead.
-#  3860  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
-#  4030  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
-#  4328  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
-#  4551  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
-#  4832  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
-#  5099  data/cache.py         Decoded photos of one size, kept where there is room for them.
-#  5352  data/codepages.py     Names in zip files, which often do not say in which code page they are.
-#  5477  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
-#  5728  data/headers.py       What the header of a JPEG says, read without a decoder.
-#  5834  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
-#  6058  data/kinds.py         What a file is by its first bytes, where its name says something else.
-#  6149  data/labelled.py      What train.csv says: which column has the ids, and where each row's label stands.
-#  6324  data/labels.py        What labels mean: which texts are one class, which are no labels, which look like others.
-#  6569  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
-#  6726  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
-#  6931  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
-#  7163  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
-#  7484  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
-#  7836  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
-#  8046  data/tables.py        CSV files as people and their tools write them.
-#  8163  data/unzip.py         Unpacking zipped photos, whole or not at all.
-#  8480  nets/__init__.py      Networks: which there are, their weights, head and schedule.
-#  8485  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
-#  8741  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
-#  9077  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
-#  9157  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
-#  9484  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
-#  9812  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
-#  9884  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
-# 10038  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
-# 10306  train/__init__.py     Training: one network through its sizes, and what watches it.
-# 10311  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
-# 10348  train/clock.py        Time as one number: the share of the work still planned that there is time for.
-# 10566  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
-# 10629  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
-# 10768  train/monitor.py      What tells the outside about a run: events to a file, and to a remote monitor if there is one.
-# 10953  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
-# 11001  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
-# 11122  train/steps.py        Seconds of training and prediction steps, taken in one place.
-# 11193  train/studio.py       What a training works with, and what it comes to.
-# 11249  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
-# 11415  train/trainer.py      One network on its way through the stages.
-# 11769  train/watchers.py     What watches a training: progress, averaged weights, checkpoints and stops.
-# 12122  votes/__init__.py     Votes: what views say of photos, and what follows from it.
-# 12127  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
-# 12438  votes/calibrate.py    Probabilities that mean what they say: one temperature, fitted on validation photos.
-# 12547  votes/cast.py         Views of photos through a network, which gives votes.
-# 12651  votes/decide.py       From the members' votes to the probabilities of the submission: gates, a blend, a temperature.
-# 12827  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
-# 13122  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
-# 13372  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
-# 13671  report/__init__.py    What a person reads: pictures, the page, the submission.
-# 13676  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
-# 13837  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
-# 14030  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
-# 14249  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
-# 14345  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
-# 14459  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
-# 14735  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
-# 14909  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
-# 15168  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
-# 15445  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
-# 15793  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
-# 15968  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
-# 16171  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
-# 16176  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
-# 16406  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
-# 16548  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
-# 16809  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
-# 16994  search/pictures.py    Pictures of a search.
-# 17230  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
-# 17353  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
-# 17531  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
-# 17754  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
-# 18019  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
-# 18194  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
+#   201  spine.py              The spine: from a folder of photos to submission.csv, top to bottom.
+#   265  __init__.py           carcls: a folder of car photos in, a submission.csv out.
+#   295  conclusion.py         What a run shows and comes to: pictures, submission, result.json, report, the last lines.
+#   524  config.py             What a run is: one frozen, validated Config.
+#   971  disagreement.py       Settings that do not go together: what is wrong, as a sentence, or "" (cfg is a Config).
+#  1038  disk.py               The disk: paths as people write them, files written whole or not at all, walks of folders.
+#  1344  errors.py             What a run may end with, as one tree, and the one way in which a process ends with it.
+#  1472  hosts.py              Several hosts that train as one with JAX: which one this is, and what they have to agree on.
+#  1578  jobs.py               Which networks are to be made: members, their folds, and those that go on with more photos.
+#  1758  machine.py            Backend, devices, precision and compiler: each choice is made here, once, and has its reason.
+#  2066  member.py             A network that has voted, and the one or several that are a member of the ensemble.
+#  2155  memory.py             Memory: what keeps it, whether there may be enough, and which errors say that there was not.
+#  2226  metrics.py            What predictions are scored by.
+#  2325  network.py            One job → a trained network and its votes, or both read back from the run folder.
+#  2629  presets.py            What the other settings start from, by name; and the names that settings once had.
+#  2685  record.py             What is done already: a folder's finished steps, with what each was made from; an earlier run.
+#  2952  session.py            A session: all that every step of a run needs, and what can fail before the work begins.
+#  3257  stops.py              Stops that are asked for by a signal: they arrive at once, or at the next step at the latest.
+#  3334  values.py             Values of several parts that people write as text: stages, views, strengths, mixes, members.
+#  3541  data/__init__.py      Photos and tables: from what people attach to batches of pixels.
+#  3546  data/aloud.py         What decoders of photos, which know no file's name, print about them on stderr.
+#  3592  data/asks.py          What a submission has to look like: the sample submission says it, or what there is instead.
+#  3938  data/attached.py      What comes with a kernel as input: which kind of source a file is from, and whether it is whole.
+#  4108  data/audit.py         Looking at every file: what is odd about it, what is done about that, which are the same.
+#  4406  data/augment.py       Augmentation: albumentations policies on uint8 RGB photos.
+#  4629  data/batches.py       The only place where batches are made: for training, validation, prediction and views.
+#  4941  data/boxes.py         Boxes around the cars, from CSV files: photos are cut to them, so that nobody learns backgrounds.
+#  5208  data/cache.py         Decoded photos of one size, kept where there is room for them.
+#  5461  data/codepages.py     Names in zip files, which often do not say in which code page they are.
+#  5586  data/files.py         Where things are, on Kaggle and on a desk: the competition's files and the run folder.
+#  5837  data/headers.py       What the header of a JPEG says, read without a decoder.
+#  5943  data/ids.py           Which photos the competition's CSV files and class folders name, and with which labels.
+#  6167  data/kinds.py         What a file is by its first bytes, where its name says something else.
+#  6258  data/labelled.py      What train.csv says: which column has the ids, and where each row's label stands.
+#  6433  data/labels.py        What labels mean: which texts are one class, which are no labels, which look like others.
+#  6678  data/layout.py        How photos are laid out: in a folder or its zip file, in folders of folders, by class.
+#  6835  data/lint.py          Refuses augmentation that harms photos of cars, or only costs time.
+#  7040  data/names.py         Which file below a folder an id means: the ids of a column are read in one way.
+#  7272  data/photos.py        One table of all photos: where each is, its label, and which side of the split it is on.
+#  7593  data/pixels.py        From a file to pixels: reading and decoding, within bounds of memory.
+#  7945  data/similar.py       Small copies of all photos: how bright these are, and which of them show the same picture.
+#  8155  data/tables.py        CSV files as people and their tools write them.
+#  8272  data/unzip.py         Unpacking zipped photos, whole or not at all.
+#  8589  nets/__init__.py      Networks: which there are, their weights, head and schedule.
+#  8594  nets/fast.py          Faster TensorFlow kernels behind Keras's layers, for steps that XLA does not compile.
+#  8850  nets/hub.py           KerasHub's networks: their configurations, and what their presets' files say of pixels.
+#  9186  nets/measures.py      What a network is measured by after each epoch: metrics of Keras, on logits.
+#  9266  nets/model.py         The network: backbone and head, what of it trains and at which rate, and its state.
+#  9593  nets/registry.py      The networks: a table of them, each with the normalisation that its ImageNet weights expect.
+#  9921  nets/schedule.py      Learning rate and augmentation strength as pure functions of progress, 0..1 over the run.
+#  9993  nets/transformers.py  KerasHub's vision transformers at any size of photos, all sizes with one set of weights.
+# 10147  nets/weights.py       Weights from disk: find the file that a network starts from, check it, load it.
+# 10415  train/__init__.py     Training: one network through its sizes, and what watches it.
+# 10420  train/balance.py      Class weights: a photo of a rare class counts more in the loss of training.
+# 10457  train/clock.py        Time as one number: the share of the work still planned that there is time for.
+# 10675  train/events.py       The events of a run: lines of progress.jsonl, marked lines of the log, and whoever listens.
+# 10929  train/job.py          A network to be made: a member, one of its folds, or one that goes on with more photos.
+# 11016  train/loop.py         Training one network to its end, or reading back one that an earlier session has trained.
+# 11157  train/monitor.py      Posting a run's events to an address, and who else is told of them.
+# 11222  train/notify.py       A short text to a phone or a chat at a run's start, first submission, end and failure.
+# 11441  train/outbox.py       Posting to one address in the background, which cannot harm a run.
+# 11586  train/progress.py     What is said and told of a training's epochs and steps: lines, a bar, events, history.csv.
+# 11738  train/rebase.py       BN's first statistics, from the photos that a network is to learn.
+# 11786  train/state.py        The state of a training after its last epoch and after its best one: arrays, and one note.
+# 11907  train/steps.py        Seconds of training and prediction steps, taken and told in one place.
+# 12023  train/studio.py       What a training works with, and what it comes to.
+# 12079  train/timing.py       How much of a network's training there is time for, by seconds that were measured.
+# 12245  train/trainer.py      One network on its way through the stages.
+# 12599  train/watchers.py     What watches a training: averaged weights, checkpoints and stops; ``Progress`` is beside it.
+# 12846  votes/__init__.py     Votes: what views say of photos, and what follows from it.
+# 12851  votes/blend.py        Members into one prediction: weights fitted on validation photos, or stacking.
+# 13162  votes/calibrate.py    Probabilities that mean what they say: one temperature, fitted on validation photos.
+# 13271  votes/cast.py         Views of photos through a network, which gives votes.
+# 13376  votes/decide.py       From the members' votes to the probabilities of the submission: gates, a blend, a temperature.
+# 13552  votes/evidence.py     Whether one prediction is better than another: the only place where the package judges that.
+# 13847  votes/pseudo.py       Pseudo-labels: test photos on which nearly all views of all members agree.
+# 14097  votes/votes.py        Votes: the probabilities that a network gives every view of every photo, and their arithmetic.
+# 14396  report/__init__.py    What a person reads: pictures, the page, the submission.
+# 14401  report/charts.py      Charts of a run's epochs and classes, and what all pictures are drawn with.
+# 14562  report/dataset.py     Pictures of a data set: its classes, the photos' sizes and light, examples, look-alikes.
+# 14755  report/look.py        A look at the data: facts of a table's photos, as lines, as pictures, and as similar.csv.
+# 14979  report/names.py       Names of classes and photos as a picture can show them: fonts lack letters, and room is short.
+# 15075  report/outcome.py     What a run says of its validation photos, photo by photo: errors, classes, pairs of classes.
+# 15189  report/page.py        report.html and the pictures of a run, from what it has measured and left in its folder.
+# 15464  report/parts.py       Parts of a page: pictures as data, tables, small drawings, and the page around them.
+# 15638  report/sheets.py      Sheets of photos to look at: augmentation, audit, boxes, errors, disputed photos and labels.
+# 15897  report/submission.py  submission.csv: checked before anything is written, and only replaced by a better-founded one.
+# 16179  report/template.py    How pages look: the frame of every page (style, script), and the report of a run.
+# 16527  report/verdicts.py    What is worth knowing of a run: a sentence of each kind, the most important first.
+# 16702  report/views.py       Charts of test-time augmentation: what the views of a photo say, and how many are worth it.
+# 16905  search/__init__.py    Searches of settings: small sizes first, and a verdict on photos that chose nothing.
+# 16910  search/book.py        What a search has on the disk: what it has decided, its candidates, their trials, and locks.
+# 17140  search/findings.py    What a search has found, read from its folder: a row a trial, who went on, and the verdict.
+# 17282  search/halving.py     The search: candidates climb rungs of growing photo sizes, until the last rung decides.
+# 17543  search/page.py        tune.csv, tune.html and the log's last lines: what a search has found, and why.
+# 17728  search/pictures.py    Pictures of a search.
+# 17964  search/plan.py        How a search spends its time: which sizes, how many candidates, how many epochs.
+# 18087  search/propose.py     Where a search looks next: Optuna's TPE, or Sobol points where Optuna is not installed.
+# 18265  search/ranking.py     What the trainings of a search say: who goes on, whether small sizes predict large ones, who won.
+# 18488  search/space.py       What a search may choose: a range or a list of values for each of some settings, checked.
+# 18753  search/trial.py       A trial: one training on equal terms, and what it measures, photo by photo.
+# 18928  search/tune.py        Tune small, finish large: a search of a session's settings, and what a run makes of it.
 
 
 # ===== carcls/spine.py ========================================================
@@ -216,7 +221,6 @@ def run(cfg: Config) -> Path:
     with session.start(cfg) as s:  # lock, files, weights, machine, clock: what can fail, fails here
         # Keras reads its backend when it is imported, and the machine has chosen it only now.
         from carcls import conclusion, jobs, network
-        from carcls.report import look, page
         from carcls.search import tune
 
         s.say("data", *photos.summary(s.table, cfg.folds))
@@ -225,8 +229,7 @@ def run(cfg: Config) -> Path:
         if s.clock.is_limited:
             conclusion.most_frequent(s)  # a valid submission from the first minute on
         tuned = tune.tune(s, searched) if searched else {}  # small sizes first
-        page.before_training(s.cfg, s.table, s.place.out)
-        s.say("look", *look.write(s.cfg, s.table, s.place.out))
+        conclusion.show_data(s)  # what is worth a look while training goes on
 
         members: list[network.Member] = []
         for member_jobs in jobs.members(s):  # one job, or one a fold
@@ -290,13 +293,13 @@ def __getattr__(name: str) -> Any:  # PEP 562: `import carcls` stays below 50 ms
 
 
 # ===== carcls/conclusion.py ===================================================
-MODULES["conclusion.py"] = r'''"""What a run comes to: the submission, result.json, the report, and the last lines of the log."""
+MODULES["conclusion.py"] = r'''"""What a run shows and comes to: pictures, submission, result.json, report, the last lines."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -310,7 +313,7 @@ from carcls.jobs import Phase
 from carcls.member import Member
 from carcls.metrics import SHOWN
 from carcls.network import groups
-from carcls.report import page, submission
+from carcls.report import look, page, submission
 from carcls.session import Session
 from carcls.votes import calibrate, decide, evidence
 from carcls.votes.decide import Decision
@@ -323,7 +326,31 @@ VERSIONS = ("keras", "keras-cv", "albumentations", "numpy", "pandas")
 
 def decide_on(s: Session, members: Sequence[Member]) -> Decision:
     """What validation photos say of these members; identical files are judged together."""
-    return decide.decide(s.cfg, members, groups(s.table.frame, members[0].val.ids), s.metric)
+    same_files = groups(s.table.frame, members[0].val.ids)
+    decision = decide.decide(s.cfg, members, same_files, s.metric)
+    for member, gate in zip(members, decision.gates, strict=True):
+        s.verdict("views", gate.open, gate.reason.partition(": ")[2], f"member {member.name}")
+    if len(members) > 1:
+        s.verdict("blend", decision.choice.blend.kind != "best", decision.choice.reason)
+    if s.metric == "log_loss":
+        s.verdict("temperature", decision.temperature != 1, decision.calibration.reason)
+    return decision
+
+
+def show(s: Session, paths: Iterable[Path]) -> None:
+    """Tell whoever watches of the pictures among these, with what to look for."""
+    looked = look.pictures(s.place.out)
+    for path in paths:
+        caption = looked.get(path) or page.CAPTIONS.get(path.name)
+        if caption:
+            s.events.picture(path, caption)
+
+
+def show_data(s: Session) -> None:
+    """What is worth a look before anything is trained, as pictures and as lines of the log."""
+    drawn = page.before_training(s.cfg, s.table, s.place.out)
+    s.say("look", *look.write(s.cfg, s.table, s.place.out))
+    show(s, [*drawn, *look.pictures(s.place.out)])
 
 
 def say_decision(s: Session, members: Sequence[Member], decision: Decision) -> None:
@@ -342,6 +369,7 @@ def conclude(
     result |= {name: phase.about for name, phase in phases.items()}
     _write(s, result)
     result["pictures"] = page.write(s.cfg, s.table, members, decision, result, s.place.out)
+    show(s, result["pictures"])
     return result
 
 
@@ -360,9 +388,9 @@ def offer_early(s: Session, decision: Decision) -> None:
 
 def without_training(s: Session) -> Path:
     """What a run leaves that had no time to train anything."""
-    result = _measured(s, *_guessed(s))
-    _write(s, result | {"made_by": s.submission.made_by, "warnings": s.submission.warnings})
-    s.events.send("end", **result)
+    about = {"made_by": s.submission.made_by, "warnings": s.submission.warnings}
+    result = _measured(s, *_guessed(s)) | about
+    _write(s, result)
     s.say(
         "result",
         f"validation {_score(result)} of {s.submission.made_by}",
@@ -370,6 +398,7 @@ def without_training(s: Session) -> Path:
     )
     if s.submission.made_by == MOST_FREQUENT:  # and not by an earlier session of this run
         print("\n*** WARNING: no network was trained: every row is the most frequent class ***")
+    _send_end(s, result)
     return s.submission.path
 
 
@@ -393,11 +422,25 @@ def tell(s: Session, result: dict[str, Any]) -> None:
             lines.append(f"true       {told}")
     if written := result.pop("pictures"):
         lines.append(f"report     {written[-1]}, with {len(written) - 1} pictures")
-    s.events.send("end", **result)
     rows = len(s.table.sample_ids)
     s.say("result", *lines, f"submission {s.submission.path}, {rows} rows")
     for warning in s.submission.warnings:
         print(f"\n*** WARNING: {warning} ***")
+    _send_end(s, result)
+
+
+def _send_end(s: Session, result: dict[str, Any]) -> None:
+    """Tell whoever watches what the run came to: its last event."""
+    told = ("metric", "validation_score", "validation_interval_95", "validation_photos", "seconds")
+    true = f"true_{s.metric}"
+    s.events.send(
+        "end",
+        **{key: result[key] for key in told},
+        **({"true_score": result[true]} if true in result else {}),
+        made_by=s.submission.made_by,
+        warnings=s.submission.warnings,
+        submission=str(s.submission.path),
+    )
 
 
 def _rests_on(
@@ -711,6 +754,13 @@ class Config(Frozen):
         "",
         "http(s) address to which RemoteMonitor posts progress; of one without a path, "
         "/publish/epoch/end/; never shown whole; empty: nowhere",
+    )
+    notify_url: Address = _session(
+        "",
+        "http(s) address to which a short text is posted at start, first submission, end and "
+        "failure: of an ntfy topic, a Slack or Discord webhook, Telegram's "
+        "/botTOKEN/sendMessage?chat_id=…, or any that takes JSON; never shown whole; empty: "
+        "nowhere",
     )
     tensorboard: bool = _session(
         False, "write TensorBoard event files to OUT/member1/tensorboard and so on"
@@ -1545,7 +1595,7 @@ from carcls.data.photos import TEST, TRAIN, VALIDATION, Rows
 from carcls.member import Member
 from carcls.session import Session
 from carcls.train import clock
-from carcls.train.job import Job
+from carcls.train.job import Job, network_name
 from carcls.train.studio import BEST
 from carcls.votes import pseudo
 from carcls.votes.decide import Decision
@@ -1578,13 +1628,11 @@ def members(s: Session) -> Iterator[list[Job]]:
     """The jobs of each member: one, or one a fold."""
     splits = photos.splits(s.table, s.cfg.folds, s.cfg.seed)
     for number, cfg in enumerate(s.cfg.member_cfgs()):
-        folder, name = _folder(s, number), member_name(s.cfg, number)
-        jobs = []
+        folder, jobs = _folder(s, number), []
         for k, (learn, check) in enumerate(splits):
             inside = folder / f"fold{k + 1}" if len(splits) > 1 else folder
-            fold = f", fold {k + 1} of {len(splits)}" if len(splits) > 1 else ""
-            share = _share(s, "member", number, k)
-            jobs.append(Job(f"member {name}{fold}", inside, cfg, learn, check, share=share))
+            name, share = network_name(s.cfg, number, k), _share(s, "member", number, k)
+            jobs.append(Job(name, inside, cfg, learn, check, share=share))
         yield jobs
 
 
@@ -1604,6 +1652,7 @@ def pseudo_labels(s: Session, members: Sequence[Member], decision: Decision) -> 
         "photos": len(chosen.rows),
         "warnings": list(chosen.warnings),
     }
+    s.verdict("pseudo", len(chosen.rows) > 0, chosen.line)
     if len(chosen.rows):
         learn, check = s.table.rows(TRAIN) + chosen.rows, s.table.rows(VALIDATION)
         for number, member in enumerate(members):
@@ -1635,12 +1684,6 @@ def refit(s: Session, members: Sequence[Member], decision: Decision) -> Phase:
         nothing = Rows(np.empty(0, int), np.empty(0, np.int64))
         phase.jobs.append(_job_to_go_on(s, "refit", number, member, cfg, (learn, nothing)))
     return phase
-
-
-def member_name(cfg: Config, number: int) -> str:
-    """``1 efficientnet_lite_b0 seed=2``: its number, network, and what sets it apart."""
-    rest = [f"{key}={value}" for key, value in cfg.members[number].items() if key != "backbone"]
-    return " ".join([str(number + 1), cfg.member_cfgs()[number].backbone, *rest])
 
 
 def _folder(s: Session, number: int) -> Path:
@@ -2300,12 +2343,12 @@ from carcls.config import Config
 from carcls.data.batches import Looks, make_batches
 from carcls.data.photos import TEST, VALIDATION, Rows
 from carcls.errors import InputError, TrainingDiverged
-from carcls.jobs import Phase, member_name
+from carcls.jobs import Phase
 from carcls.member import NOTE, Member, Network, SavedMember
 from carcls.nets import fast
 from carcls.session import Session
 from carcls.train import clock, loop, steps
-from carcls.train.job import Job
+from carcls.train.job import Job, member_name
 from carcls.train.studio import BEST, Announce, Trained
 from carcls.values import Views
 from carcls.votes import cast, decide, evidence, votes
@@ -2372,6 +2415,7 @@ def remake(s: Session, members: list[Member], phase: Phase) -> list[Member]:
     for member, job in zip(members, phase.jobs, strict=True) if phase.jobs else ():
         replaced, reason = _try_to_go_on(s, member, job)
         print(f"member {member.name}: {reason}")
+        s.verdict(phase.name, replaced is not member, reason, f"member {member.name}")
         kept.append(replaced is not member)
         reasons.append(reason)
         after.append(replaced)
@@ -2416,7 +2460,9 @@ def _announcer(s: Session, job: Job) -> Announce:
         """Offer what a network in training predicts by one view."""
         rows, one = s.table.rows(TEST), Views(first=1, most=1)
         try:
-            test = cast.cast_votes(net, s.photos(size, job.cfg.fit), rows, one, job.cfg, s.machine)
+            with steps.told(s.events, job.name, "an early submission"):
+                cache = s.photos(size, job.cfg.fit)
+                test = cast.cast_votes(net, cache, rows, one, job.cfg, s.machine)
         except TrainingDiverged as error:  # training may find its way back
             print(f"warning: no submission yet: {error}")
             return
@@ -2467,7 +2513,8 @@ def _vote(s: Session, job: Job, trained: Trained, deadline: float) -> tuple[Vote
         cast_views = Views(first=views.most, most=views.most) if which == "validation" else views
         cache = s.photos(trained.size, job.cfg.fit)
         began = time.monotonic()
-        found[which] = cast.cast_votes(net, cache, rows, cast_views, job.cfg, s.machine)
+        with steps.told(s.events, job.name, f"{which} votes"):
+            found[which] = cast.cast_votes(net, cache, rows, cast_views, job.cfg, s.machine)
         found[which].save(job.folder / file)
         seconds = round(time.monotonic() - began, 3)
         facts |= s.spoiled(rows)
@@ -2665,7 +2712,7 @@ _OF_A_NETWORK = (
     r"steps\.json|history\.csv|(best|last)\.weights\.h5|votes_(validation|test)\.npz"
     r"|state/(note\.json|\d+\.npz)|tensorboard/\w+/\w+/events\.out\.tfevents\.[^/]+"
 )
-_FILES = r"config\.json|steps\.json|submission\.(csv|json)|\w+\.earlier\d+\.\w+"
+_FILES = r"config\.json|steps\.json|progress\.jsonl|submission\.(csv|json)|\w+\.earlier\d+\.\w+"
 _OF_A_SEARCH = rf"search\.json|\d+/(candidate\.json|[\w-]+/(trial\.json|{_OF_A_NETWORK}))"
 _LEFT = re.compile(
     rf"{_FILES}|tune/({_OF_A_SEARCH})"
@@ -2915,7 +2962,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -2925,7 +2972,7 @@ from carcls.data import attached, augment, boxes, files, photos
 from carcls.data.cache import PhotoCache, changed, free_memory
 from carcls.data.files import Place
 from carcls.data.labels import spreadsheet_safe
-from carcls.data.photos import TRAIN, VALIDATION, Rows, Table
+from carcls.data.photos import TEST, TRAIN, VALIDATION, Rows, Table
 from carcls.disagreement import BLENDS
 from carcls.errors import ConfigError, InputError
 from carcls.machine import Machine
@@ -2935,10 +2982,9 @@ from carcls.report import submission
 from carcls.report.submission import Submission
 from carcls.train import clock
 from carcls.train.clock import Clock
+from carcls.train.events import Events
+from carcls.train.job import planned
 from carcls.votes import blend
-
-if TYPE_CHECKING:
-    from carcls.train.monitor import Events
 
 
 @dataclass
@@ -2955,11 +3001,19 @@ class Session:
     metric: Metric = "accuracy"  # what decides
     caches: dict[Any, PhotoCache] = field(default_factory=dict)
     replaced: dict[int, InputError] = field(default_factory=dict)  # of the caches that are gone
+    verdicts: dict[tuple[str, str], tuple[bool, str]] = field(default_factory=dict)  # last ones
 
     def say(self, tag: str, *lines: object) -> None:
         """A part of the log: its name, and lines below it."""
         stops.check()
+        self.events.send("phase", name=tag)
         print(f"\n== {tag}", *lines, sep="\n  ", flush=True)
+
+    def verdict(self, of: str, accepted: bool, reason: str, network: str = "") -> None:
+        """Tell whoever watches what the evidence says, where that is new in this session."""
+        if self.verdicts.get((of, network)) != (accepted, reason):
+            self.verdicts[of, network] = accepted, reason
+            self.events.send("verdict", of=of, network=network, accepted=accepted, reason=reason)
 
     def photos(self, size: tuple[int, int], fit: str) -> PhotoCache:
         """The table's photos at that size: one cache a size.
@@ -3029,11 +3083,11 @@ def check(cfg: Config) -> None:
 
 
 @contextmanager
-def start(cfg: Config) -> Iterator[Session]:
+def start(cfg: Config, title: str = "") -> Iterator[Session]:
     """Lock the run folder, find files and weights, look at the photos, choose the machine.
 
     Raises ConfigError and InputError for all that is seen to be wrong before any training. Inside,
-    SIGTERM raises Stopped.
+    SIGTERM raises Stopped. title: of the run, for whoever watches; "": by its data and networks.
     """
     began = time.monotonic()
     errors.show_all()
@@ -3060,15 +3114,38 @@ def start(cfg: Config) -> Iterator[Session]:
         hosts.share_files(place.out, place.scratch)
         disk.write_atomic(place.out / "config.json", cfg.model_dump_json(indent=2) + "\n")
         limit = clock.start(cfg, place.on_kaggle, chosen.kind, began)
-        posts_to = cfg.monitor_url if not chosen.process else ""
-        events = monitor.open_events(place.out / "progress.jsonl", posts_to)
-        offered = Submission(place.out / "submission.csv", table, identity(cfg, table), decides)
+        name = identity(cfg, table)
+        told = monitor.listeners(cfg) if not chosen.process else []
+        events = Events(place.out / "progress.jsonl", name, told)
+        offered = Submission(place.out / "submission.csv", table, name, decides)
         s = Session(cfg, place, table, chosen, limit, events, offered, decides)
-        offered.more_warnings = s.warnings
-        with _told(events), _explained(s):
-            settings, source = cfg.model_dump(mode="json"), record.source_hash()
-            events.send("start", settings=settings, machine=chosen.reasons, source=source)
+        offered.more_warnings, offered.tell = s.warnings, partial(events.send, "submission")
+        with told_how_it_ends(events), _explained(s):
+            events.send("start", **_about(s, title))
             yield s
+            if events.last_kind != "end":  # a search alone, or a training of a study
+                events.send("end", seconds=round(time.monotonic() - began))
+
+
+def _about(s: Session, title: str) -> dict[str, Any]:
+    """What whoever watches is told of a run when it begins."""
+    cfg, members = s.cfg, s.cfg.member_cfgs()
+    what = members[0].backbone if len(members) == 1 else f"{len(members)} members"
+    folds = (TRAIN, VALIDATION) if cfg.folds > 1 else (TRAIN,)
+    check = folds if cfg.folds > 1 else (VALIDATION,)
+    counts = {"train": folds, "validation": check, "test": (TEST,)}
+    return {
+        "identity": s.events.identity,
+        "name": title or f"{s.place.root.resolve().name}, {what}",
+        "settings": cfg.model_dump(mode="json"),
+        "machine": s.machine.reasons,
+        "source": record.source_hash(),
+        "photos": {name: len(s.table.rows(*parts)) for name, parts in counts.items()},
+        "metric": s.metric,
+        # With a title there is one network, which has it, too.
+        "networks": [network | ({"name": title} if title else {}) for network in planned(cfg)],
+        "ends_at": round(time.time() + s.clock.left(), 3) if s.clock.is_limited else None,
+    }
 
 
 def metric_of(cfg: Config, table: Table) -> Metric:
@@ -3151,13 +3228,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(events: Events) -> Iterator[None]:
-    """Tell whoever watches what ended the session, also a stop by hand."""
+def told_how_it_ends(events: Events) -> Iterator[None]:
+    """Whoever watches is told what ends the work inside, if that fails, also a stop by hand."""
     try:
         yield
     except BaseException as error:
         with suppress(OSError):  # a full disk: what has happened is not hidden by it
-            events.send("failed", error=f"{type(error).__name__}: {error}")
+            words = str(error) or errors.last_words(error).removeprefix("carcls: ")
+            events.send("failed", error=f"{type(error).__name__}: {words}")
         raise
     finally:
         events.close()
@@ -4557,10 +4635,12 @@ depend on the seed alone, however many threads there are.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -4621,6 +4701,20 @@ class Batches:
         """(steps × B, C) in the order of the batches → (views, rows, C): every row once a view."""
         return outputs[: self.views * self.rows].reshape(self.views, self.rows, outputs.shape[1])
 
+    def waited(self, first: int, ends: Mapping[int, float]) -> float | None:
+        """The share of an epoch of training in which its batches were waited for; None of one step.
+
+        Counted is the time between the end of the epoch's first step, which may trace, and the end
+        of its last one: a batch was waited for from the end of the step before it until it was
+        made. ends: step → when it was over, by time.monotonic; first: the number of the epoch's
+        first batch, whose times are forgotten.
+        """
+        ready = {step: self.maker.ready.pop(first + step, -math.inf) for step in ends}
+        steps = sorted(ends)[1:]
+        whole = ends[steps[-1]] - ends[steps[0] - 1] if steps else 0.0
+        waits = (max(0.0, ready[step] - ends[step - 1]) for step in steps)
+        return sum(waits) / whole if whole else None
+
 
 def make_batches(
     cache: PhotoCache,
@@ -4651,7 +4745,8 @@ def make_batches(
     tensors = _tensors(maker, numbers.start, classes, machine)
     dataset = dataset.map(tensors, num_parallel_calls=threads(), deterministic=True)
     if mixed:
-        dataset = dataset.enumerate().map(_mixer(cfg), num_parallel_calls=1, deterministic=True)
+        mix = _mixer(cfg, maker, numbers.start)
+        dataset = dataset.enumerate().map(mix, num_parallel_calls=1, deterministic=True)
         dataset = dataset.skip(numbers.start)
     # An iterator that ends waits for the tuner's sleeping thread, and there is nothing to tune
     # (MEASUREMENTS: tf.data's tuner).
@@ -4705,6 +4800,7 @@ class _Maker:
         self.share = slice(first, first + self.count)  # of a batch, that this process makes
         # One policy a thread: threads that share an albumentations Compose share its random state.
         self.policies = threading.local()
+        self.ready: dict[int, float] = {}  # of training: batch → when it was made; time.monotonic
 
     def make(self, i: int) -> Arrays:
         """Batch number i: photos to train on and to predict are made in ways of their own."""
@@ -4758,6 +4854,7 @@ class _TrainingMaker(_Maker):
             for number, copy in zip(chosen, copies, strict=True)
         )
         scale = max(1.0, self.batch / len(self.rows))
+        self.ready[i] = time.monotonic()
         return images, self.rows.labels[chosen], (places < len(self.rows)) * np.float32(scale)
 
     def _order(self, epoch: int) -> np.ndarray:
@@ -4807,12 +4904,22 @@ class _LookMaker(_Maker):
         return policy(photo, (cfg.seed, _VIEWS, number, self.cache.keys[row]))
 
 
-def _mixer(cfg: Config) -> Callable[..., Any]:
-    """MixUp, CutMix, or by a coin one of them a batch, by keras-cv; labels are mixed alike."""
+def _mixer(cfg: Config, maker: _Maker, first: int) -> Callable[..., Any]:
+    """MixUp, CutMix, or by a coin one of them a batch, by keras-cv; labels are mixed alike.
+
+    first: batches of lower numbers are blank.
+    """
     from keras_cv import layers  # it imports keras, whose backend is chosen by then
 
     kinds = ((layers.MixUp, cfg.mix.mixup), (layers.CutMix, cfg.mix.cutmix))
     mixers = [kind(alpha=alpha, seed=cfg.seed) for kind, alpha in kinds if alpha]
+    weak_maker = weakref.ref(maker)
+
+    def is_ready(number: np.ndarray) -> np.ndarray:
+        alive = weak_maker()
+        if alive and number >= first:
+            alive.ready[int(number)] = time.monotonic()
+        return number
 
     def mix(number: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         images, labels, weights = batch
@@ -4823,6 +4930,8 @@ def _mixer(cfg: Config) -> Callable[..., Any]:
         else:  # the coin depends on the batch's number alone: a training that goes on has the same
             coin = tf.random.stateless_uniform((), (cfg.seed, number), 0, 2, tf.int32)
             mixed = tf.switch_case(coin, branches)
+        with tf.control_dependencies([mixed["images"], mixed["labels"]]):
+            tf.numpy_function(is_ready, [number], tf.int64)
         return mixed["images"], mixed["labels"], weights
 
     return mix
@@ -10563,6 +10672,260 @@ def show(seconds: float) -> str:
 '''
 
 
+# ===== carcls/train/events.py =================================================
+MODULES["train/events.py"] = r'''"""The events of a run: lines of progress.jsonl, marked lines of the log, and whoever listens.
+
+An event is a JSON object of less than 60 kB. Every one has ``id`` (RUN.SESSION.NUMBER: eight hex
+digits, the same in all sessions of a run; four, of the session; a number from 1), ``kind`` and
+``at``, seconds since 1970 (UTC). Numbers that are not finite are null. Of what would be too long,
+texts are cut, with … at their end, and lists after so many items. By kind they have:
+
+start       identity, name, settings, machine (lines), source, photos {train, validation, test},
+            metric, networks [{name, stages [[height, width, epochs], …]}], ends_at (or null)
+phase       name: a part of the log that begins
+step        network, what ("train", "validation", "test votes", …), done, steps, images_per_s; of
+            a training also stage, epoch, loss, accuracy, left_s: where nothing was sent for a
+            minute, but not of a first step
+epoch       network, stage, stages, height, width, epoch, epochs (of the stage, from 1), photos, lr,
+            loss, accuracy, val_loss, val_accuracy, best, images_per_s, waiting (share of the
+            time after the epoch's first step in which its steps waited for photos; null where there
+            is one step), seconds, left_s (of training)
+early_stop  network, epoch, best_epoch, best_loss
+submission  made_by, metric, score (of validation), early, rows
+verdict     of ("views", "blend", "pseudo", "refit", "temperature"), network ("" where of all),
+            accepted (bool), reason
+tuned       verdict, settings, networks (as of a start; those that are to be trained now): what a
+            search came to; of its trainings there are only steps
+picture     name, file (relative to the run folder), caption (not in a log); what is posted has
+            ``jpeg``, too: at most 40 kB, base64
+failed      error
+end         metric, validation_score, validation_interval_95, validation_photos, true_score (where
+            it is known), seconds, made_by, warnings, submission (path); only seconds of a search
+            alone, and of a training of a study
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from carcls import disk
+from carcls.errors import full_disk_named
+
+MARK = "~event"  # begins an event in a log: MARK LENGTH CRC32 JSON, all of it ASCII
+MOST = 60_000  # bytes of an event's JSON are fewer
+# What a page needs of earlier sessions that did not hear them; by the ids one that did knows them.
+RETOLD = frozenset({"start", "epoch", "early_stop", "submission", "verdict", "tuned"})
+LONGEST_CAPTION = 450  # characters, of up to twelve bytes each
+# Of a picture that is posted: bytes of the JPEG, the longer side at first (px), the quality.
+PICTURE, SIDE, QUALITY = 40_000, 1200, 60
+_ID = re.compile(r"[0-9a-f]{8}\.[0-9a-f]{4}\.\d{1,9}")
+
+
+class Listener(Protocol):
+    """Who is told of every event; never raises, never waits."""
+
+    wants_pictures: bool  # as JPEGs; else only where they are
+    wants_earlier: bool  # also, at first, what earlier sessions of the run told (RETOLD)
+
+    def post(self, event: dict[str, Any]) -> None: ...
+
+    def close(self, wait: float) -> None: ...
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold of ``value``: numbers of any library, None for NaN and infinities."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "__array__"):  # numpy, a tensor of any backend, a Keras variable
+        return plain(np.asarray(value).tolist())
+    return str(value)
+
+
+def log_line(event: dict[str, Any]) -> str:
+    """The event as a line of a log, which can be found and checked among other output."""
+    text = json.dumps(event, allow_nan=False, separators=(",", ":"))
+    return f"{MARK} {len(text)} {zlib.crc32(text.encode()):08x} {text}"
+
+
+class LogLines:
+    """Prints every event as a marked line: a kernel's log can be watched on a page."""
+
+    wants_pictures, wants_earlier = False, True
+
+    def post(self, event: dict[str, Any]) -> None:
+        shown = {key: value for key, value in event.items() if key != "caption"}  # of no picture
+        sys.stdout.write(log_line(shown) + "\n")  # at once, as other threads print, too
+        sys.stdout.flush()
+
+    def close(self, wait: float) -> None:
+        """Nothing is under way."""
+
+
+class Events:
+    """Every event of a run: a JSON line in ``path``, and the same to every listener."""
+
+    def __init__(self, path: Path, identity: str = "", listeners: Sequence[Listener] = ()) -> None:
+        """identity: of the run; a file whose last start has the same one goes on with its run."""
+        self.path, self.identity, self.listeners = path, identity, listeners
+        if path.exists() and not path.is_file():
+            disk.remove(path)
+        known = _events_of(path.read_bytes() if path.is_file() else b"")
+        self.run = _run_of(known, identity) or secrets.token_hex(4)
+        earlier = [event for event in known if event["id"].startswith(self.run)]
+        self._session, self._count = secrets.token_hex(2), 0
+        while any(event["id"].startswith(f"{self.run}.{self._session}.") for event in earlier):
+            self._session = secrets.token_hex(2)
+        self.last_kind, self.sent_at = "", time.monotonic()  # of the last event, and when it was
+        self._left_out: frozenset[str] = frozenset()
+        self._pictures: dict[str, str] = {}  # file → digest of what was told of
+        self._lock = threading.Lock()  # on JAX steps end in several threads
+        for listener in listeners if earlier else ():
+            for event in earlier if listener.wants_earlier else ():
+                if event.get("kind") in RETOLD:
+                    listener.post(event)
+
+    def send(self, kind: str, **values: Any) -> None:
+        """Record one event."""
+        self._send(kind, values)
+
+    def picture(self, path: Path, caption: str) -> None:
+        """Tell of a picture in the run folder, unless it is gone or as it was when last told of."""
+        file = path.relative_to(self.path.parent).as_posix()
+        try:
+            content = path.read_bytes()
+        except OSError:  # a picture is not worth a run
+            return
+        digest = hashlib.sha256(content).hexdigest()
+        if self._pictures.get(file) == digest:
+            return
+        self._pictures[file] = digest
+        name = file.rpartition(".")[0].replace("/", "-")
+        values = {"name": name, "file": file, "caption": _cut(caption, LONGEST_CAPTION)}
+        is_wanted = any(listener.wants_pictures for listener in self.listeners)
+        self._send("picture", values, _jpeg(content) if is_wanted else "")
+
+    @contextmanager
+    def without(self, *kinds: str) -> Iterator[None]:
+        """Inside, events of these kinds are not sent."""
+        before, self._left_out = self._left_out, self._left_out.union(kinds)
+        try:
+            yield
+        finally:
+            self._left_out = before
+
+    def close(self, wait: float = 5.0) -> None:
+        """Let the listeners finish, for ``wait`` seconds in all, and a second each in any case."""
+        until = time.monotonic() + wait
+        for listener in self.listeners:
+            listener.close(max(1.0, until - time.monotonic()))
+
+    def _send(self, kind: str, values: dict[str, Any], jpeg: str = "") -> None:
+        """jpeg: in base64, for the listeners that want it."""
+        if kind in self._left_out:
+            return
+        with self._lock:
+            self._count += 1
+            self.last_kind, self.sent_at = kind, time.monotonic()
+            ident = f"{self.run}.{self._session}.{self._count}"
+            event = _fitted({"id": ident, "kind": kind, "at": round(time.time(), 3)}, plain(values))
+            try:
+                self._write(json.dumps(event, allow_nan=False) + "\n")
+            finally:  # that the disk is full is what they should hear of
+                for listener in self.listeners:
+                    has_picture = jpeg and listener.wants_pictures
+                    listener.post({**event, "jpeg": jpeg} if has_picture else event)
+
+    def _write(self, line: str) -> None:
+        with full_disk_named(self.path), self.path.open("ab+") as file:
+            # A kill or a full disk may have left a part of a line.
+            torn = file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n"
+            file.write(("\n" * bool(torn) + line).encode())
+
+
+def _events_of(text: bytes) -> list[dict[str, Any]]:
+    """The events in a progress.jsonl that have an id."""
+    found = []
+    for line in text.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):  # a part of a line, or no event
+            continue
+        if isinstance(event, dict) and _ID.fullmatch(str(event.get("id"))):
+            found.append(event)
+    return found
+
+
+def _run_of(known: list[dict[str, Any]], identity: str) -> str:
+    """The run of the last start among these events, if that was of this identity; else ""."""
+    starts = [event for event in known if event.get("kind") == "start"]
+    is_same = starts and identity and starts[-1].get("identity") == identity
+    return starts[-1]["id"].partition(".")[0] if is_same else ""
+
+
+def _fitted(head: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """An event of fewer than MOST bytes: longer texts and lists are cut, the longest first."""
+    event, most = {**head, **values}, 4096
+    while most and len(json.dumps(event, allow_nan=False)) >= MOST:
+        event = {**head, **{key: _cut(value, most) for key, value in values.items()}}
+        most //= 2
+    return event
+
+
+def _cut(value: Any, most: int) -> Any:
+    """Of JSON's values: texts of at most so many characters, lists and objects of so many items."""
+    if isinstance(value, str):
+        return value if len(value) <= most else value[: most - 1] + "…"
+    if isinstance(value, list):
+        return [_cut(item, most) for item in value[:most]]
+    if isinstance(value, dict):
+        return {_cut(key, most): _cut(item, most) for key, item in [*value.items()][:most]}
+    return value
+
+
+def _jpeg(content: bytes) -> str:
+    """A picture's file as a JPEG in base64, shrunk until it fits; "" if it is none."""
+    import cv2
+
+    side = SIDE
+    try:
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # it is empty, or too large
+        return ""
+    while picture is not None and side:
+        height, width = picture.shape[:2]
+        scale = min(1.0, side / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        if encoded.size <= PICTURE:
+            return base64.b64encode(encoded.tobytes()).decode()
+        side = side * 9 // 10
+    return ""
+'''
+
+
 # ===== carcls/train/job.py ====================================================
 MODULES["train/job.py"] = r'''"""A network to be made: a member, one of its folds, or one that goes on with more photos."""
 
@@ -10623,6 +10986,30 @@ class Job:
         some = frame.iloc[rows.rows]
         cut = boxes.of(some).T if self.cfg.boxes else ()
         return [some["id"], rows.labels, some["digest"], *cut]
+
+
+def member_name(cfg: Config, number: int) -> str:
+    """``1 efficientnet_lite_b0 seed=2``: its number, network, and what sets it apart."""
+    rest = [f"{key}={value}" for key, value in cfg.members[number].items() if key != "backbone"]
+    return " ".join([str(number + 1), cfg.member_cfgs()[number].backbone, *rest])
+
+
+def planned(cfg: Config) -> list[dict[str, Any]]:
+    """The members' networks for whoever watches: names, and stages as [height, width, epochs]."""
+    return [
+        {
+            "name": network_name(cfg, number, fold),
+            "stages": [[stage.height, stage.width, stage.epochs] for stage in member.stages],
+        }
+        for number, member in enumerate(cfg.member_cfgs())
+        for fold in range(cfg.folds)
+    ]
+
+
+def network_name(cfg: Config, number: int, fold: int) -> str:
+    """Of a member's network, or of that of one of its folds; both counted from 0."""
+    part = f", fold {fold + 1} of {cfg.folds}" if cfg.folds > 1 else ""
+    return f"member {member_name(cfg, number)}{part}"
 '''
 
 
@@ -10647,6 +11034,7 @@ from carcls import disk, memory, record
 from carcls.config import Config
 from carcls.machine import Machine
 from carcls.nets import model
+from carcls.train import steps
 from carcls.train.job import Job
 from carcls.train.state import History, States
 from carcls.train.studio import BEST, HISTORY, LAST, Announce, Studio, Trained, in_scope
@@ -10706,7 +11094,8 @@ def train(s: Studio, job: Job, deadline: float, announce: Announce | None) -> Tr
         timekeeper = Timekeeper(deadline, s.machine.agree)
         trainer = Trainer(s, replace(job, cfg=fitted), states, facts, timekeeper, announce)
         try:
-            trained = trainer.run(note)
+            with steps.told(s.events, job.name, "train"):
+                trained = trainer.run(note)
             break
         except memory.errors() as error:
             # One of several processes alone cannot change the batch.
@@ -10766,56 +11155,26 @@ def _finish(trainer: Trainer, trained: Trained, reduced_to: int) -> None:
 
 
 # ===== carcls/train/monitor.py ================================================
-MODULES["train/monitor.py"] = r'''"""What tells the outside about a run: events to a file, and to a remote monitor if there is one."""
+MODULES["train/monitor.py"] = r'''"""Posting a run's events to an address, and who else is told of them."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import threading
-import time
-from collections import deque
-from http.client import HTTPException
-from pathlib import Path
+import sys
 from typing import Any
 
 import keras
-import numpy as np
-import requests
-from urllib3.exceptions import HTTPError
 
-from carcls import disk
-from carcls.errors import full_disk_named
-from carcls.values import Address, hide
-
-
-def plain(value: Any) -> Any:
-    """What JSON can hold of ``value``: numbers of any library, None for NaN and infinities."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if hasattr(value, "__array__"):  # numpy, a tensor of any backend, a Keras variable
-        return plain(np.asarray(value).tolist())
-    return str(value)
+from carcls.config import Config
+from carcls.train.events import Listener, LogLines, plain
+from carcls.train.notify import Notifier
+from carcls.train.outbox import Outbox
 
 
 class SafeRemoteMonitor(keras.callbacks.RemoteMonitor):
-    """Keras's RemoteMonitor that cannot delay, stop or change a run.
+    """Keras's RemoteMonitor that cannot delay, stop or change a run."""
 
-    ``post`` only queues; a daemon thread sends, with time-outs, and when it lags the oldest events
-    are dropped. Any reply but HTTP 2xx is a failure (a redirect would lose the event); after
-    ``tries`` failures in a row nothing more is sent, and one printed line says so. ``post`` or
-    ``close`` prints it: a daemon thread that prints while Python ends can crash it.
-    """
-
-    timeout = (3.0, 5.0)  # seconds to connect, to answer
-    tries = 3
+    wants_pictures = wants_earlier = True
 
     def __init__(
         self,
@@ -10826,87 +11185,393 @@ class SafeRemoteMonitor(keras.callbacks.RemoteMonitor):
         send_as_json: bool = True,
     ) -> None:
         super().__init__(root.rstrip("/"), path, field, headers, send_as_json)
-        self._queue: deque[dict[str, Any]] = deque(maxlen=64)
-        self._wake = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._trouble = ""  # set by the thread once it has given up
-        self._closing = self._said = False
+        self.outbox = Outbox("monitor", self.root + self.path, self.headers)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.post({"epoch": epoch, **(logs or {})})
 
     def post(self, event: dict[str, Any]) -> None:
-        """Queue one event; returns at once, raises nothing."""
+        """Queue one event; returns at once."""
+        event = plain(event)
+        if self.send_as_json:
+            self.outbox.post(json=event)
+        else:
+            self.outbox.post(data={self.field: json.dumps(event)})
+
+    def close(self, wait: float = 5.0) -> None:
+        """Send what is queued, for at most ``wait`` seconds. Nothing is sent afterwards."""
+        self.outbox.close(wait)
+
+
+def listeners(cfg: Config) -> list[Listener]:
+    """Who is told of a run's events beside its progress.jsonl.
+
+    Raises ConfigError if ``notify_url`` lacks what its service needs.
+    """
+    told: list[Listener] = []
+    if cfg.monitor_url:
+        told.append(SafeRemoteMonitor(*cfg.monitor_url.parts()))
+    if cfg.notify_url:
+        told.append(Notifier(cfg.notify_url.get_secret_value()))
+    if not sys.stdout.isatty():  # a log, not a person who watches as it comes
+        told.append(LogLines())  # last: where the log is gone, the others hear of that
+    return told
+'''
+
+
+# ===== carcls/train/notify.py =================================================
+MODULES["train/notify.py"] = r'''"""A short text to a phone or a chat at a run's start, first submission, end and failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from carcls.errors import ConfigError
+from carcls.metrics import SHOWN
+from carcls.train import clock
+from carcls.train.outbox import Outbox
+from carcls.values import hide
+
+# Characters: ntfy takes 4,096 bytes, Discord 2,000 characters, Telegram 4,096.
+_MOST, _MOST_A_VALUE = 1000, 300
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a person is told."""
+
+    title: str
+    lines: tuple[str, ...]
+    is_bad: bool = False
+
+    @property
+    def text(self) -> str:
+        return "\n".join(filter(None, self.lines))[: _MOST - len(self.title) - 1]
+
+    def __str__(self) -> str:
+        return f"{self.title}\n{self.text}"
+
+
+Form = Callable[[Note, dict[str, Any]], dict[str, Any]]  # note and its event → JSON to post
+
+
+class Notifier:
+    """Tells a phone or a chat of a run, by the form that the address's host wants."""
+
+    wants_pictures = wants_earlier = False
+
+    def __init__(self, url: str) -> None:
+        """Raises ConfigError if the address lacks what its service needs."""
+        target, self._form = form_of(url)
+        self.outbox = Outbox("notify", target)
+        self._run, self._has_trained, self._has_submitted = "run", False, False
+
+    def post(self, event: dict[str, Any]) -> None:
+        """Queue a text if the event is worth one; returns at once, raises nothing."""
+        note = self._note(event)
+        if note:
+            self.outbox.post(json=self._form(note, event))
+
+    def close(self, wait: float = 5.0) -> None:
+        """Send what is queued, for at most ``wait`` seconds. Nothing is sent afterwards."""
+        self.outbox.close(wait)
+
+    def _note(self, event: dict[str, Any]) -> Note | None:
+        kind = event.get("kind")
+        if kind == "start":
+            competition = _dict(event.get("settings")).get("competition")
+            self._run = _line(event.get("name") or competition or "run")[:60]
+            return Note(f"{self._run}: started", _about_start(event))
+        if kind == "epoch":
+            self._has_trained = True
+        # Before the first epoch, all that there is to submit is the most frequent class.
+        if kind == "submission" and self._has_trained and not self._has_submitted:
+            self._has_submitted = True
+            by = f"by {_line(event.get('made_by'))}"
+            return Note(f"{self._run}: first submission", (f"validation {_score(event)}", by))
+        if kind == "verdict" and "diverged" in str(event.get("reason")):
+            about = f"{_line(event.get('network'))}: {_line(event.get('reason'))}"
+            return Note(f"{self._run}: training diverged", (about.removeprefix(": "),), True)
+        if kind == "failed":
+            what, *lines = _about_failure(str(event.get("error")))
+            return Note(f"{self._run}: {what}", tuple(lines), True)
+        if kind == "end":
+            return self._end(event)
+        return None
+
+    def _end(self, event: dict[str, Any]) -> Note:
+        if "metric" not in event:  # a search alone, or a training of a study
+            return Note(f"{self._run}: ended", (f"after {_time(event.get('seconds'))}",))
+        low, high = (_number(value) for value in _pair(event.get("validation_interval_95")))
+        photos = event.get("validation_photos")
+        warnings = [f"WARNING: {_line(text)}" for text in _list(event.get("warnings"))]
+        score = _score({**event, "score": event.get("validation_score")})
+        return Note(
+            f"{self._run}: ended with {score}",
+            (
+                f"95 % interval {low}–{high}, {_line(photos)} validation photos",
+                f"made by {_line(event.get('made_by'))} in {_time(event.get('seconds'))}",
+                _line(event.get("submission") or ""),
+                *warnings,
+            ),
+            bool(warnings),
+        )
+
+
+# --- Texts ----------------------------------------------------------------------------------------
+
+
+def _about_start(event: dict[str, Any]) -> tuple[str, ...]:
+    """What is to be done, and where."""
+    photos = _dict(event.get("photos"))
+    counts = [f"{_line(photos[part])} {part}" for part in photos]
+    networks = [str(_dict(network).get("name")) for network in _list(event.get("networks"))]
+    device = [_line(line) for line in _list(event.get("machine")) if str(line).startswith("device")]
+    out = _line(_dict(event.get("settings")).get("out") or "")
+    return (
+        f"photos {', '.join(counts)}" if counts else "",
+        f"networks {_line(', '.join(networks))}" if networks else "",
+        *device[:1],
+        f"run folder {out}" if out else "",
+    )
+
+
+def _about_failure(error: str) -> tuple[str, ...]:
+    """What happened in a few words, and lines about it."""
+    kind, _, text = error.partition(": ")
+    text = _line(text.strip().partition("\n")[0])
+    if kind == "KeyboardInterrupt":
+        return "stopped by hand", "the same command goes on from the last whole epoch"
+    if kind == "Stopped":
+        return f"stopped by {text}", "the same run goes on from the last whole epoch"
+    if kind == "TrainingDiverged":
+        return "training diverged", text
+    return "failed", f"{_line(kind)}: {text}"
+
+
+def _line(value: Any) -> str:
+    """A value as one line, which mentions nobody and shows no address whole."""
+    text = " ".join(hide(str(value)[: 4 * _MOST]).split())[:_MOST_A_VALUE]
+    # Chats take @name for a call; a space of no width keeps how it looks.
+    return text.replace("@", "@\u200b").encode("utf-8", "replace").decode()
+
+
+def _score(event: dict[str, Any]) -> str:
+    metric = str(event.get("metric"))
+    return f"{_number(event.get('score'))} {_line(SHOWN.get(metric, metric))}"
+
+
+def _number(value: Any) -> str:
+    try:
+        return f"{float(value):.4f}"
+    except (TypeError, ValueError, OverflowError):
+        return "unknown"
+
+
+def _time(seconds: Any) -> str:
+    try:
+        return clock.show(float(seconds))
+    except (TypeError, ValueError, OverflowError):
+        return "unknown time"
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _pair(value: Any) -> list[Any]:
+    return [*_list(value), None, None][:2]
+
+
+# --- Forms ----------------------------------------------------------------------------------------
+
+
+def form_of(url: str) -> tuple[str, Form]:
+    """Where the texts for this address are posted, and as what JSON, by its host.
+
+    Raises ConfigError, which quotes nothing of the address, if it lacks what its service needs.
+    """
+    whole = urlsplit(url)
+    host = whole.hostname or ""
+    if host.startswith("ntfy."):
+        topic = whole.path.strip("/")
+        if not re.fullmatch(r"[-\w]{1,64}", topic, re.ASCII):
+            raise ConfigError("notify_url: no topic of ntfy; expected https://ntfy.sh/TOPIC")
+        return whole._replace(path="/").geturl(), lambda note, event: {
+            "topic": topic,
+            "title": note.title,
+            "message": note.text,
+            **({"priority": 4, "tags": ["warning"]} if note.is_bad else {}),
+        }
+    if host == "api.telegram.org":
+        query = dict(parse_qsl(whole.query))
+        if "chat_id" not in query or not re.fullmatch(r"/bot[^/]+/sendMessage", whole.path):
+            expected = "https://api.telegram.org/botTOKEN/sendMessage?chat_id=NUMBER"
+            raise ConfigError(f"notify_url: no method or chat of Telegram; expected {expected}")
+        query.pop("parse_mode", None)  # nothing in a text is markup
+        target = whole._replace(query="").geturl()
+        return target, lambda note, event: {**query, "text": str(note)}
+    if host == "hooks.slack.com":
+        return url, lambda note, event: {"text": _escaped(str(note))}
+    if re.search(r"(^|\.)discord(app)?\.com$", host):
+        quiet: dict[str, Any] = {"allowed_mentions": {"parse": []}}
+        return url, lambda note, event: {"content": str(note), **quiet}
+    return url, lambda note, event: {
+        "text": str(note),
+        "event": event.get("kind"),
+        "id": event.get("id"),
+        "at": event.get("at"),
+    }
+
+
+def _escaped(text: str) -> str:
+    """As Slack wants it: otherwise <!channel> would call everybody."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+'''
+
+
+# ===== carcls/train/outbox.py =================================================
+MODULES["train/outbox.py"] = r'''"""Posting to one address in the background, which cannot harm a run."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+import requests
+
+from carcls.values import hide
+
+MOST_WAITING = 1024  # requests: what an earlier session told comes all at once
+_BUSY = {408, 425, 429}  # and 5xx: the same request may be taken later
+_REFUSED = {400, 413, 422}  # this request is wrong; another one may be taken
+
+
+class _Session(requests.Session):
+    """Takes a redirect as any reply: requests reads its body, even where it does not follow it."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: there is none to follow."""
+
+
+class Outbox:
+    """A queue of requests to one address, which a daemon thread sends.
+
+    A reply is judged by its status alone: its body, however long, is not read, and a redirect,
+    which would lose what is posted, is not followed. What fails is sent again after each of
+    ``pauses``, so a server that restarts meanwhile loses nothing; what was taken without an answer
+    may arrive twice. Once the last try has failed, or a reply says that no other request will be
+    taken either (401, 404, a redirect, …), nothing more is sent, and one printed line says so,
+    without the address's secret parts. ``post`` or ``close`` prints it: a daemon thread that prints
+    while Python ends can crash it.
+    """
+
+    timeout = (3.0, 5.0)  # seconds to connect, to answer
+    # Seconds: for a hiccup, a server that restarts, and a person who starts it again.
+    pauses = (1.0, 5.0, 25.0)
+
+    def __init__(self, name: str, url: str, headers: dict[str, str] | None = None) -> None:
+        """name: what the printed line begins with, before the host."""
+        self.name = f"{name} {hide(url).removesuffix('/…')}"
+        self._url, self._headers = url, headers
+        self._queue: deque[dict[str, Any]] = deque()
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._trouble = ""  # why nothing more is sent
+        self._dropped, self._why = 0, ""  # requests that were not sent before that, and the reason
+        self._closing = self._closed = self._said = False
+
+    def post(self, **body: Any) -> None:
+        """Queue one request, ``json`` or ``data`` as requests has it; returns at once.
+
+        Where too many wait, the oldest is dropped. Raises nothing.
+        """
         if self._trouble or self._closing:
             self._say(self._trouble)
             return
         with self._wake:
-            self._queue.append(plain(event))
+            if len(self._queue) == MOST_WAITING:
+                self._queue.popleft()
+                self._drop("too many waited")
+            self._queue.append(body)
             self._wake.notify()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="monitor", daemon=True)
-            self._thread.start()
+            self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the machine allows no more threads
+                self._thread, self._trouble = None, f"cannot send ({error})"
 
     def close(self, wait: float = 5.0) -> None:
-        """Send what is queued, for at most ``wait`` seconds. Nothing is sent afterwards."""
+        """Send what is queued, without pauses and for at most ``wait`` seconds; then nothing."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         if self._thread is not None:
             self._thread.join(wait)
-            late = (
-                self._thread.is_alive()
-                and f"no answer in {wait:g} s; the last events were not sent"
-            )
-            self._say(self._trouble or late or "")
-        with self._wake:
-            self._queue.clear()
+        late = dropped = ""
+        if self._thread is not None and self._thread.is_alive():
+            late = f"no answer in {wait:g} s; the last messages were not sent"
+        if self._dropped:
+            dropped = f"messages that were not sent: {self._dropped} ({self._why})"
+        self._say(self._trouble or late or dropped)
+        self._closed = True
 
     def _say(self, trouble: str) -> None:
         if trouble and not self._said:
             self._said = True
-            print(f"monitor {hide(self.root)}: {trouble}; the run goes on without it", flush=True)
+            print(f"{self.name}: {trouble}", flush=True)
+
+    def _drop(self, why: str) -> None:
+        self._dropped, self._why = self._dropped + 1, why
 
     def _work(self) -> None:
-        failures, problem = 0, ""
-        while True:
-            with self._wake:
-                while not self._queue and not self._closing:
-                    self._wake.wait()
-                if not self._queue:
-                    self._trouble = problem and f"the last events were not sent ({problem})"
-                    return
-                event = self._queue.popleft()
-            problem = self._send(event)
-            failures = failures + 1 if problem else 0
-            if failures >= self.tries:
-                self._trouble = f"gave up after {failures} failures in a row ({problem})"
+        failures, body = 0, self._next()  # failures in a row
+        while body is not None and not self._closed:
+            status, problem = self._send(body)
+            if status // 100 == 2:
+                failures, body = 0, self._next()
+                continue
+            failures += 1
+            may_improve = not status or status >= 500 or status in _BUSY | _REFUSED
+            if failures > len(self.pauses) or not may_improve:
+                times = f" after {failures} failures in a row" if failures > 1 else ""
+                self._trouble = f"gave up{times} ({problem}); the run goes on without it"
                 return
+            with self._wake:
+                self._wake.wait_for(lambda: self._closing, self.pauses[failures - 1])
+                if status in _REFUSED:
+                    self._drop(problem)
+            if status in _REFUSED:
+                body = self._next()
 
-    def _send(self, event: dict[str, Any]) -> str:
-        """Send one event; what went wrong, or ''."""
-        body: dict[str, Any] = (
-            {"json": event} if self.send_as_json else {"data": {self.field: json.dumps(event)}}
-        )
+    def _next(self) -> dict[str, Any] | None:
+        """The oldest request, once there is one; None: closed, and nothing is left."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._queue or self._closing)
+            return self._queue.popleft() if self._queue else None
+
+    def _send(self, body: dict[str, Any]) -> tuple[int, str]:
+        """Send one request: the reply's status, 0 for none, and what went wrong."""
         try:
-            # stream: the reply's body, however long, is never read
-            with requests.post(
-                self.root + self.path,
-                headers=self.headers,
-                timeout=self.timeout,
-                stream=True,
-                allow_redirects=False,
-                **body,
-            ) as reply:
-                is_taken = reply.status_code // 100 == 2
-                return "" if is_taken else f"HTTP {reply.status_code}"
-        except (
-            OSError,
-            ValueError,
-            HTTPError,
-            HTTPException,
-        ) as error:  # requests' own errors are OSErrors
-            return _cause(error)
+            with (
+                _Session() as session,
+                session.post(
+                    self._url, headers=self._headers, timeout=self.timeout, stream=True, **body
+                ) as reply,
+            ):
+                return reply.status_code, f"HTTP {reply.status_code}"
+        except Exception as error:  # whatever a library raises, the thread lives on to say it
+            return 0, _cause(error)
 
 
 def _cause(error: BaseException) -> str:
@@ -10915,38 +11580,158 @@ def _cause(error: BaseException) -> str:
         error = error.__context__
     is_quiet = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
     return f"{type(error).__name__}: {error}"[:200] if is_quiet else type(error).__name__
+'''
 
 
-class Events:
-    """Every event of a run: a JSON line in ``path``, and the same to the monitor if any."""
+# ===== carcls/train/progress.py ===============================================
+MODULES["train/progress.py"] = r'''"""What is said and told of a training's epochs and steps: lines, a bar, events, history.csv."""
 
-    def __init__(self, path: Path, monitor: SafeRemoteMonitor | None = None) -> None:
-        self.path, self.monitor = path, monitor
-        if path.exists() and not path.is_file():
-            disk.remove(path)
-        self._start = time.monotonic()
+from __future__ import annotations
 
-    def send(self, kind: str, **values: Any) -> None:
-        """Record one event; adds ``kind`` and ``time``, seconds since this object was made."""
-        event = {"kind": kind, "time": round(time.monotonic() - self._start, 3), **plain(values)}
-        with full_disk_named(self.path), self.path.open("ab+") as file:
-            # A kill or a full disk may have left a part of a line.
-            torn = file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n"
-            line = json.dumps(event, allow_nan=False) + "\n"
-            file.write(("\n" * bool(torn) + line).encode())
-        if self.monitor:
-            self.monitor.post(event)
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
 
-    def close(self, wait: float = 5.0) -> None:
-        """Let the monitor finish, for at most ``wait`` seconds."""
-        if self.monitor:
-            self.monitor.close(wait)
+from carcls import metrics
+from carcls.config import Config
+from carcls.data.batches import Batches
+from carcls.train import clock
+from carcls.train.clock import Leg
+from carcls.train.state import History
+from carcls.train.steps import StepTimes
+from carcls.train.watchers import Rate, Resumable, Send, deciding, number, rank, score
+
+Feeds = tuple[Batches, Batches | None]  # to train on, and to validate, if any
+WAITING = 0.1  # a larger share of an epoch's time is worth a word: the device had nothing to do
 
 
-def open_events(path: Path, url: Address | str) -> Events:
-    """The events of a run, posted to that address too if there is one."""
-    address = Address(url) if isinstance(url, str) else url
-    return Events(path, SafeRemoteMonitor(*address.parts()) if address else None)
+class Progress(Resumable, StepTimes):
+    """A line an epoch, a bar within it on a terminal, an event, and history.csv."""
+
+    fields = ("_best", "_startup")
+
+    def __init__(
+        self, cfg: Config, leg: Leg, rate: Rate, feeds: Feeds, send: Send, history: History
+    ) -> None:
+        self.train, self.check = feeds
+        super().__init__(leg.steps, self.train.batch)
+        self.cfg, self.leg, self.rate = cfg, leg, rate
+        self.send, self.history = send, history
+        self.shape = cfg.stages[leg.stage]
+        self._best: Sequence[float] = (-math.inf, -math.inf)
+        self._startup = 0.0  # seconds that the first step of the stage took beyond another
+        self._head = (
+            f"stage {leg.stage + 1}/{len(cfg.stages)} {'x'.join(map(str, self.shape.size))}"
+        )
+        self._has_bar = sys.stdout.isatty()
+        self._drawn = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self._epoch = epoch
+        self._drawn = self.begin
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        done, now = self.last
+        if self._has_bar and now - self._drawn >= 0.2:
+            self._drawn = now
+            filled = 20 * done // max(self.leg.steps, done)
+            bar = f"[{'#' * filled}{'.' * (20 - filled)}] {done}/{self.leg.steps}"
+            loss, accuracy = number(logs, "loss"), number(logs, "accuracy")
+            self._draw(f"{bar}  loss {loss:.4f}  acc {accuracy:.4f}  {self.speed:.0f} images/s")
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._checking = time.monotonic()
+        self._draw("validating")
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_test_batch_end(batch, logs)
+        now, done, check = time.monotonic(), batch + 1, self.check
+        if check and batch and self._is_quiet(now):  # the first step compiles, here too
+            speed = done * check.batch / max(now - self._checking, 1e-9)
+            self._tell(done, check.steps, speed, what="validation", **self._where())
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        best = "val_accuracy" in logs and (rank(logs) > tuple(self._best) or epoch == 0)
+        if best:
+            self._best = rank(logs)
+        if epoch == 0:
+            self._startup = self.startup
+        row = self._row(epoch, logs, best)
+        waiting = self.train.waited(epoch * self.leg.steps, self.ends)
+        self._draw("")
+        self._print(row, waiting)
+        self.history.add(row)
+        more = {"stages": len(self.cfg.stages), "epochs": self.leg.total, "waiting": waiting}
+        self.send("epoch", **row, **more)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._draw("")
+
+    def _about(self, logs: dict[str, Any]) -> dict[str, Any]:
+        left = self._left(
+            self.leg.steps * self.step, self.leg.total - self._epoch - self.last[0] / self.leg.steps
+        )
+        seen = {key: number(logs, key) for key in ("loss", "accuracy")}
+        return {**self._where(), **seen, "left_s": round(left, 1)}
+
+    def _where(self) -> dict[str, int]:
+        return {"stage": self.leg.stage + 1, "epoch": self._epoch + 1}
+
+    def _row(self, epoch: int, logs: dict[str, Any], best: bool) -> dict[str, Any]:
+        seconds = time.monotonic() - self.begin
+        last_step = (epoch - self.leg.first + 1) * self.leg.steps - 1
+        shown = ["loss", "accuracy", "val_loss", "val_accuracy", f"val_{deciding(logs)}"]
+        return {
+            "stage": self.leg.stage + 1,
+            "height": self.shape.height,
+            "width": self.shape.width,
+            "epoch": epoch + 1,
+            "photos": self.leg.steps * self.batch,
+            "lr": self.rate(last_step),
+            **{key: number(logs, key) for key in shown},
+            "best": best,
+            "images_per_s": round(self.speed, 1),
+            "seconds": round(seconds, 2),
+            "left_s": round(self._left(seconds - self.startup, self.leg.total - epoch - 1), 1),
+        }
+
+    def _print(self, row: dict[str, Any], waiting: float | None) -> None:
+        total = self.leg.total
+        star = "*" if row["best"] else " "
+        metric = deciding(row)
+        other = f"  val {metrics.SHOWN[metric]} {score(row):.4f}" if metric != "accuracy" else ""
+        validation = f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}"
+        print(
+            f"{self._head}  epoch {row['epoch']:>{len(str(total))}}/{total}  lr {row['lr']:.2e}  "
+            f"loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
+            f"{'' if math.isnan(row['val_accuracy']) else f'{validation}{other}{star}  '}"
+            f"{row['images_per_s']:.0f} images/s  "
+            f"{f'{waiting:.0%} waiting for photos  ' if waiting and waiting > WAITING else ''}"
+            f"{clock.show(row['left_s'])} left",
+            flush=True,
+        )
+
+    def _left(self, seconds: float, epochs: float) -> float:
+        """Seconds of training left: an epoch's time per pixel over the pixels still to come.
+
+        epochs: of this stage, still to come.
+        """
+        here = self.shape.height * self.shape.width
+        stages = len(self.cfg.stages) - self.leg.stage - 1
+        return seconds * (epochs * here + self.leg.later) / here + stages * self._startup
+
+    def _draw(self, text: str) -> None:
+        """Show ``text`` in the bar's line instead of what is there; empty clears it."""
+        if self._has_bar:
+            line = text and f"{self._head} epoch {self._epoch + 1}/{self.leg.total} {text}"
+            sys.stdout.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
+            sys.stdout.flush()
 '''
 
 
@@ -11022,6 +11807,8 @@ import numpy as np
 from carcls import disk
 from carcls.record import Facts, differences, rows
 
+Note = dict[str, Any]  # of a state, for JSON
+
 
 class States:
     """The folder of a training's states."""
@@ -11030,7 +11817,7 @@ class States:
         self.folder = folder
         self.file = folder / "note.json"
 
-    def load(self, facts: Facts) -> dict[str, Any] | None:
+    def load(self, facts: Facts) -> Note | None:
         """The note of the last epoch; None, with a line that says why, where it cannot be used."""
         try:
             note = self._note()
@@ -11055,9 +11842,7 @@ class States:
         with np.load(self.folder / self._note()[which]) as arrays:
             return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
-    def save(
-        self, number: int, note: dict[str, Any], arrays: Sequence[np.ndarray], best: bool
-    ) -> None:
+    def save(self, number: int, note: Note, arrays: Sequence[np.ndarray], best: bool) -> None:
         """Make this the last state, and if it is the best one that too; number: of the epoch.
 
         ``note`` has what the training is made from as "facts".
@@ -11085,7 +11870,7 @@ class States:
         disk.remove(self.file)  # first: without it the rest is nothing
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _note(self) -> dict[str, Any]:
+    def _note(self) -> Note:
         """Raises FileNotFoundError without one, ValueError if it is not as it was left."""
         return disk.unsealed(disk.read_json(self.file))
 
@@ -11120,17 +11905,35 @@ class History:
 
 
 # ===== carcls/train/steps.py ==================================================
-MODULES["train/steps.py"] = r'''"""Seconds of training and prediction steps, taken in one place."""
+MODULES["train/steps.py"] = r'''"""Seconds of training and prediction steps, taken and told in one place."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 
 from carcls import stops
 from carcls.data.batches import Batches
+from carcls.train.events import Events
+
+QUIET = 60.0  # seconds without any event after which a step is told of
+
+_told: ContextVar[tuple[Events, dict[str, str]] | None] = ContextVar("told", default=None)
+
+
+@contextmanager
+def told(events: Events, network: str, what: str) -> Iterator[None]:
+    """Inside, whoever watches is told once a minute how many steps are done, and of what."""
+    before = _told.set((events, {"network": network, "what": what}))
+    try:
+        yield
+    finally:
+        _told.reset(before)
 
 
 class StepTimes(keras.callbacks.Callback):
@@ -11141,19 +11944,27 @@ class StepTimes(keras.callbacks.Callback):
 
     async_safe = True  # Keras need not wait for each step's numbers where JAX computes ahead
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = 0, batch: int = 0) -> None:
+        """steps: that there will be, of so many photos each; for who is told of them."""
         super().__init__()
+        self.steps, self.batch = steps, batch
+        self._told = _told.get()
         self.on_epoch_begin(0)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.begin = time.monotonic()
         self.first = self.last = (0, self.begin)  # (steps that are done, when)
+        self.ends: dict[int, float] = {}  # step → when it was over
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         stops.check()
         done = (batch + 1, time.monotonic())
         self.first = self.first if self.first[0] else done
         self.last = max(self.last, done)  # on JAX several threads come here
+        self.ends[batch] = done[1]
+        # The first step traces and compiles: from it alone the time left would be hours.
+        if done[0] > self.first[0] and self._is_quiet(done[1]):
+            self._tell(done[0], self.steps, self.speed, **self._about(logs or {}))
 
     on_predict_batch_end = on_train_batch_end
 
@@ -11169,23 +11980,42 @@ class StepTimes(keras.callbacks.Callback):
         return (end - self.begin) / max(last, 1)
 
     @property
+    def speed(self) -> float:
+        """Photos a second."""
+        return self.batch / max(self.step, 1e-9)
+
+    @property
     def startup(self) -> float:
         """Seconds that the first step took beyond an ordinary one."""
         return max(0.0, self.first[1] - self.begin - self.first[0] * self.step)
 
+    def _is_quiet(self, now: float) -> bool:
+        return self._told is not None and now - self._told[0].sent_at >= QUIET
+
+    def _tell(self, done: int, steps: int, speed: float, **more: Any) -> None:
+        assert self._told is not None
+        events, about = self._told
+        counted = {"done": done, "steps": steps, "images_per_s": round(speed, 1)}
+        events.send("step", **(about | counted | more))
+
+    def _about(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """What else is told of a step with these logs."""
+        return {}
+
 
 def time_training(net: keras.Model, batches: Batches, steps: int) -> float:
     """Seconds a training step, of so many real ones; the network is another one then."""
-    times = StepTimes()
     count = min(batches.steps, steps)
+    times = StepTimes(count, batches.batch)
     net.fit(batches.dataset, steps_per_epoch=count, callbacks=[times], verbose=0)
     return times.step
 
 
 def time_looks(net: keras.Model, batches: Batches, steps: int = 8) -> float:
     """Seconds a photo that is predicted once, of the first few batches."""
-    times = StepTimes()
-    net.predict(batches.dataset, steps=min(batches.steps, steps), callbacks=[times], verbose=0)
+    count = min(batches.steps, steps)
+    times = StepTimes(count, batches.batch)
+    net.predict(batches.dataset, steps=count, callbacks=[times], verbose=0)
     return times.step / batches.batch
 '''
 
@@ -11206,7 +12036,7 @@ from carcls.data.photos import Rows, Table
 from carcls.machine import Machine
 from carcls.metrics import Metric
 from carcls.record import Facts
-from carcls.train.monitor import Events
+from carcls.train.events import Events
 
 BEST, LAST, HISTORY = "best.weights.h5", "last.weights.h5", "history.csv"
 
@@ -11435,8 +12265,9 @@ from carcls.train import clock, watchers
 from carcls.train.balance import weighted
 from carcls.train.clock import Leg, Ramp
 from carcls.train.job import Job
+from carcls.train.progress import Feeds, Progress
 from carcls.train.rebase import rebase
-from carcls.train.state import History, States
+from carcls.train.state import History, Note, States
 from carcls.train.studio import HISTORY, Announce, Studio, Trained, in_scope
 from carcls.train.timing import Timekeeper, measure
 
@@ -11458,7 +12289,7 @@ class Trainer:
     was_announced: bool = False
     history: History = field(init=False)
 
-    def run(self, note: dict[str, Any] | None) -> Trained | None:
+    def run(self, note: Note | None) -> Trained | None:
         """Train to the end, from the beginning or from the state that the note is of."""
         if not note and self.time.left() <= 0:
             return None
@@ -11498,7 +12329,7 @@ class Trainer:
 
     # --- The beginning --------------------------------------------------------------------------
 
-    def _build(self, note: dict[str, Any] | None) -> None:
+    def _build(self, note: Note | None) -> None:
         cfg, job, rt = self.cfg, self.job, self.s.machine
         self.began = monotonic()
         self.classes = len(self.s.table.classes)
@@ -11522,7 +12353,7 @@ class Trainer:
         if cfg.bn_photos and not stays and not note:
             rebase(self)
 
-    def _resume(self, note: dict[str, Any]) -> None:
+    def _resume(self, note: Note) -> None:
         """Take up the state that the note is of."""
         number, epoch = note["stage"], note["epoch"]
         self.earlier_seconds, self.time.was_cut = note["seconds"], note["was_cut"]
@@ -11561,7 +12392,7 @@ class Trainer:
 
     # --- A stage --------------------------------------------------------------------------------
 
-    def _train_stage(self, number: int, note: dict[str, Any] | None) -> bool:
+    def _train_stage(self, number: int, note: Note | None) -> bool:
         """Train one stage, from the epoch that the note is of; False if time has run out.
 
         The network then has the stage's best weights.
@@ -11588,7 +12419,7 @@ class Trainer:
             self._announce(number, f"best epoch of stage {number + 1}", best)
         return has_time
 
-    def _fit(self, leg: Leg, note: dict[str, Any] | None) -> dict[str, Any]:
+    def _fit(self, leg: Leg, note: Note | None) -> Note:
         """Train a leg of a stage; returns the note of its last epoch."""
         epochs = 1 if self.time.is_short else leg.epochs
         leg = replace(leg, epochs=epochs, later=self._later(leg.stage))
@@ -11598,7 +12429,7 @@ class Trainer:
         began, paused = monotonic(), self.paused
         train = self.batches(leg)
         check = self.looks(leg.stage, self.job.check) if len(self.job.check) else None
-        watching = self._watchers(leg, ramp, note)
+        watching = self._watchers(leg, ramp, note, (train, check))
         validation: dict[str, Any] = {}
         if check:
             validation = {"validation_data": check.dataset, "validation_steps": check.steps}
@@ -11642,9 +12473,10 @@ class Trainer:
         how = Looks(range(view, view + 1))
         return make_batches(cache, rows, self.classes, how, self.cfg, self.s.machine)
 
-    def _watchers(self, leg: Leg, ramp: Ramp, note: dict[str, Any] | None) -> dict[str, Any]:
+    def _watchers(self, leg: Leg, ramp: Ramp, note: Note | None, feeds: Feeds) -> dict[str, Any]:
         """The callbacks of ``fit`` by name, in their order, with the fields that the note has."""
         cfg, rate = self.cfg, partial(self._logged_rate, ramp, self._iterations())
+        send = partial(self.s.events.send, network=self.job.name)
         found: dict[str, Any] = {"nan": watchers.StopOnNaN(cfg, leg, rate)}
         if self.averaged:
             found["averaged"] = self.averaged
@@ -11657,10 +12489,8 @@ class Trainer:
             found["forget_others"] = keras.callbacks.LambdaCallback(
                 on_epoch_end=self._forget_others
             )
-        found["progress"] = watchers.Progress(
-            cfg, leg, rate, self.batch, self.s.events, self.history
-        )
-        found["early_stop"] = watchers.EarlyStop(cfg.patience, self.s.events)
+        found["progress"] = Progress(cfg, leg, rate, feeds, send, self.history)
+        found["early_stop"] = watchers.EarlyStop(cfg.patience, send)
         if cfg.tensorboard:
             logs = self.job.folder / "tensorboard" / f"stage{leg.stage + 1}"
             found["tensorboard"] = keras.callbacks.TensorBoard(str(logs), write_graph=False)
@@ -11718,7 +12548,7 @@ class Trainer:
     def _progress(self, position: float) -> float:
         return min(1.0, position * (1 / self._total))
 
-    def _ramp(self, leg: Leg, note: dict[str, Any] | None) -> Ramp:
+    def _ramp(self, leg: Leg, note: Note | None) -> Ramp:
         """How progress rises in this leg; where a kill cut it, along the same line as before."""
         per_step = leg.worth * (1 / self._total) / leg.steps
         if note and note["ramp"][2] == per_step and not self.time.is_short:
@@ -11767,7 +12597,7 @@ class Trainer:
 
 
 # ===== carcls/train/watchers.py ===============================================
-MODULES["train/watchers.py"] = r'''"""What watches a training: progress, averaged weights, checkpoints and stops.
+MODULES["train/watchers.py"] = r'''"""What watches a training: averaged weights, checkpoints and stops; ``Progress`` is beside it.
 
 Import it after ``machine.setup`` has chosen the Keras backend. Of the callbacks' order in ``fit``
 one thing matters: Checkpoint comes after those whose fields are part of the state.
@@ -11776,8 +12606,6 @@ one thing matters: Checkpoint comes after those whose fields are part of the sta
 from __future__ import annotations
 
 import math
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11791,13 +12619,11 @@ from carcls.config import Config
 from carcls.errors import TrainingDiverged
 from carcls.metrics import Metric
 from carcls.nets.model import numbers, state
-from carcls.train import clock
 from carcls.train.clock import Leg
-from carcls.train.monitor import Events
-from carcls.train.state import History, States
-from carcls.train.steps import StepTimes
+from carcls.train.state import States
 
 Rate = Callable[[int], float]  # step of a leg, from 0 → learning rate
+Send = Callable[..., None]  # an event of this network: its kind, and values by name
 # Epochs of a stage in which early stopping does not act: BN's statistics make them noisy.
 UNSTEADY = 3
 
@@ -11810,16 +12636,17 @@ def deciding(logs: dict[str, Any]) -> Metric:
 
 def score(logs: dict[str, Any]) -> float:
     """What decides, of the validation photos; logs: of an epoch, or a row of the history."""
-    return _of(logs, f"val_{deciding(logs)}")
+    return number(logs, f"val_{deciding(logs)}")
 
 
 def rank(logs: dict[str, Any]) -> tuple[float, float]:
     """Sorts epochs: the better metric first, then the lower validation loss, NaN last."""
-    loss = metrics.merit("log_loss", _of(logs, "val_loss"))
+    loss = metrics.merit("log_loss", number(logs, "val_loss"))
     return metrics.merit(deciding(logs), score(logs)), loss
 
 
-def _of(logs: dict[str, Any] | None, key: str) -> float:
+def number(logs: dict[str, Any] | None, key: str) -> float:
+    """Of an epoch or a step; NaN where there is none."""
     return float((logs or {}).get(key, math.nan))
 
 
@@ -11841,109 +12668,6 @@ class Resumable:
         super().on_train_begin(logs)  # type: ignore[misc]  # of the Keras callback that comes next
         for name, value in (self._restored or {}).items():
             setattr(self, name, value)
-
-
-class Progress(Resumable, StepTimes):
-    """A line an epoch, a bar within it on a terminal, an event, and history.csv."""
-
-    fields = ("_best", "_startup")
-
-    def __init__(
-        self, cfg: Config, leg: Leg, rate: Rate, batch: int, events: Events, history: History
-    ) -> None:
-        super().__init__()
-        self.cfg, self.leg, self.rate, self.batch = cfg, leg, rate, batch
-        self.events, self.history = events, history
-        self.shape = cfg.stages[leg.stage]
-        self._best: Sequence[float] = (-math.inf, -math.inf)
-        self._startup = 0.0  # seconds that the first step of the stage took beyond another
-        self._head = (
-            f"stage {leg.stage + 1}/{len(cfg.stages)} {'x'.join(map(str, self.shape.size))}"
-        )
-        self._has_bar = sys.stdout.isatty()
-        self._drawn = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        super().on_epoch_begin(epoch, logs)
-        self._epoch = epoch
-        self._drawn = self.begin
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_batch_end(batch, logs)
-        done, now = self.last
-        if self._has_bar and now - self._drawn >= 0.2:
-            self._drawn = now
-            filled = 20 * done // max(self.leg.steps, done)
-            bar = f"[{'#' * filled}{'.' * (20 - filled)}] {done}/{self.leg.steps}"
-            speed = f"{self.batch / max(self.step, 1e-9):.0f} images/s"
-            loss, accuracy = _of(logs, "loss"), _of(logs, "accuracy")
-            self._draw(f"{bar}  loss {loss:.4f}  acc {accuracy:.4f}  {speed}")
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._draw("validating")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = logs or {}
-        best = "val_accuracy" in logs and (rank(logs) > tuple(self._best) or epoch == 0)
-        if best:
-            self._best = rank(logs)
-        row = self._row(epoch, logs, best)
-        self._draw("")
-        self._print(row)
-        self.history.add(row)
-        more = {"stages": len(self.cfg.stages), "epochs": self.leg.total}
-        self.events.send("epoch", **row, **more)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._draw("")
-
-    def _row(self, epoch: int, logs: dict[str, Any], best: bool) -> dict[str, Any]:
-        seconds = time.monotonic() - self.begin
-        last_step = (epoch - self.leg.first + 1) * self.leg.steps - 1
-        shown = ["loss", "accuracy", "val_loss", "val_accuracy", f"val_{deciding(logs)}"]
-        return {
-            "stage": self.leg.stage + 1,
-            "height": self.shape.height,
-            "width": self.shape.width,
-            "epoch": epoch + 1,
-            "photos": self.leg.steps * self.batch,
-            "lr": self.rate(last_step),
-            **{key: _of(logs, key) for key in shown},
-            "best": best,
-            "images_per_s": round(self.batch / max(self.step, 1e-9), 1),
-            "seconds": round(seconds, 2),
-            "left_s": round(self._left(epoch, seconds), 1),
-        }
-
-    def _print(self, row: dict[str, Any]) -> None:
-        total = self.leg.total
-        star = "*" if row["best"] else " "
-        metric = deciding(row)
-        other = f"  val {metrics.SHOWN[metric]} {score(row):.4f}" if metric != "accuracy" else ""
-        validation = f"val loss {row['val_loss']:.4f}  val acc {row['val_accuracy']:.4f}"
-        print(
-            f"{self._head}  epoch {row['epoch']:>{len(str(total))}}/{total}  lr {row['lr']:.2e}  "
-            f"loss {row['loss']:.4f}  acc {row['accuracy']:.4f}  "
-            f"{'' if math.isnan(row['val_accuracy']) else f'{validation}{other}{star}  '}"
-            f"{row['images_per_s']:.0f} images/s  {clock.show(row['left_s'])} left",
-            flush=True,
-        )
-
-    def _left(self, epoch: int, seconds: float) -> float:
-        """Seconds of training left: this epoch's time per pixel over the pixels still to come."""
-        if epoch == 0:
-            self._startup = self.startup
-        here = self.shape.height * self.shape.width
-        pixels = (self.leg.total - epoch - 1) * here + self.leg.later
-        stages = len(self.cfg.stages) - self.leg.stage - 1
-        return (seconds - self.startup) * pixels / here + stages * self._startup
-
-    def _draw(self, text: str) -> None:
-        """Show ``text`` in the bar's line instead of what is there; empty clears it."""
-        if self._has_bar:
-            line = text and f"{self._head} epoch {self._epoch + 1}/{self.leg.total} {text}"
-            sys.stdout.write("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1])
-            sys.stdout.flush()
 
 
 class AveragedWeights(keras.callbacks.Callback):
@@ -12046,12 +12770,12 @@ class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
     fields = ("wait", "best", "best_epoch", "has_stopped")
     has_stopped = False  # it has ended the stage
 
-    def __init__(self, patience: int, events: Events) -> None:
+    def __init__(self, patience: int, send: Send) -> None:
         super().__init__("val_loss", patience=patience, mode="min", start_from_epoch=UNSTEADY)
-        self.events = events
+        self.send = send
 
     def get_monitor_value(self, logs: dict[str, Any] | None) -> float:
-        loss = _of(logs, "val_loss")
+        loss = number(logs, "val_loss")
         return math.inf if math.isnan(loss) else loss  # else every later epoch would be worse
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -12061,13 +12785,13 @@ class EarlyStop(Resumable, keras.callbacks.EarlyStopping):
         if self.model.stop_training:
             self.has_stopped = True
             print(
-                f"early stop after epoch {epoch + 1}: validation loss {_of(logs, 'val_loss'):.4f}, "
-                f"not below {self.best:.4f} (epoch {self.best_epoch + 1}) for {self.patience} "
-                "epochs",
+                f"early stop after epoch {epoch + 1}: validation loss "
+                f"{number(logs, 'val_loss'):.4f}, not below {self.best:.4f} (epoch "
+                f"{self.best_epoch + 1}) for {self.patience} epochs",
                 flush=True,
             )
             best = {"best_epoch": self.best_epoch + 1, "best_loss": self.best}
-            self.events.send("early_stop", epoch=epoch + 1, **best)
+            self.send("early_stop", epoch=epoch + 1, **best)
 
 
 class Plateau(Resumable, keras.callbacks.ReduceLROnPlateau):
@@ -12598,7 +13322,8 @@ def _look(
     while True:
         batches = make_batches(cache, rows, net.output_shape[-1], looks, cfg, machine)
         try:
-            watching = [StepTimes()]  # it raises a stop that was asked for
+            # It raises a stop that was asked for, and tells how far this is.
+            watching = [StepTimes(batches.steps, batches.batch)]
             logits = net.predict(
                 batches.dataset, steps=batches.steps, callbacks=watching, verbose=0
             )
@@ -14126,6 +14851,11 @@ def read(out: Path) -> tuple[list[str], list[tuple[Path | None, str]]]:
     return note["lines"], [(out / name if name else None, text) for name, text in note["pictures"]]
 
 
+def pictures(out: Path) -> dict[Path, str]:
+    """The pictures that ``write`` has left, and their captions."""
+    return {path: text for path, text in read(out)[1] if path}
+
+
 def draw(seen: Look, out: Path, seed: int) -> list[tuple[Path | None, str]]:
     """Each picture with its caption; no path where there is nothing to draw, which is said."""
     frame, classes = seen.table.frame, [str(name) for name in seen.table.classes]
@@ -14545,8 +15275,7 @@ def write(
     _remove_others(run, kept)
     text = parts.render(template.REPORT, **_content(run, drawn, best))
     disk.write_atomic(out / "report.html", text)
-    looked = [path for path, _ in look.read(out)[1] if path]
-    return [*kept, *looked, out / "report.html"]
+    return [*kept, *look.pictures(out), out / "report.html"]
 
 
 def _write_tables(run: Run) -> None:
@@ -15205,6 +15934,8 @@ class Submission:
         self.made_by = ""  # what made the submission that is at the path now
         self.warnings: list[str] = []  # of that one
         self.more_warnings: Callable[[], list[str]] = list  # of the photos that it was made from
+        # Tells whoever watches of each one that is written.
+        self.tell: Callable[..., None] = lambda **about: None
         self._of_this_session = False
 
     def offer(
@@ -15239,6 +15970,9 @@ class Submission:
                 self._keep_earlier()
             about = {"made_by": made_by, "metric": self.metric, "score": score, "step": step}
             self._write(probs, about)
+            self.tell(
+                made_by=made_by, metric=self.metric, score=score, early=early, rows=len(probs)
+            )
         except (InputError, OSError) as error:
             if not early:
                 raise
@@ -18036,7 +18770,7 @@ from carcls.data.photos import Rows
 from carcls.errors import TrainingDiverged
 from carcls.nets import fast
 from carcls.session import Session
-from carcls.train import loop
+from carcls.train import loop, steps
 from carcls.train.job import Job
 from carcls.train.studio import BEST, LAST
 from carcls.values import Views
@@ -18155,9 +18889,9 @@ class Trainer:
         assert trained is not None, "there is no deadline that it could miss"
         net = trained.net or loop.load(job.folder, job.cfg, len(s.table.classes), s.machine)
         cache, one = s.photos(trained.size, job.cfg.fit), Views(first=1, most=1)
-        seen = [cast.cast_votes(net, cache, self.choose, one, job.cfg, s.machine)]
-        if apart is not None:
-            seen.append(cast.cast_votes(net, cache, apart, one, job.cfg, s.machine))
+        parts = [self.choose] if apart is None else [self.choose, apart]
+        with steps.told(s.events, job.name, "validation votes"):
+            seen = [cast.cast_votes(net, cache, rows, one, job.cfg, s.machine) for rows in parts]
         history = trained.rows
         # The first epoch of a stage decodes its photos.
         steady = [row["seconds"] for row in history if row["epoch"] > 1] or [history[0]["seconds"]]
@@ -18210,7 +18944,7 @@ from carcls.search.findings import Findings
 from carcls.search.halving import Search, SearchError
 from carcls.search.space import Space
 from carcls.session import Session
-from carcls.train.job import Job
+from carcls.train.job import Job, planned
 from carcls.votes import blend
 
 FOLDER, TUNED = "tune", "tuned.json"  # in a run folder; in the search's
@@ -18231,9 +18965,15 @@ def tune(s: Session, searched: Space) -> dict[str, Any]:
         return {"verdict": f"no search: {error}", "settings": space.everything(s.cfg)}
     s.cfg = found.book.cfg_of(found.taken).replace(tune_minutes=0, tune_space="")
     disk.write_atomic(s.place.out / "config.json", s.cfg.model_dump_json(indent=2) + "\n")
-    about = {"verdict": str(found.verdict), "settings": space.everything(s.cfg)}
-    s.events.send("tuned", **about)
+    about = describe(found)
+    s.events.send("tuned", **about, networks=planned(s.cfg))
     return about
+
+
+def describe(found: Findings) -> dict[str, Any]:
+    """What a search came to: its verdict, and the settings to go on with."""
+    chosen = found.book.cfg_of(found.taken)
+    return {"verdict": str(found.verdict), "settings": space.everything(chosen)}
 
 
 def _check_time(s: Session, folder: Path) -> None:
@@ -18264,11 +19004,11 @@ def search(s: Session, searched: Space, folder: Path, anew: bool = False) -> Fin
     book = Book(folder, cfg, searched, _facts(s, trainer, searched), began=s.clock.start)
     sizes = plan.ladder(cfg.stages[-1].size, space.step(cfg, searched))
     looking = Search(book, 60 * cfg.tune_minutes, sizes, trainer, anew)
-    looking.run()
+    with s.events.without("epoch", "early_stop"):  # of so many trainings
+        looking.run()
     found = findings.read(book, looking.proposer)
     chosen = book.cfg_of(found.taken)
-    about = {"candidate": found.taken, "verdict": str(found.verdict)}
-    disk.write_json(folder / TUNED, {**about, "settings": space.everything(chosen)})
+    disk.write_json(folder / TUNED, {"candidate": found.taken, **describe(found)})
     written = page.write(found, folder)
     s.say(
         "tuned",
