@@ -10729,7 +10729,7 @@ from carcls.errors import full_disk_named
 
 MARK = "~event"  # begins an event in a log: MARK LENGTH CRC32 JSON, all of it ASCII
 MOST = 60_000  # bytes of an event's JSON are fewer
-# What a page needs of earlier sessions that did not hear them; by the ids one that did knows them.
+# Kinds that a page needs of earlier sessions. Where it has them already, their ids say so.
 RETOLD = frozenset({"start", "epoch", "early_stop", "submission", "verdict", "tuned"})
 LONGEST_CAPTION = 450  # characters, of up to twelve bytes each
 # Of a picture that is posted: bytes of the JPEG, the longer side at first (px), the quality.
@@ -10738,10 +10738,10 @@ _ID = re.compile(r"[0-9a-f]{8}\.[0-9a-f]{4}\.\d{1,9}")
 
 
 class Listener(Protocol):
-    """Who is told of every event; never raises, never waits."""
+    """Who is told of every event, without keeping the run waiting."""
 
     wants_pictures: bool  # as JPEGs; else only where they are
-    wants_earlier: bool  # also, at first, what earlier sessions of the run told (RETOLD)
+    wants_earlier: bool  # also, at first, the events of the run's earlier sessions (RETOLD)
 
     def post(self, event: dict[str, Any]) -> None: ...
 
